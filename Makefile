@@ -1,0 +1,67 @@
+# `make demo` and `make test` do all the set-up that they need; the rest is for people who change the code.
+
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Activated, so that `celery` and `ckworkflow` started by a test are those of the environment.
+RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
+BOT_READY = $(VENV)/.ckworkflow-bot
+DEV_READY = $(VENV)/.ckworkflow-dev
+
+.PHONY: help demo bot test fast check dev format clean
+
+help:
+	@echo "make demo    the example bot against a fake Discord: greet, kill -9 in the middle, go on"
+	@echo "make bot     the same bot on the real Discord (needs DISCORD_TOKEN)"
+	@echo "make test    every test; make fast: those that need no server and no other process"
+	@echo "make check   ruff, mypy, import-linter, public names: what CI checks before the tests"
+	@echo "make dev     the development environment, in $(VENV)"
+	@echo "make format  let ruff rewrite;   make clean: remove what was made"
+
+# Stamps: the second call finds them and starts at once; a changed pyproject.toml installs anew.
+$(BOT_READY): pyproject.toml tools/venv.sh
+	@echo "Setting up $(VENV) (once) ..."
+	@tools/venv.sh $(VENV)
+	@$(PIP) --editable ".[discord,test]"
+	@touch $@
+
+$(DEV_READY): pyproject.toml tools/venv.sh
+	@echo "Setting up $(VENV) for development (once) ..."
+	@tools/venv.sh $(VENV)
+	@$(PIP) --editable ".[dev]"
+	@touch $@ $(BOT_READY)
+
+demo: $(BOT_READY)
+	@cd examples/seed_bot && $(RUN) python demo.py
+
+bot: $(BOT_READY)
+	@if [ -z "$$DISCORD_TOKEN" ]; then \
+		echo "Set DISCORD_TOKEN first: Discord Developer Portal > your application > Bot > Reset Token." >&2; \
+		echo "Then: DISCORD_TOKEN=... make bot   (without a token: make demo)" >&2; \
+		exit 1; \
+	fi
+	@cd examples/seed_bot && $(RUN) python bot.py
+
+dev: $(DEV_READY)
+	@echo "Ready. Activate it with: . $(VENV)/bin/activate"
+
+test: $(DEV_READY)
+	$(RUN) python -m pytest
+
+fast: $(DEV_READY)
+	$(RUN) python -m pytest -m fast
+
+check: $(DEV_READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	cd examples/seed_bot && $(RUN) mypy --config-file ../../pyproject.toml .
+	$(RUN) lint-imports
+	$(RUN) python -m pytest -q tests/test_public_names.py
+
+format: $(DEV_READY)
+	$(RUN) ruff check --fix-only .
+	$(RUN) ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
