@@ -1,0 +1,123 @@
+"""Classes in stored values: what they are called, how they are found again, which of them are known.
+
+Not here: the values themselves (`encoding`, `decoding`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Registration:
+    """A class that somebody has taught the codec; see `register`."""
+
+    cls: type[Any]
+    name: str
+    to_json: Callable[[Any], object]
+    from_json: Callable[[Any], object]
+
+
+registered: Final[dict[type[Any], Registration]] = {}
+registered_names: Final[dict[str, Registration]] = {}
+
+
+def register(
+    cls: type[T], *, name: str, to_json: Callable[[T], object], from_json: Callable[[Any], T]
+) -> None:
+    """Teach the codec a class; every process that meets its values must do so.
+
+    Args:
+        cls: The class; its subclasses are classes of their own. A reloaded class takes its place again.
+        name: What it is called in the database, for ever.
+        to_json: Gives what to store, made of anything that the codec knows.
+        from_json: Makes an equal object of that.
+
+    Raises:
+        ValueError: Another class has this name.
+    """
+    other = registered_names.get(name)
+    if other is not None and place(other.cls) != place(cls):
+        msg = f"The name {name!r} is registered for {place(other.cls)}; give {place(cls)} another one."
+        raise ValueError(msg)
+    registered[cls] = registered_names[name] = Registration(cls, name, to_json, from_json)
+
+
+def place(cls: type[Any]) -> str:
+    """Return where a class is imported from, as it is stored: `module:qualname`."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def find(module: str, qualname: str) -> Any:
+    """Return what stands at a place.
+
+    Raises:
+        ImportError: There is no such module; importing it may raise anything else.
+        AttributeError: The module has no such name.
+    """
+    found: Any = sys.modules.get(module) or importlib.import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def why_unstorable(cls: type[Any]) -> str | None:
+    """Return why no worker could import a class, and what to do; `None` for one that it can."""
+    name = cls.__qualname__
+    if cls.__module__ == "__main__":
+        return (
+            f"{name} is defined in __main__, the script that was started, which a worker knows by another "
+            f"name: move the class to a module of its own."
+        )
+    if "<locals>" in name:
+        return (
+            f"{name} is defined inside a function, where no worker can import it: move it to its module."
+        )
+    try:
+        found = find(cls.__module__, name)
+    except (ImportError, AttributeError):
+        found = None
+    # Not `is cls`: the old objects of a reloaded module are still good.
+    if not isinstance(found, type) or found.__qualname__ != name:
+        return f"A worker cannot import its class as {place(cls)}: give it that name there."
+    return None
+
+
+def is_namedtuple(cls: type[Any]) -> bool:
+    """Whether it is made by `namedtuple` or `NamedTuple`."""
+    return issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make")
+
+
+def is_model(cls: type[Any]) -> bool:
+    """Whether it is a model of pydantic, 2 or later."""
+    # Asked of what is imported: a class can only be a model if pydantic is.
+    model = getattr(sys.modules.get("pydantic"), "BaseModel", None)
+    return isinstance(model, type) and issubclass(cls, model) and hasattr(cls, "model_construct")
+
+
+def is_plain_dataclass(cls: type[Any]) -> bool:
+    """Whether its fields are all that there is to it."""
+    is_more = builtin_base(cls) is not None or issubclass(cls, BaseException)
+    return dataclasses.is_dataclass(cls) and not is_more
+
+
+_BUILTINS: Final = (
+    *(bool, int, float, str, bytes, dict, list, set, frozenset, tuple),
+    *(datetime, date, time, timedelta, Decimal, UUID),
+)
+
+
+def builtin_base(cls: type[Any]) -> type[Any] | None:
+    """Return the class among those with a stored form that this one descends from, if any."""
+    return next((base for base in _BUILTINS if issubclass(cls, base)), None)

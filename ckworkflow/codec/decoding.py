@@ -1,0 +1,214 @@
+"""Trees to values; see the package."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import enum
+import json
+import zoneinfo
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from uuid import UUID
+
+from ckworkflow.codec import classes
+from ckworkflow.errors import UnreadableValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckworkflow.model import Json
+
+
+def decode(tree: Json, *, ref: Callable[[Json], object] | None = None) -> Any:
+    """Return the value that `encode` made this tree of.
+
+    Args:
+        tree: A tree made by `encode`.
+        ref: Gives the object for each answer of the `ref` of `encode`.
+
+    Raises:
+        UnreadableValueError: A class that the value needs cannot be imported, or has changed too much.
+    """
+    return _Decoder(ref).value(tree)
+
+
+def loads(text: str) -> Json:
+    """Return the tree that `dumps` made this text of."""
+    tree: Json = json.loads(text)
+    return tree
+
+
+class _Decoder:
+    """One `decode`."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: Callable[[Json], object] | None) -> None:
+        self._ref = ref
+
+    def value(self, tree: Any) -> Any:
+        """Return the value of a tree."""
+        kind = type(tree)
+        if kind is list:
+            return [self.value(item) for item in tree]
+        if kind is not dict:
+            return tree
+        tag = tree.get("$")
+        if tag is None:
+            return {key: self.value(item) for key, item in tree.items()}
+        if tag == "ref":
+            return self._referred(tree["v"])
+        leaf = _LEAVES.get(tag)
+        if leaf is not None:
+            return _guarded(tag, leaf, tree["v"])
+        return self._compound(tag, tree)
+
+    def _compound(self, tag: str, tree: Mapping[str, Any]) -> Any:
+        container = _CONTAINERS.get(tag)
+        data = self.value(tree["v"])
+        if container is not None:
+            return container(data)
+        if tag == "class":
+            return _registered(tree["t"], data)
+        build = _OBJECTS.get(tag)
+        if build is None:
+            raise UnreadableValueError(repr(tag), "this version of ckworkflow does not know the type")
+        return _guarded(f"{tag} {tree['t']}", build, _class(tag, tree["t"]), data, tree)
+
+    def _referred(self, data: Json) -> object:
+        if self._ref is None:
+            msg = f"internal error of ckworkflow: a reference, {data!r}, where only values may be"
+            raise RuntimeError(msg)
+        return self._ref(data)
+
+
+def _guarded(kind: str, build: Callable[..., object], *args: object) -> object:
+    try:
+        return build(*args)
+    except UnreadableValueError:
+        raise
+    except Exception as error:  # a class of the user's may raise anything
+        raise UnreadableValueError(kind, f"{type(error).__name__}: {error}") from error
+
+
+def _registered(name: str, data: object) -> object:
+    registration = classes.registered_names.get(name)
+    if registration is None:
+        raise UnreadableValueError(repr(name), "no class is registered by this name")
+    return _guarded(repr(name), registration.from_json, data)
+
+
+def _class(tag: str, place: str) -> type[Any]:
+    module, _, qualname = place.partition(":")
+    try:
+        cls = classes.find(module, qualname)
+    except Exception as error:  # importing runs the code of that module
+        raise UnreadableValueError(
+            f"{tag} {place}", f"its class cannot be imported ({error})"
+        ) from error
+    if not isinstance(cls, type) or not _FITS[tag](cls):
+        raise UnreadableValueError(f"{tag} {place}", f"what has its name is no {tag} any more")
+    return cls
+
+
+# -- leaves and containers -------------------------------------------------------------------------
+
+
+def _zoned(cls: type[datetime | time]) -> Callable[[Any], datetime | time]:
+    def build(data: Any) -> datetime | time:
+        if isinstance(data, str):
+            return cls.fromisoformat(data)
+        text, key, fold = data
+        value = cls.fromisoformat(text).replace(fold=fold)
+        return value.replace(tzinfo=zoneinfo.ZoneInfo(key)) if key is not None else value
+
+    return build
+
+
+_LEAVES: Final[Mapping[str, Callable[[Any], object]]] = MappingProxyType(
+    {
+        "datetime": _zoned(datetime),
+        "date": date.fromisoformat,
+        "time": _zoned(time),
+        "timedelta": lambda data: timedelta(data[0], data[1], data[2]),
+        "uuid": UUID,
+        "decimal": Decimal,
+        "bytes": base64.b64decode,
+        "float": float,
+        "int": lambda data: int(data, 16),
+        "str": lambda data: base64.b64decode(data).decode("utf-8", "surrogatepass"),
+    }
+)
+_CONTAINERS: Final[Mapping[str, Callable[[Any], object]]] = MappingProxyType(
+    {"dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
+)
+
+
+# -- objects ---------------------------------------------------------------------------------------
+
+
+def _enum(cls: Any, name: str, _tree: Mapping[str, Any]) -> object:
+    return cls[name]
+
+
+def _flag(cls: Any, value: object, _tree: Mapping[str, Any]) -> object:
+    return cls(value)
+
+
+def _namedtuple(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) -> object:
+    values = {**cls._field_defaults, **stored}
+    return cls._make(values[name] if name in values else _lost(name) for name in cls._fields)
+
+
+def _dataclass(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) -> object:
+    # As unpickling: neither `__init__` nor `__post_init__` runs, which could change the values again.
+    made = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in stored:
+            value = stored[field.name]
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        elif field.init:
+            _lost(field.name)
+        else:
+            continue
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+def _model(cls: Any, stored: Mapping[str, Any], tree: Mapping[str, Any]) -> object:
+    # As for a dataclass: validators have seen the values once, and might change them again.
+    for name, field in cls.model_fields.items():
+        if name not in stored and field.is_required():
+            _lost(name)
+    return cls.model_construct(_fields_set=set(tree["set"]), **stored)
+
+
+def _lost(field: str) -> NoReturn:
+    msg = f"its field {field!r} is new and has no default"
+    raise LookupError(msg)
+
+
+_OBJECTS: Final[Mapping[str, Callable[[Any, Any, Mapping[str, Any]], object]]] = MappingProxyType(
+    {
+        "enum": _enum,
+        "flag": _flag,
+        "namedtuple": _namedtuple,
+        "dataclass": _dataclass,
+        "pydantic": _model,
+    }
+)
+_FITS: Final[Mapping[str, Callable[[type[Any]], bool]]] = MappingProxyType(
+    {
+        "enum": lambda cls: issubclass(cls, enum.Enum),
+        "flag": lambda cls: issubclass(cls, enum.Flag),
+        "namedtuple": classes.is_namedtuple,
+        "dataclass": dataclasses.is_dataclass,
+        "pydantic": classes.is_model,
+    }
+)

@@ -1,0 +1,364 @@
+"""Every exception that a user of ckworkflow can meet.
+
+All descend from `CkWorkflowError`; each builds its own text (what happened, why, what to do) and
+keeps the values as attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+__all__ = [
+    "BodyAwaitError",
+    "CkWorkflowError",
+    "DatabaseUnavailableError",
+    "DiscordLibraryError",
+    "DiscordLoginError",
+    "FatalError",
+    "HookContextError",
+    "InvalidDurationError",
+    "InvalidSettingError",
+    "InvalidTokenError",
+    "MainModuleError",
+    "MissingTokenError",
+    "NotAWorkflowError",
+    "ReplayDivergenceError",
+    "RetryableError",
+    "ReturnValueTimeoutError",
+    "RunFailedError",
+    "RunNotFoundError",
+    "SchemaVersionError",
+    "StepTimeoutError",
+    "UnreadableValueError",
+    "UnserializableValueError",
+    "UnsupportedBrokerError",
+    "UnsupportedPoolError",
+    "WorkflowCallError",
+    "WorkflowModuleError",
+    "WorkflowNotRegisteredError",
+]
+
+
+class CkWorkflowError(Exception):
+    """The root of every error of this package."""
+
+
+class FatalError(CkWorkflowError):
+    """Raise it in a step: the step has failed for good, and no attempt is left to it.
+
+    The body sees it at its `await`, also when an ordinary error has used up its attempts; then
+    `__cause__` is the original, rebuilt from its record.
+
+    Args:
+        message: What went wrong, for a person.
+        code: A code of the outside world (a Discord error code, say).
+        kind: A word to branch on; those of the Discord policy are listed in `docs/discord.md`.
+        status: An HTTP status.
+        details: More, JSON only.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int | str | None = None,
+        kind: str | None = None,
+        status: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code, self.kind, self.status = code, kind, status
+        self.details = dict(details or {})
+
+
+class RetryableError(CkWorkflowError):
+    """Raise it in a step: try again, not before `retry_after`.
+
+    Args:
+        message: What went wrong, for a person.
+        retry_after: A time span as `sleep` takes it (`"1 minute"`, seconds, `timedelta`) or an aware
+            `datetime`. At least one second is waited; `None` means one second.
+        code: A code of the outside world.
+        kind: A word to branch on.
+        status: An HTTP status.
+
+    The wait uses one of the step's attempts.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: str | float | timedelta | datetime | None = None,
+        code: int | str | None = None,
+        kind: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.code, self.kind, self.status = code, kind, status
+
+
+class StepTimeoutError(CkWorkflowError):
+    """An attempt of a step took longer than its `timeout`."""
+
+    def __init__(self, step: str, seconds: float) -> None:
+        super().__init__(
+            f"Step {step!r} took longer than its timeout of {seconds:g} s and this attempt was given "
+            f"up. Raise `timeout=`, or make the step do less."
+        )
+        self.step, self.seconds = step, seconds
+
+
+class InvalidDurationError(CkWorkflowError, ValueError):
+    """A time span that cannot be understood. See `ckworkflow.sleep` for the forms."""
+
+    def __init__(self, value: object, reason: str) -> None:
+        super().__init__(
+            f"{value!r} is not a time span: {reason}. Give text such as '5 seconds', '7 days' or "
+            f"'1h 30m', a number of seconds, a timedelta, or a datetime with a time zone."
+        )
+        self.value, self.reason = value, reason
+
+
+class UnserializableValueError(CkWorkflowError, TypeError):
+    """A value that cannot be written to the database.
+
+    Attributes:
+        path: Where it stands, as Python would reach it (`args[0].name`, `result['rows'][3]`).
+    """
+
+    def __init__(self, path: str, value: object, hint: str = "") -> None:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        super().__init__(
+            f"{path} is a {kind}, which cannot be stored. "
+            + (hint or "Pass JSON values, datetimes, enums, dataclasses or an id instead.")
+        )
+        self.path, self.type_name = path, kind
+
+
+class UnreadableValueError(CkWorkflowError):
+    """A stored value that this process cannot rebuild: its class is gone, or another than it was."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(
+            f"A stored {kind} cannot be rebuilt: {reason}. The code has changed since it was stored, or "
+            f"this worker runs another deploy: bring back what the value needs, then retry."
+        )
+        self.kind, self.reason = kind, reason
+
+
+class NotAWorkflowError(CkWorkflowError, TypeError):
+    """`start` was given something that is not a workflow."""
+
+    def __init__(self, value: object) -> None:
+        name = getattr(value, "__qualname__", None) or repr(value)
+        super().__init__(
+            f"start() takes a workflow, and {name} is a {type(value).__name__}. Write @workflow over "
+            f"its `async def`, and pass the function itself: start({name}, ...)."
+        )
+        self.value = value
+
+
+class WorkflowCallError(CkWorkflowError, TypeError):
+    """A workflow was called where none can run."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Workflow {name!r} was called like a function. Only the body of another workflow may call "
+            f"it; anywhere else start a run: `run = await start({name.rpartition('.')[2]}, ...)`."
+        )
+        self.name = name
+
+
+class HookContextError(CkWorkflowError, RuntimeError):
+    """`use_client()` and its like were called where they have no meaning."""
+
+    def __init__(self, hook: str, reason: str) -> None:
+        super().__init__(f"{hook}() cannot be used here: {reason}")
+        self.hook, self.reason = hook, reason
+
+
+class RunNotFoundError(CkWorkflowError, LookupError):
+    """No run has this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"No run has the id {run_id!r} in this database. `ckworkflow runs list` shows those that "
+            f"exist; check that bot and worker share one workflow_database_url."
+        )
+        self.run_id = run_id
+
+
+class RunFailedError(CkWorkflowError):
+    """The run has failed; `__cause__` is the error that its body raised, rebuilt from its record."""
+
+    def __init__(self, run_id: str, workflow: str, error: str) -> None:
+        super().__init__(
+            f"Run {run_id} of {workflow} failed: {error}. `ckworkflow runs show {run_id}` shows its steps."
+        )
+        self.run_id, self.workflow, self.error = run_id, workflow, error
+
+
+class ReturnValueTimeoutError(CkWorkflowError, TimeoutError):
+    """The run was still going when the `timeout` of `return_value` passed. The run goes on."""
+
+    def __init__(self, run_id: str, seconds: float, *, is_worker_alive: bool) -> None:
+        why = (
+            "It is still going."
+            if is_worker_alive
+            else "No worker is alive: run `celery -A ckworkflow worker`, or load the bot extension."
+        )
+        super().__init__(f"Run {run_id} has not ended within {seconds:g} s. {why}")
+        self.run_id, self.seconds, self.is_worker_alive = run_id, seconds, is_worker_alive
+
+
+class ReplayDivergenceError(CkWorkflowError):
+    """The body took another path than the one that this run has recorded."""
+
+    def __init__(self, run_id: str, node_id: str, *, recorded: str, traced: str, why: str) -> None:
+        super().__init__(
+            f"Run {run_id} diverged at node {node_id}: it recorded {recorded}, and the body now calls "
+            f"{traced}. {why} Nothing that was recorded is lost."
+        )
+        self.run_id, self.node_id, self.recorded, self.traced = run_id, node_id, recorded, traced
+
+
+class BodyAwaitError(CkWorkflowError, RuntimeError):
+    """The body of a workflow awaited (or called on its loop) something that is not durable."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"The body of a workflow may await steps, sleep(), asyncio.gather() and other workflows, and "
+            f"this one used {what}. Move it into a @step and await that."
+        )
+        self.what = what
+
+
+class MainModuleError(CkWorkflowError):
+    """A workflow or step lives in `__main__`, where no worker can find it."""
+
+    def __init__(self, name: str, file: str | None) -> None:
+        super().__init__(
+            f"{name!r} is defined in __main__ ({file or 'interactive'}), the script that was started: a "
+            f"worker knows that module by another name. Move it to a module of its own (workflows/…), "
+            f"name that in `workflow_packages`, and import it from the script."
+        )
+        self.name, self.file = name, file
+
+
+class WorkflowModuleError(CkWorkflowError):
+    """A module of `workflow_packages` cannot be imported. The others are loaded all the same."""
+
+    def __init__(self, module: str, path: str | None, line: int | None, error: str) -> None:
+        where = f"{path}:{line}" if path and line else (path or "no file")
+        super().__init__(f"Module {module} ({where}) cannot be imported: {error}")
+        self.module, self.path, self.line, self.error = module, path, line, error
+
+
+class WorkflowNotRegisteredError(CkWorkflowError, LookupError):
+    """This process knows no workflow or step of that name."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"This process knows no {kind} named {name!r}. Check `workflow_packages` in celeryconfig.py, "
+            f"and that this worker runs the deploy that has it."
+        )
+        self.kind, self.name = kind, name
+
+
+class DatabaseUnavailableError(CkWorkflowError):
+    """The workflow database cannot be reached."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"The workflow database {url} cannot be reached: {reason}. Check workflow_database_url in "
+            f"celeryconfig.py and that the server runs."
+        )
+        self.url, self.reason = url, reason
+
+
+class SchemaVersionError(CkWorkflowError):
+    """The database's schema and this version of ckworkflow do not go together."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"The schema of {url} does not fit this ckworkflow: {reason}")
+        self.url, self.reason = url, reason
+
+
+class MissingTokenError(CkWorkflowError):
+    """A step asked for Discord and this worker has no token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no Discord client: set DISCORD_TOKEN in the worker's environment (the token of the "
+            "bot, from the Developer Portal) and start the worker again."
+        )
+
+
+class InvalidTokenError(CkWorkflowError):
+    """Discord has refused the token."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"Discord refused DISCORD_TOKEN ({reason}). The worker stops before it takes any work; no "
+            f"attempt of any step was used. Reset the token in the Developer Portal and start again."
+        )
+        self.reason = reason
+
+
+class UnsupportedPoolError(CkWorkflowError):
+    """The worker was started with a pool that cannot run workflows."""
+
+    def __init__(self, pool: str) -> None:
+        super().__init__(
+            f"ckworkflow cannot run on the {pool} pool: its patched sockets and asyncio do not mix. Use "
+            f"worker_pool = 'threads' (the default), 'prefork' or 'solo'."
+        )
+        self.pool = pool
+
+
+class UnsupportedBrokerError(CkWorkflowError):
+    """The configured broker loses messages or cannot carry ours."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"ckworkflow does not run on {url}: {reason}. Leave broker_url out for the embedded default, "
+            f"or use redis:// or amqp://."
+        )
+        self.url, self.reason = url, reason
+
+
+class InvalidSettingError(CkWorkflowError, ValueError):
+    """A setting or an environment variable has a value that cannot be used."""
+
+    def __init__(self, name: str, value: object, reason: str) -> None:
+        super().__init__(f"{name} = {value!r} cannot be used: {reason}.")
+        self.name, self.value, self.reason = name, value, reason
+
+
+class DiscordLibraryError(CkWorkflowError, ImportError):
+    """The package `discord` is not a discord.py that ckworkflow can work with."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"ckworkflow needs discord.py 2.5 or newer, and `import discord` gave {found}. Forks install a "
+            f"package of the same name: uninstall it (pip uninstall py-cord nextcord), then pip install "
+            f'"ckworkflow[discord]".'
+        )
+        self.found = found
+
+
+class DiscordLoginError(CkWorkflowError):
+    """Discord, or what stands in its place, does not let the worker log in, and not because of the token."""
+
+    def __init__(self, base: str, reason: str) -> None:
+        super().__init__(
+            f"{base} did not let the worker log in: {reason}. If CKWORKFLOW_DISCORD_API_BASE is set, check that "
+            f"it ends in /api/v10 and that the proxy behind it runs."
+        )
+        self.base, self.reason = base, reason

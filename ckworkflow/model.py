@@ -1,0 +1,88 @@
+"""The words of the project as types: identifiers, states, and what a reader sees of a run.
+
+Nothing here decides or touches anything; every other module may import this one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+RunId = NewType("RunId", str)
+NodeId = NewType("NodeId", str)
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+class RunStatus(enum.StrEnum):
+    """The state of a run. `COMPLETED`, `FAILED` and `CANCELLED` are final."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can happen to the run any more."""
+        return self in {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
+
+
+class NodeKind(enum.StrEnum):
+    """What a trace may record. Hooks and child runs will join these two."""
+
+    STEP = "step"
+    SLEEP = "sleep"
+
+
+class NodeStatus(enum.StrEnum):
+    """The state of a node of a run's plan.
+
+    `PLANNED`: not yet claimed (or waiting for its next attempt). `RUNNING`: a process owns it; of a
+    sleep: it has begun. `COMPLETED`, `FAILED`: recorded. `ABANDONED`: it ran or runs, and the body
+    no longer wants it: its record feeds nothing.
+    """
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the outcome is known and can never change."""
+        return self in {NodeStatus.COMPLETED, NodeStatus.FAILED}
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One node of a run as a reader sees it.
+
+    Attributes:
+        node_id: Its place in the body: path of asyncio tasks, then ordinal (`0:2`, `0.1:1`).
+        kind: A step or a sleep.
+        name: The registered name of the step; `sleep` for a sleep.
+        status: See `NodeStatus`.
+        attempt: Tries so far; 0 when none has begun.
+        due_at: When a sleep ends or a waiting attempt may begin, UTC; else `None`.
+        started_at: When the last attempt began, UTC.
+        finished_at: When the outcome was recorded, UTC.
+        error: One line about the last failure.
+    """
+
+    node_id: NodeId
+    kind: NodeKind
+    name: str
+    status: NodeStatus
+    attempt: int
+    due_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
