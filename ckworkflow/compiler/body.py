@@ -1,0 +1,126 @@
+"""Compile one body: from its function and its source to what tracing runs.
+
+What cannot be compiled is left exactly as it is, with the reason: then every await is strict, which
+is always right.
+
+Not here: any of the parts that this puts together.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from types import FunctionType
+from typing import Final, cast
+
+from ckworkflow.compiler.alias import Aliases
+from ckworkflow.compiler.build import build
+from ckworkflow.compiler.fences import Knowledge
+from ckworkflow.compiler.flow import Decisions, decide
+from ckworkflow.compiler.kinds import Kinds
+from ckworkflow.compiler.proof import Proof
+from ckworkflow.compiler.rewrite import OPS, TURNS, is_guardable, rewrite
+from ckworkflow.compiler.scope import Body, own_nodes, short
+from ckworkflow.compiler.sites import AwaitSite, Classify, CompiledBody, FenceSite
+from ckworkflow.compiler.source import BodySource, locate
+from ckworkflow.compiler.turns import FencedTurns, Fences
+
+__all__ = ["compile_body"]
+
+_LOOKS_AT_FRAME: Final = frozenset(
+    {"locals", "eval", "exec", "globals", "vars", "dir", "inspect", "breakpoint"}
+)
+_FRAME_ATTRIBUTES: Final = frozenset({"_getframe", "_current_frames", "currentframe", "cr_frame"})
+
+
+def compile_body(
+    function: FunctionType, source: BodySource | None, *, classify: Classify, ops: object
+) -> CompiledBody:
+    """Compile a body for tracing.
+
+    Args:
+        function: The `async def` as the decorator got it.
+        source: Its source, captured when it was decorated.
+        classify: Tells steps, workflows and the like from other values.
+        ops: What the rewritten code calls; `rewrite` lists its attributes.
+
+    Returns:
+        The rewritten body, or the original and why.
+    """
+    if hasattr(function, "__wrapped__"):
+        return _untouched(function, "another decorator stands between the def and @workflow")
+    if source is None:
+        return _untouched(
+            function, "its source is not to be had (typed in, exec'd or built at run time)"
+        )
+    if not inspect.iscoroutinefunction(function):
+        return _untouched(function, "it is not a plain async def")
+    located = locate(function, source)
+    if isinstance(located, str):
+        return _untouched(function, located)
+    body = Body(located, function, classify)
+    known = Knowledge(body, Kinds(body), Aliases(body), Proof(body))
+    why_not = _looks_at_its_frame(body) or _catches_everything(known)
+    if why_not is not None:
+        for node in body.awaits:
+            known.proof.make_strict(node, why_not)
+        return CompiledBody(
+            function, rewritten=False, why_not=why_not, awaits=_await_sites(known), fences=()
+        )
+    decisions = decide(known)
+    support = {OPS: ops, TURNS: functools.partial(FencedTurns, cast("Fences", ops))}
+    rewritten = build(function, rewrite(known, decisions, lends=hasattr(ops, "lend")), located, support)
+    return CompiledBody(
+        rewritten,
+        rewritten=True,
+        why_not=None,
+        awaits=_await_sites(known),
+        fences=_fence_sites(decisions),
+    )
+
+
+def _untouched(function: FunctionType, why_not: str) -> CompiledBody:
+    return CompiledBody(function, rewritten=False, why_not=why_not, awaits=(), fences=())
+
+
+def _looks_at_its_frame(body: Body) -> str | None:
+    """Why a body must not be rewritten at all: it could see that it was."""
+    for node in ast.walk(body.node):
+        match node:
+            case ast.Name(id=name) if name in _LOOKS_AT_FRAME or name in {OPS, TURNS}:
+                return f"`{name}` on line {node.lineno} can look at the body itself"
+            case ast.Attribute(attr=name) if name in _FRAME_ATTRIBUTES:
+                return f"`{name}` on line {node.lineno} can look at the body itself"
+            case ast.Import(names=aliases) if any(alias.name == "inspect" for alias in aliases):
+                return f"`inspect` on line {node.lineno} can look at the body itself"
+            case ast.ImportFrom(module="inspect" | "builtins"):
+                return f"`inspect` on line {node.lineno} can look at the body itself"
+    return None
+
+
+def _catches_everything(known: Knowledge) -> str | None:
+    """Why a body must not be rewritten: an abandoned one could not be kept from running a handler."""
+    for node in own_nodes(known.body.node):
+        if isinstance(node, ast.TryStar) and not is_guardable(known, node):
+            return f"`except*` on line {node.lineno} catches what closes an abandoned body"
+    return None
+
+
+def _await_sites(known: Knowledge) -> tuple[AwaitSite, ...]:
+    sites = [
+        AwaitSite(node.lineno, node.col_offset, short(node), verdict.lazy, verdict.reason)
+        for node, verdict in known.proof.verdicts.items()
+    ]
+    return tuple(sorted(sites, key=lambda site: (site.line, site.column)))
+
+
+def _fence_sites(decisions: Decisions) -> tuple[FenceSite, ...]:
+    sites = []
+    for statement, need in decisions.fences.items():
+        line = statement.test.lineno if isinstance(statement, ast.While) else statement.lineno
+        sites.append(FenceSite(line, need.reason, conditional=need.always is None))
+    for loop, turns in decisions.turns.items():
+        reason = turns.always or f"`{short(loop.iter)}` may run code, or be changed, at each turn"
+        sites.append(FenceSite(loop.lineno, reason, conditional=turns.always is None))
+    return tuple(sorted(sites, key=lambda site: site.line))
