@@ -1,0 +1,249 @@
+"""What a step, a sleep, an inlined workflow or a `gather` gives back when a body calls it.
+
+Each is an awaitable. Awaited plainly it is *strict*: it waits until what it stands for is recorded and
+gives real values. Awaited through `lazy()` it records what it must and gives deferred values at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckworkflow.model import Json, NodeId, NodeKind
+    from ckworkflow.tracing.nodes import TracedNode
+    from ckworkflow.tracing.tracer import TaskState, Tracer
+
+
+class Call:
+    """An awaitable of the body; see the module."""
+
+    __slots__ = ("_is_used", "line", "tracer")
+
+    def __init__(self, tracer: Tracer, line: int) -> None:
+        self.tracer, self.line, self._is_used = tracer, line, False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.strict().__await__()
+
+    async def lazily(self) -> Any:
+        """Record, and return deferred values without waiting."""
+        raise NotImplementedError
+
+    async def strict(self) -> Any:
+        """Record, wait until all of it is recorded, and return real values."""
+        value = await self.lazily()
+        await self.tracer.fence(self.line, self.reason)
+        return self.tracer.resolve(value)
+
+    @property
+    def reason(self) -> str:
+        """Why a trace stops at a strict await of this call, in words."""
+        return "its result is looked at"
+
+    def use(self) -> None:
+        """Mark as awaited; like a coroutine, a call can be awaited once."""
+        if self._is_used:
+            msg = "cannot reuse already awaited step, sleep or workflow call"
+            raise RuntimeError(msg)
+        self._is_used = True
+
+
+class NodeCall(Call):
+    """A call that is one node: a step or a sleep."""
+
+    __slots__ = ("args", "kind", "name")
+
+    def __init__(self, tracer: Tracer, kind: NodeKind, name: str, args: Json, line: int) -> None:
+        super().__init__(tracer, line)
+        self.kind, self.name, self.args = kind, name, args
+
+    def record(self) -> TracedNode:
+        """Add the node at the running task's next ordinal."""
+        self.use()
+        return self.tracer.add_node(self, self.tracer.state().next_node())
+
+    async def lazily(self) -> Any:
+        """Pass the node, unless its outcome is at hand: then it is delivered in its turn."""
+        node = self.record()
+        await self.tracer.pass_node(node)
+        return self.tracer.deferred(node, self.tracer.state())
+
+    async def strict(self) -> Any:
+        """Wait for the node and return its result or raise its error."""
+        node = self.record()
+        await self.tracer.wait_for(frozenset({node.node_id}), self.line, self.reason)
+        return node.value()
+
+    @property
+    def reason(self) -> str:
+        """Why a trace stops here."""
+        return f"the result of {self.name.rpartition('.')[2]} is looked at"
+
+
+class WorkflowCall(Call):
+    """A workflow called in a body: its steps join the same run and the same task."""
+
+    __slots__ = ("body", "name")
+
+    def __init__(
+        self, tracer: Tracer, body: Callable[[], Coroutine[Any, Any, Any]], name: str, line: int
+    ) -> None:
+        super().__init__(tracer, line)
+        self.body, self.name = body, name
+
+    async def lazily(self) -> Any:
+        """Run the inlined body; its value may hold deferred values."""
+        self.use()
+        return await self.body()
+
+    @property
+    def reason(self) -> str:
+        """Why a trace stops here."""
+        return f"the result of {self.name.rpartition('.')[2]} is looked at"
+
+
+class OtherCall(Call):
+    """Something else to await, once everything before is recorded."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, tracer: Tracer, make: Callable[[], Any], line: int) -> None:
+        super().__init__(tracer, line)
+        self.make = make
+
+    async def lazily(self) -> Any:
+        """Wait, call, and await what came back."""
+        self.use()
+        await self.tracer.fence(self.line, "it is not known to be a step")
+        value = self.make()
+        return await value if isinstance(value, Awaitable) else value
+
+
+class GatherCall(Call):
+    """`asyncio.gather` over calls: a group, or the header of a chord.
+
+    Members that are single nodes need no task of their own; others run in child tasks. As in asyncio
+    the first failure *delivered* is raised at once and the siblings go on.
+    """
+
+    __slots__ = ("_future", "_missing", "_results", "_tasks", "_waiter", "members", "return_exceptions")
+
+    def __init__(
+        self, tracer: Tracer, members: Sequence[Any], line: int, *, return_exceptions: bool
+    ) -> None:
+        super().__init__(tracer, line)
+        self.members, self.return_exceptions = list(members), return_exceptions
+        self._results: list[Any] = [None] * len(self.members)
+        self._missing = len(self.members)
+        self._future: asyncio.Future[None] = tracer.loop.create_future()
+        self._tasks: list[asyncio.Task[Any]] = []
+        # One boundary for all direct members: a thousand of them must not wake the body a thousand times.
+        self._waiter = tracer.waiter(line, "a member of gather is awaited")
+
+    @property
+    def reason(self) -> str:
+        """Why a trace stops here."""
+        return "the results of gather are looked at"
+
+    async def lazily(self) -> list[Any]:
+        """Start all members and wait for those whose outcome is at hand or that wait themselves."""
+        self.use()
+        tracer = self.tracer
+        parent = tracer.state()
+        frontiers: list[set[NodeId]] = []
+        for index, member in enumerate(self.members):
+            if isinstance(member, NodeCall):
+                member.use()
+                node = tracer.add_node(member, parent.next_child().next_node(), after=parent.frontier)
+                self._start_node(index, node, parent, frontiers)
+            else:
+                self._start_task(index, member, frontiers)
+        if self._missing:
+            try:
+                await self._future
+            except asyncio.CancelledError:
+                # As asyncio: cancelling a gather cancels its members.
+                for task in self._tasks:
+                    task.cancel()
+                raise
+            finally:
+                self._waiter.close()
+        if frontiers:
+            parent.frontier = set().union(*frontiers)
+        await tracer.bound_segment(self.line)
+        return self._results
+
+    def _start_node(
+        self, index: int, node: TracedNode, parent: TaskState, frontiers: list[set[NodeId]]
+    ) -> None:
+        tracer = self.tracer
+        if tracer.may_pass(node):
+            node.passed = True
+            frontiers.append({node.node_id})
+            self._done(index, tracer.deferred(node, parent))
+            return
+
+        def delivered() -> None:
+            error = node.outcome.error if node.outcome else None
+            if error is not None:
+                self._failed(index, error)
+            else:
+                self._done(index, tracer.deferred(node, parent))
+
+        if node.outcome is not None:
+            delivered()  # its turn came before the body did
+        else:
+            self._waiter.add(node.node_id, delivered)
+
+    def _start_task(self, index: int, member: Any, frontiers: list[set[NodeId]]) -> None:
+        tracer = self.tracer
+        state = tracer.child_state()
+        task = tracer.loop.spawn(_run_member(tracer, member), state)
+        self._tasks.append(task)
+
+        def finished(task: asyncio.Task[Any]) -> None:
+            if task.cancelled():
+                self._failed(index, asyncio.CancelledError())
+            elif (error := task.exception()) is not None:
+                self._failed(index, error)
+            else:
+                frontiers.append(state.frontier)
+                self._done(index, task.result())
+
+        task.add_done_callback(finished)
+
+    def _failed(self, index: int, error: BaseException) -> None:
+        if self.return_exceptions:
+            self._done(index, error)
+        elif not self._future.done():
+            self._future.set_exception(error)
+
+    def _done(self, index: int, value: Any) -> None:
+        self._results[index] = value
+        self._missing -= 1
+        if not self._missing and not self._future.done():
+            self._future.set_result(None)
+
+
+async def _run_member(tracer: Tracer, member: Any) -> Any:
+    if isinstance(member, Call):
+        return await member.lazily()
+    value = await member
+    await tracer.fence(0, "a member of gather is not a step or workflow")
+    return value
+
+
+class Lazy:
+    """`lazy(call)`: the await that the compiler has proved lazy."""
+
+    __slots__ = ("awaitable",)
+
+    def __init__(self, awaitable: Any) -> None:
+        self.awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if isinstance(self.awaitable, Call):
+            return self.awaitable.lazily().__await__()
+        return self.awaitable.__await__()  # type: ignore[no-any-return]  # whatever the body called

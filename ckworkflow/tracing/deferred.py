@@ -1,0 +1,167 @@
+"""Deferred values: stand-ins for results that the body provably never looks at.
+
+A deferred may be projected (`channel.id`, `m["roles"]`) and passed on; a step that gets one finds the
+real value in SQL when it is claimed. Everything else that Python lets code do with a value raises
+`DeferredLookError`, which only a bug of the laziness proof can cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ckworkflow.errors import CkWorkflowError
+
+if TYPE_CHECKING:
+    from ckworkflow.model import Json
+    from ckworkflow.tracing.nodes import TracedNode
+
+Path = tuple[tuple[str, str | int], ...]
+
+
+class DeferredLookError(CkWorkflowError):
+    """A body looked at a value that is not known yet. Only a bug of ckworkflow can raise this."""
+
+    def __init__(self, operation: str, node: str) -> None:
+        super().__init__(
+            f"The body used {operation} on the result of {node} before it was known. This is a bug of "
+            f"ckworkflow: please report it with the body's source."
+        )
+
+
+class UnresolvableError(CkWorkflowError):
+    """A projection that only the body itself can evaluate (a property, a missing key)."""
+
+
+class Deferred:
+    """The result of a node, or a part of it, that is not known yet (or need not be)."""
+
+    __slots__ = ("_ckw_node", "_ckw_path", "_ckw_settled")
+
+    def __init__(self, node: TracedNode, path: Path, settled: Callable[[], bool]) -> None:
+        object.__setattr__(self, "_ckw_node", node)
+        object.__setattr__(self, "_ckw_path", path)
+        # Whether all that the body awaited before is recorded: only then may its errors arise.
+        object.__setattr__(self, "_ckw_settled", settled)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return _project(self, ("attr", name))
+
+    def __getitem__(self, key: Any) -> Any:
+        if type(key) not in (str, int):
+            raise DeferredLookError("a computed subscript", self._ckw_node.name)
+        return _project(self, ("item", key))
+
+    def __repr__(self) -> str:
+        return f"<deferred {self._ckw_node.name} {self._ckw_node.node_id}>"
+
+
+def _refuse(operation: str) -> Callable[..., NoReturn]:
+    def refuse(self: Deferred, *_: Any) -> NoReturn:
+        raise DeferredLookError(operation, self._ckw_node.name)
+
+    return refuse
+
+
+for _operation in [
+    "bool",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "hash",
+    "len",
+    "iter",
+    "next",
+    "contains",
+    "add",
+    "radd",
+    "sub",
+    "rsub",
+    "mul",
+    "rmul",
+    "truediv",
+    "rtruediv",
+    "floordiv",
+    "mod",
+    "rmod",
+    "pow",
+    "neg",
+    "pos",
+    "abs",
+    "int",
+    "float",
+    "index",
+    "str",
+    "format",
+    "call",
+    "enter",
+    "exit",
+    "setitem",
+    "delitem",
+    "await",
+    "aiter",
+    "setattr",
+    "delattr",
+]:
+    setattr(Deferred, f"__{_operation}__", _refuse(f"__{_operation}__"))
+
+
+def _project(value: Deferred, part: tuple[str, str | int]) -> Any:
+    path = (*value._ckw_path, part)
+    if value._ckw_settled():
+        # Everything before is recorded, so this is where plain Python would evaluate it. The body gets
+        # its error, or the value itself where the database could not work it out (a property).
+        whole = evaluate(value)
+        native = getattr(whole, str(part[1])) if part[0] == "attr" else whole[part[1]]
+        try:
+            project(whole, (part,))
+        except UnresolvableError:
+            return native
+    return Deferred(value._ckw_node, path, value._ckw_settled)
+
+
+def evaluate(value: Deferred) -> Any:
+    """Return the real value; the node must be recorded."""
+    whole = value._ckw_node.value()
+    return project(whole, value._ckw_path)
+
+
+def reference(value: object) -> Json | None:
+    """Return how a deferred is stored (`[node id, path]`), or `None` for anything else."""
+    if type(value) is not Deferred:
+        return None
+    return [value._ckw_node.node_id, [list(part) for part in value._ckw_path]]
+
+
+def project(value: Any, path: Path) -> Any:
+    """Follow a projection without running user code.
+
+    Raises:
+        UnresolvableError: A part is missing, or only a property could give it.
+    """
+    for kind, key in path:
+        if kind == "item" and type(value) in (dict, list, tuple):
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError) as error:
+                raise UnresolvableError(f"[{key!r}]") from error
+        elif kind == "attr" and _is_field(value, str(key)):
+            value = getattr(value, str(key))
+        else:
+            raise UnresolvableError(f"{key!r} of a {type(value).__name__}")
+    return value
+
+
+def _is_field(value: Any, name: str) -> bool:
+    cls = type(value)
+    if dataclasses.is_dataclass(cls):
+        return any(field.name == name for field in dataclasses.fields(cls))
+    if isinstance(value, tuple):
+        return name in getattr(cls, "_fields", ())
+    return name in getattr(cls, "model_fields", ())

@@ -1,0 +1,191 @@
+"""The deterministic event loop that runs the body of a workflow.
+
+A real asyncio event loop as far as tasks and futures go, so that `asyncio.gather` and `asyncio.Task`
+work on it unchanged. It has no clock, no sockets and no threads: callbacks run in the order in which
+they were scheduled, and everything that would reach the outside world is a `BodyAwaitError`.
+
+Not here: what an await records (`tracer`), durable timers and queues in bodies (they will enter
+through `call_at`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ckworkflow.errors import BodyAwaitError
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from ckworkflow.tracing.tracer import TaskState, Tracer
+
+CALLBACK_LIMIT = 1_000_000
+"""Callbacks of one pass; a body that spins on `asyncio.sleep(0)` ends here instead of never."""
+
+
+class TraceTask(asyncio.Task[Any]):
+    """An asyncio task that knows its place in the body."""
+
+    state: TaskState
+
+
+class TraceLoop(asyncio.AbstractEventLoop):
+    """Runs callbacks until none is left; see the module."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        self.tasks: list[TraceTask] = []
+        self.fault: BaseException | None = None
+        self._ready: deque[asyncio.Handle] = deque()
+        self._closed = False
+
+    # -- what asyncio's own tasks and futures use -----------------------------------------------
+
+    def call_soon(  # type: ignore[override]  # typeshed ties the arguments to the callback's
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Schedule a callback behind those already scheduled."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Make a future of this loop."""
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Any,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[Any]:
+        """Start a child of the running task; its path is the parent's, then its ordinal."""
+        return self.spawn(coro, self.tracer.child_state(), context=context, name=name)
+
+    def spawn(
+        self,
+        coro: Coroutine[Any, Any, Any],
+        state: TaskState,
+        *,
+        context: Context | None = None,
+        name: str | None = None,
+    ) -> TraceTask:
+        """Start a task at a given place in the body."""
+        task = TraceTask(coro, loop=self, name=name or f"workflow task {state.path}", context=context)
+        task.state = state
+        self.tasks.append(task)
+        return task
+
+    def time(self) -> float:
+        """The time that the body sees, in seconds since 1970."""
+        return self.tracer.now().timestamp()
+
+    def get_debug(self) -> bool:
+        """Debug mode would time callbacks, which this loop cannot."""
+        return False
+
+    def is_running(self) -> bool:
+        """Whether a pass is under way."""
+        return asyncio._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Whether the body was abandoned or has ended."""
+        return self._closed
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Errors that nobody awaits are dropped: their nodes have recorded them."""
+
+    default_exception_handler = call_exception_handler
+
+    async def shutdown_asyncgens(self) -> None:
+        """Nothing to do: asynchronous generators of a body hold no resource."""
+
+    # -- passes ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make this the running loop of the thread."""
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(outer)
+
+    def run_until_idle(self) -> None:
+        """Run callbacks until none is scheduled or something unheard of was awaited."""
+        with self.entered():
+            for _ in range(CALLBACK_LIMIT):
+                if not self._ready or self.fault is not None:
+                    return
+                handle = self._ready.popleft()
+                if handle.cancelled():
+                    continue
+                try:
+                    handle._run()
+                except (KeyboardInterrupt, SystemExit) as error:
+                    # asyncio lets these through a task; a body may not stop its worker.
+                    self.refuse(f"{type(error).__name__}, which would stop the worker")
+        self.refuse("a loop that never waits for a step")
+
+    def close(self) -> None:
+        """Close every unfinished coroutine; the rewrite's guards keep user code from running."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ready.clear()
+        with self.entered():
+            for task in self.tasks:
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch
+                    _close_quietly(task.get_coro())
+                elif not task.cancelled():
+                    task.exception()  # mark as seen: its node has recorded it
+        self.tasks.clear()
+        self._ready.clear()
+
+    def refuse(self, what: str) -> BodyAwaitError:
+        """Remember that the body left the durable world, whatever it does with the error."""
+        error = BodyAwaitError(what)
+        if self.fault is None:
+            self.fault = error
+        return error
+
+    # -- what a body may not do -------------------------------------------------------------------
+
+    def call_later(  # type: ignore[override]  # as `call_soon`
+        self, delay: float, callback: Any, *args: Any, context: Any = None
+    ) -> NoReturn:
+        """Refused: a timer of the process is not durable."""
+        raise self.refuse("a timer of asyncio (asyncio.sleep or a timeout); use ckworkflow.sleep()")
+
+    def call_at(  # type: ignore[override]  # as `call_soon`
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> NoReturn:
+        """Refused: a timer of the process is not durable."""
+        raise self.refuse("a timer of asyncio (asyncio.sleep or a timeout); use ckworkflow.sleep()")
+
+
+def _close_quietly(coro: Any) -> None:
+    try:
+        coro.close()
+    except BaseException:  # noqa: BLE001  # an unguarded `finally` of a body without source: it ends here
+        return
+
+
+def _refusal(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: TraceLoop, *_: Any, **__: Any) -> NoReturn:
+        raise self.refuse(f"the network, a thread or a process (the event loop's {name}())")
+
+    refuse.__name__ = name
+    return refuse
+
+
+for _name in dir(asyncio.AbstractEventLoop):
+    if not _name.startswith("_") and _name not in TraceLoop.__dict__:
+        setattr(TraceLoop, _name, _refusal(_name))

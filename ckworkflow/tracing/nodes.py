@@ -1,0 +1,109 @@
+"""What a trace records, and what it is told: nodes, outcomes, and the trace itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckworkflow import codec
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ckworkflow.model import Json, NodeId, NodeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The recorded end of a node, as the body is told of it.
+
+    Attributes:
+        node_id: The node.
+        output: Its encoded result; meaningless when it failed.
+        error: What the body's `await` raises; `None` when it succeeded.
+        at: The time of the continuation that delivered it: what `now()` says from then on.
+    """
+
+    node_id: NodeId
+    output: Json
+    error: BaseException | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A node that the database has and whose shape can no longer change: claimed, or delivered."""
+
+    kind: NodeKind
+    name: str
+    args: Json
+    is_delivered: bool
+
+
+@dataclass(slots=True)
+class TracedNode:
+    """A node as this trace met it.
+
+    Attributes:
+        node_id: Path of asyncio tasks, then ordinal in the task (`0.2:3`).
+        kind: A step or a sleep.
+        name: The step's registered name, or `sleep`.
+        args: Encoded `{"args": [...], "kwargs": {...}}`; of a sleep `{"seconds": s}` or `{"until": iso}`.
+        after: The nodes that must be recorded before this one may begin, among those not yet delivered.
+        line: Line of the call in the body's file.
+        outcome: Set when delivered.
+        passed: The body has gone on without its result.
+    """
+
+    node_id: NodeId
+    kind: NodeKind
+    name: str
+    args: Json
+    after: frozenset[NodeId]
+    line: int
+    outcome: Outcome | None = None
+    passed: bool = False
+
+    def value(self) -> Any:
+        """Return a fresh copy of the result, or raise the recorded error."""
+        if self.outcome is None:
+            msg = f"{self.node_id} has no outcome"
+            raise AssertionError(msg)
+        if self.outcome.error is not None:
+            raise self.outcome.error
+        return codec.decode(self.outcome.output)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A boundary: a task of the body can go on once all these nodes are recorded."""
+
+    path: str
+    nodes: frozenset[NodeId]
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The body has ended: what is left is to wait for `after`.
+
+    Attributes:
+        result: The encoded return value, which may hold references; meaningless with `error`.
+        error: What the body raised.
+        after: Nodes whose record ends the run.
+    """
+
+    result: Json
+    error: BaseException | None
+    after: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the body came to: the nodes not yet delivered, and why it stopped."""
+
+    nodes: tuple[TracedNode, ...]
+    waits: tuple[Wait, ...]
+    end: End | None
+    delivered: tuple[NodeId, ...] = field(default=())

@@ -1,0 +1,212 @@
+"""What rewritten bodies call: the compiler binds this module's functions to the name `__ckw__`.
+
+Every function reads the trace of the running loop, so one compiled body serves all runs. Outside a
+trace there is nothing to guard, and the functions say so by doing nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import enum
+import sys
+import threading
+import types
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from ckworkflow.tracing.calls import GatherCall, Lazy, OtherCall
+from ckworkflow.tracing.deferred import Deferred
+from ckworkflow.tracing.loop import TraceLoop
+
+if TYPE_CHECKING:
+    from ckworkflow.tracing.tracer import Tracer
+
+LOOK_LIMIT = 1_000
+"""Items that `foreign` looks at before it calls a value foreign: a fence is cheaper."""
+
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis)})
+_CONTAINERS = frozenset({list, tuple, set, frozenset})
+_LOCKS = (
+    type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Semaphore,
+    asyncio.Lock, asyncio.Condition, asyncio.Semaphore,
+)  # fmt: skip
+_callee_kinds: list[Callable[[object], bool]] = []
+
+
+def current() -> Tracer | None:
+    """Return the trace of the running event loop, if it is one."""
+    loop = asyncio._get_running_loop()
+    return loop.tracer if isinstance(loop, TraceLoop) else None
+
+
+def recognise(is_callee: Callable[[object], bool]) -> None:
+    """Let `definition` say what is a step, a workflow, `sleep` and so on."""
+    _callee_kinds.append(is_callee)
+
+
+def lazy(awaitable: Any) -> Lazy:
+    """Await without waiting; see `calls`."""
+    return Lazy(awaitable)
+
+
+def callee(function: Any) -> Any:
+    """Return what to call in place of `function`, judged by what it is now."""
+    if function is asyncio.gather:
+        return gather
+    if any(is_callee(function) for is_callee in _callee_kinds):
+        return function
+    tracer = current()
+    if tracer is None:
+        return function
+    line = sys._getframe(1).f_lineno
+
+    def call(*args: Any, **kwargs: Any) -> OtherCall:
+        return OtherCall(
+            tracer,
+            lambda: function(*tracer.resolve(args), **tracer.resolve(kwargs)),
+            line,
+        )
+
+    return call
+
+
+def gather(*members: Any, return_exceptions: bool = False) -> Any:
+    """`asyncio.gather` of a body."""
+    tracer = current()
+    if tracer is None:
+        return asyncio.gather(*members, return_exceptions=return_exceptions)
+    return GatherCall(tracer, members, sys._getframe(1).f_lineno, return_exceptions=return_exceptions)
+
+
+async def fence() -> None:
+    """Wait until all that this task awaited before is recorded."""
+    tracer = current()
+    if tracer is not None:
+        await tracer.fence(sys._getframe(1).f_lineno, "what follows looks at the world")
+
+
+def foreign(*values: Any) -> bool:
+    """Whether any value is more than plain built-in data, so that using it may run other code."""
+    stack, looked = list(values), 0
+    while stack:
+        value = stack.pop()
+        kind = type(value)
+        looked += 1
+        if looked > LOOK_LIMIT:
+            return True
+        if kind in _SCALARS or kind is Deferred:
+            continue
+        if kind in _CONTAINERS:
+            stack.extend(value)
+        elif kind is dict:
+            stack.extend(value.keys())
+            stack.extend(value.values())
+        else:
+            return True
+    return False
+
+
+def shared(*values: Any) -> bool:
+    """Whether a child task is about to touch something that another task could change."""
+    return in_child() and any(not _is_immutable(value) for value in values)
+
+
+def in_child() -> bool:
+    """Whether other code may change what the running task touches.
+
+    So it is in any task but the root; while another task is unfinished (after a `gather` that failed, say);
+    and once the body has lent a mutable value to code outside it.
+    """
+    tracer = current()
+    return tracer is not None and tracer.is_shared()
+
+
+def lend(value: Any) -> Any:
+    """Note that a mutable value has left the body; give it back."""
+    tracer = current()
+    if tracer is not None and not _is_immutable(value):
+        tracer.has_lent = True
+    return value
+
+
+def safe_global(value: Any) -> bool:
+    """Whether reading a global that holds this value shows nothing of the world's state."""
+    return (
+        isinstance(value, types.BuiltinFunctionType)
+        or _is_immutable(value)
+        or any(is_callee(value) for is_callee in _callee_kinds)
+    )
+
+
+def alive() -> bool:
+    """Whether the body goes on; `False` while an abandoned body is being closed or collected."""
+    tracer = current()
+    return tracer is not None and tracer.is_alive
+
+
+class guarded(AbstractContextManager[Any]):  # noqa: N801  # reads as a function in rewritten bodies
+    """A `with` item whose exit does not run when the body is abandoned (see `_leave`)."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+
+    def __enter__(self) -> Any:
+        kind = type(self._manager)
+        if not hasattr(kind, "__enter__") or not hasattr(kind, "__exit__"):
+            msg = f"'{kind.__name__}' object does not support the context manager protocol"
+            raise TypeError(msg)
+        return self._manager.__enter__()
+
+    def __exit__(self, *error: object) -> Any:
+        if alive():
+            return self._manager.__exit__(*error)
+        if _leave(self._manager):
+            self._manager.release()
+        return None
+
+
+class guarded_async(AbstractAsyncContextManager[Any]):  # noqa: N801  # see `guarded`
+    """An `async with` item whose exit does not run when the body is abandoned."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+
+    async def __aenter__(self) -> Any:
+        kind = type(self._manager)
+        if not hasattr(kind, "__aenter__") or not hasattr(kind, "__aexit__"):
+            msg = f"'{kind.__name__}' object does not support the asynchronous context manager protocol"
+            raise TypeError(msg)
+        return await self._manager.__aenter__()
+
+    async def __aexit__(self, *error: object) -> Any:
+        if alive():
+            return await self._manager.__aexit__(*error)
+        if _leave(self._manager):
+            self._manager.release()
+        return None
+
+
+def _leave(manager: Any) -> bool:
+    """What an abandoned body leaves behind; whether it is a lock to release.
+
+    A lock guards this process, in which the body is as good as dead: its replay would wait for it for
+    ever. Any other manager is kept, never to be collected: the end of a generator runs its `finally`, which
+    is user code.
+    """
+    if isinstance(manager, _LOCKS):
+        return True
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(manager))
+    return False
+
+
+def _is_immutable(value: Any) -> bool:
+    kind = type(value)
+    if kind in (tuple, frozenset):
+        return all(_is_immutable(item) for item in value)
+    return (
+        kind in _SCALARS
+        or kind is Deferred
+        or isinstance(value, (types.FunctionType, types.ModuleType, type, enum.Enum))
+    )

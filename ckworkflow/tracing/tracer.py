@@ -1,0 +1,521 @@
+"""The tracer: runs a body against what is recorded and says what the run needs next.
+
+The invariant is that laziness cannot be observed. A lazy await *speculates*: the body runs on as if the
+node had succeeded, up to the next fence or strict await. Whenever an outcome is at hand the await waits
+for its turn instead, so a replay tells the body everything in the order that earlier continuations
+fixed, errors included. A body that has run past a node which then fails is thrown away and replayed.
+
+Not here: which nodes to publish (`plan`), what is stored (`store`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ckworkflow import codec
+from ckworkflow.errors import ReplayDivergenceError
+from ckworkflow.model import NodeKind
+from ckworkflow.tracing.calls import NodeCall, WorkflowCall
+from ckworkflow.tracing.deferred import Deferred, evaluate, project, reference
+from ckworkflow.tracing.loop import TraceLoop, TraceTask
+from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
+
+if TYPE_CHECKING:
+    from ckworkflow.model import Json, NodeId, RunId
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_LIMIT = 200
+"""Awaits that a task of the body may run ahead of what is recorded (a `gather` is one, and never cut)."""
+
+
+class ReplayNeededError(Exception):
+    """The body has run past a node that failed, or to its end: throw it away and replay."""
+
+
+class TaskState:
+    """The place of an asyncio task in the body.
+
+    Attributes:
+        path: `0` for the root, `0.2` for its third child.
+        frontier: The nodes that this task awaited last: what comes next may begin after them.
+        ahead: Awaits that this task has passed since all it awaited was recorded; a `gather` is one.
+    """
+
+    __slots__ = ("_children", "_ordinal", "_randoms", "ahead", "frontier", "path")
+
+    def __init__(self, path: str, frontier: Iterable[NodeId] = ()) -> None:
+        self.path = path
+        self.frontier: set[NodeId] = set(frontier)
+        self._children = self._ordinal = self._randoms = self.ahead = 0
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is the task of the body itself."""
+        return self.path == "0"
+
+    def next_node(self) -> NodeId:
+        """Return the identity of the task's next node."""
+        self._ordinal += 1
+        return f"{self.path}:{self._ordinal}"  # type: ignore[return-value]  # where NodeIds are made
+
+    def next_child(self) -> TaskState:
+        """Return the state of the task's next child."""
+        self._children += 1
+        return TaskState(f"{self.path}.{self._children}", self.frontier)
+
+    def next_random(self) -> str:
+        """Return the place of the task's next random value."""
+        self._randoms += 1
+        return f"{self.path}/{self._randoms}"
+
+
+class Waiter:
+    """Something that goes on when the last of some nodes is delivered."""
+
+    def __init__(self, tracer: Tracer, path: str, line: int, reason: str) -> None:
+        self.path, self.line, self.reason = path, line, reason
+        self.nodes: set[NodeId] = set()
+        self._tracer = tracer
+
+    def add(self, node_id: NodeId, callback: Callable[[], None]) -> None:
+        """Call back when the node is delivered."""
+
+        def delivered() -> None:
+            self.nodes.discard(node_id)
+            callback()
+
+        self.nodes.add(node_id)
+        self._tracer.waiters[id(self)] = self
+        self._tracer.on_delivery.setdefault(node_id, []).append(delivered)
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._tracer.waiters.pop(id(self), None)
+
+
+class Tracer:
+    """One body, alive between `resume` calls; see the module.
+
+    Args:
+        run_id: The run, for messages and as the seed of `random()` and `uuid4()`.
+        body: Makes the coroutine of the body.
+        started_at: When the run was started: what `now()` says at first.
+        known: What the database holds of claimed and delivered nodes.
+        is_same_source: Whether the body is the one that recorded them.
+    """
+
+    def __init__(
+        self,
+        run_id: RunId,
+        body: Callable[[], Coroutine[Any, Any, Any]],
+        *,
+        started_at: datetime,
+        known: Mapping[NodeId, Known] | None = None,
+        is_same_source: bool = True,
+        segment_limit: int = SEGMENT_LIMIT,
+    ) -> None:
+        self.run_id = run_id
+        self.loop = TraceLoop(self)  # type: ignore[abstract]  # `loop` fills in the rest by name
+        self.live: dict[NodeId, TracedNode] = {}
+        self.waiters: dict[int, Waiter] = {}
+        self.on_delivery: dict[NodeId, list[Callable[[], None]]] = {}
+        self.is_alive = True
+        self.has_lent = False
+        self._body = body
+        self._now = started_at
+        self._known = dict(known or {})
+        self._is_same_source = is_same_source
+        self._limit = segment_limit
+        self._root: TraceTask | None = None
+        self._outcomes: dict[NodeId, Outcome] = {}
+        self._coming: dict[NodeId, Outcome] = {}
+        self._early: dict[NodeId, Outcome] = {}
+        self._has_failure = False
+        self._end: End | None = None
+        self._is_cut = False
+        self._ending: set[NodeId] = set()
+
+    # -- the engine's side ------------------------------------------------------------------------
+
+    def resume(self, outcomes: Sequence[Outcome] = ()) -> Trace:
+        """Tell the body of outcomes, in this order, and run it as far as it goes.
+
+        Args:
+            outcomes: On the first call everything delivered before and everything new; later only what
+                is new.
+
+        Returns:
+            What the run needs next.
+
+        Raises:
+            ReplayNeededError: Only after the first call; the tracer is closed.
+            ReplayDivergenceError: The body took another path than the recorded one.
+            BodyAwaitError: The body left the durable world.
+        """
+        is_outrun = any(o.error is not None for o in outcomes) and self._has_speculated()
+        # A body that has ended holds stand-ins in its result, which only a replay can work out by now.
+        if self._root is not None and (is_outrun or self._end is not None):
+            self.close()
+            raise ReplayNeededError
+        self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
+        self._has_failure = self._has_failure or any(o.error is not None for o in outcomes)
+        if self._root is None:
+            self._outcomes = dict(self._coming)
+            with self.loop.entered():
+                self._root = self.loop.spawn(self._body(), TaskState("0"))
+        self._run()
+        self._settle_end()
+        for outcome in outcomes:
+            self._deliver(outcome)
+            self._run()
+            self._settle_end()  # at each: what comes after the end finds its task cancelled
+        if self._end is not None and self._root is not None:
+            after = frozenset(self.undelivered(self._root.state.frontier))
+            self._end = replace(self._end, after=after)
+        trace = Trace(tuple(self._wanted()), tuple(self._boundaries()), self._end)
+        if self._end is None and not trace.waits:
+            raise self.loop.refuse("a future that no step, sleep or workflow completes")
+        self._check_unmet()
+        if not self._known:
+            self._outcomes.clear()  # they served to compare arguments with recorded ones
+        return trace
+
+    def close(self) -> None:
+        """Abandon the body: no user code runs while its coroutines are closed."""
+        self.is_alive = False
+        self.loop.close()
+        self.waiters.clear()
+        self.on_delivery.clear()
+
+    def __del__(self) -> None:
+        # Before Python collects the coroutines of a body that was dropped and not closed: then their
+        # `finally` would run, perhaps in the midst of another body.
+        if getattr(self, "is_alive", False):
+            self.close()
+
+    def _has_speculated(self) -> bool:
+        return any(node.passed for node in self.live.values())
+
+    def _run(self) -> None:
+        self.loop.run_until_idle()
+        if self.loop.fault is not None:
+            raise self.loop.fault
+
+    def _deliver(self, outcome: Outcome) -> None:
+        self._now = outcome.at
+        node = self.live.pop(outcome.node_id, None)
+        self._coming.pop(outcome.node_id, None)
+        if node is None:
+            # Recorded, but the body is not there (yet): it finds the outcome when it comes.
+            self._early[outcome.node_id] = outcome
+            return
+        self._settle(node, outcome)
+
+    def _settle(self, node: TracedNode, outcome: Outcome) -> None:
+        node.outcome = outcome
+        for callback in self.on_delivery.pop(node.node_id, ()):
+            callback()
+
+    def _settle_end(self) -> None:
+        """When the root has ended: cancel what is unfinished, as `asyncio.run` does, and let it end."""
+        root = self._root
+        if root is None or not root.done() or self._end is not None:
+            return
+        if not self._is_cut:
+            if self._goes_on_beside(root):
+                return
+            self._is_cut = True
+            for task in self.loop.tasks:
+                task.cancel()
+            self._run()
+        if any(not task.done() for task in self.loop.tasks):
+            return  # a `finally` of a cancelled task awaits a step
+        error = root.exception() if not root.cancelled() else asyncio.CancelledError()
+        result: Json = None
+        if error is None:
+            try:
+                result = codec.encode(root.result(), path="result", ref=reference)
+            except Exception as unstorable:  # noqa: BLE001  # a value's own code may raise anything
+                error = unstorable
+        self._end = End(result, error, frozenset())
+
+    def _goes_on_beside(self, root: TraceTask) -> bool:
+        """Whether the body has run ahead to its end while tasks beside it may still do something.
+
+        They are cancelled when it really ends, which is when what it awaited is recorded.
+        """
+        self._ending = self.undelivered(root.state.frontier)
+        return bool(self._ending) and (
+            any(not task.done() for task in self.loop.tasks)
+            or len(self._leading_to(self._ending)) < len(self.live)
+        )
+
+    def _boundaries(self) -> Iterator[Wait]:
+        for waiter in self.waiters.values():
+            if waiter.nodes:
+                yield Wait(waiter.path, frozenset(waiter.nodes), waiter.line, waiter.reason)
+        if self._ending and not self._is_cut:
+            yield Wait(
+                "0", frozenset(self._ending), 0, "the body ends, and others may still be under way"
+            )
+
+    def _wanted(self) -> list[TracedNode]:
+        """The live nodes; once the body has ended, only those that lead to its end."""
+        if self._end is None:
+            if self._is_cut:
+                waited = {node for waiter in self.waiters.values() for node in waiter.nodes}
+                return self._leading_to(
+                    waited | self.undelivered(self._root.state.frontier if self._root else ())
+                )
+            return list(self.live.values())
+        return self._leading_to(self._end.after)
+
+    def _leading_to(self, targets: Iterable[NodeId]) -> list[TracedNode]:
+        wanted: set[NodeId] = set()
+        stack = list(targets)
+        while stack:
+            node_id = stack.pop()
+            if node_id not in wanted and node_id in self.live:
+                wanted.add(node_id)
+                stack.extend(self.live[node_id].after)
+        return [node for node in self.live.values() if node.node_id in wanted]
+
+    def _check_unmet(self) -> None:
+        """A node that was delivered before must be met again, unless failures or an end cut its task."""
+        if self._has_failure or (self._is_cut and len(self.loop.tasks) > 1):
+            return
+        for node_id in self._early:
+            known = self._known.get(node_id)
+            if known is not None and known.is_delivered:
+                raise self._divergence(
+                    node_id, known, "nothing there" if self._end is None else "its end"
+                )
+
+    # -- the body's side --------------------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """The time as far as the body has been told."""
+        return self._now
+
+    def step_call(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, line: int
+    ) -> NodeCall:
+        """What a step gives back in a body; its arguments are encoded here, at the call.
+
+        Raises:
+            UnserializableValueError: An argument cannot be stored.
+        """
+        tree: dict[str, Json] = {
+            "args": [codec.encode(arg, path=f"args[{i}]", ref=reference) for i, arg in enumerate(args)],
+            "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=reference),
+        }
+        return NodeCall(self, NodeKind.STEP, name, tree, line)
+
+    def sleep_call(self, wait: timedelta | datetime, *, line: int) -> NodeCall:
+        """What `sleep` gives back in a body."""
+        tree: Json = (
+            {"seconds": wait.total_seconds()}
+            if isinstance(wait, timedelta)
+            else {"until": wait.astimezone(UTC).isoformat()}
+        )
+        return NodeCall(self, NodeKind.SLEEP, "sleep", tree, line)
+
+    def workflow_call(
+        self, body: Callable[[], Coroutine[Any, Any, Any]], name: str, *, line: int
+    ) -> WorkflowCall:
+        """What a workflow gives back in the body of another."""
+        return WorkflowCall(self, body, name, line)
+
+    def state(self) -> TaskState:
+        """The place of the running task."""
+        task = asyncio.current_task(self.loop)
+        if not isinstance(task, TraceTask):
+            msg = "no task of the body is running"
+            raise RuntimeError(msg)  # noqa: TRY004  # not a wrong argument: only our bug can raise it
+        return task.state
+
+    def child_state(self) -> TaskState:
+        """The place of a new child of the running task."""
+        return self.state().next_child()
+
+    def add_node(
+        self, call: NodeCall, node_id: NodeId, *, after: Iterable[NodeId] | None = None
+    ) -> TracedNode:
+        """Record a call as the node of this identity; settle it if its outcome came before it."""
+        self._check_divergence(node_id, call)
+        state = self.state()
+        node = TracedNode(
+            node_id,
+            call.kind,
+            call.name,
+            call.args,
+            frozenset(self.undelivered(state.frontier if after is None else after)),
+            call.line,
+        )
+        early = self._early.pop(node_id, None)
+        if early is not None:
+            node.outcome = early
+        else:
+            self.live[node_id] = node
+        if after is None:
+            state.frontier = {node_id}
+        return node
+
+    def _check_divergence(self, node_id: NodeId, call: NodeCall) -> None:
+        known = self._known.pop(node_id, None)
+        if known is None:
+            return
+        if (known.kind, known.name) != (call.kind, call.name):
+            raise self._divergence(node_id, known, call.name)
+        if known.args == call.args or self._plain(known.args) == self._plain(call.args):
+            return
+        if self._is_same_source:
+            raise self._divergence(
+                node_id,
+                known,
+                f"{call.name} with other arguments",
+                why="The source is unchanged, so the body is not repeatable: use now(), random() and uuid4() "
+                "of ckworkflow, and sort what has no order.",
+            )
+        logger.warning(
+            "replayed step has other arguments",
+            extra={"run_id": self.run_id, "node_id": node_id, "step": call.name},
+        )
+
+    def _divergence(
+        self, node_id: NodeId, known: Known, traced: str, *, why: str | None = None
+    ) -> BaseException:
+        error = ReplayDivergenceError(
+            self.run_id,
+            node_id,
+            recorded=known.name,
+            traced=traced,
+            why=why
+            or "The workflow was edited while the run was under way. Restore the old order of steps, or "
+            "start a new run.",
+        )
+        self.loop.fault = error  # whatever the body does with it
+        return error
+
+    def _plain(self, args: Json) -> Json:
+        """Arguments with every known reference replaced by what it stands for."""
+
+        def known_value(ref: Any) -> Any:
+            node_id, path = ref
+            outcome = self._outcomes.get(node_id)
+            if outcome is None:
+                return ("unknown", node_id, str(path))
+            return project(codec.decode(outcome.output), tuple((kind, key) for kind, key in path))
+
+        return codec.encode(codec.decode(args, ref=known_value), path="args")
+
+    def is_shared(self) -> bool:
+        """Whether code beside the running task may change what it touches; see `ops.in_child`."""
+        if self.has_lent or not self.state().is_root:
+            return True
+        return any(not task.done() for task in self.loop.tasks[1:])
+
+    def undelivered(self, nodes: Iterable[NodeId]) -> set[NodeId]:
+        """Those of the nodes whose outcome the body has not been told of."""
+        return {node_id for node_id in nodes if node_id in self.live}
+
+    def is_settled(self, state: TaskState) -> bool:
+        """Whether all that a task awaited is recorded."""
+        return not any(node_id in self.live for node_id in state.frontier)
+
+    def may_pass(self, node: TracedNode) -> bool:
+        """Whether a lazy await may go on without the outcome.
+
+        Not when it is at hand, and not in a child task of a run that has seen a failure: such tasks can
+        be cancelled, and then it matters which await they stand at.
+        """
+        if node.outcome is not None or node.node_id in self._coming:
+            return False
+        return not (self._has_failure and not self.state().is_root)
+
+    async def pass_node(self, node: TracedNode) -> None:
+        """Go on without the outcome, or wait for its turn."""
+        if self.may_pass(node):
+            node.passed = True
+            await self.bound_segment(node.line)
+        elif node.outcome is None:
+            await self.wait_for({node.node_id}, node.line, "its turn")
+        if node.outcome is not None and node.outcome.error is not None:
+            raise node.outcome.error
+
+    async def bound_segment(self, line: int) -> None:
+        """End the segment when it has run far enough ahead."""
+        state = self.state()
+        state.ahead += 1
+        if state.ahead >= self._limit:
+            await self.fence(line, f"a segment ends after {self._limit} awaits")
+
+    async def fence(self, line: int, reason: str) -> None:
+        """Wait until all that this task awaited before is recorded."""
+        state = self.state()
+        await self.wait_for(self.undelivered(state.frontier), line, reason)
+        state.ahead = 0
+
+    def waiter(self, line: int, reason: str) -> Waiter:
+        """Make a boundary of the running task."""
+        return Waiter(self, self.state().path, line, reason)
+
+    async def wait_for(self, nodes: Iterable[NodeId], line: int, reason: str) -> None:
+        """Suspend the running task until these nodes are delivered."""
+        missing = self.undelivered(nodes)
+        if not missing:
+            return
+        waiter = self.waiter(line, reason)
+        future = self.loop.create_future()
+
+        def delivered() -> None:
+            if not waiter.nodes and not future.done():
+                future.set_result(None)
+
+        for node_id in sorted(missing):
+            waiter.add(node_id, delivered)
+        state = self.state()
+        try:
+            await future
+        except asyncio.CancelledError:
+            # The task is cancelled at this await: what it does next (a `finally`) waits for none of it.
+            state.frontier -= missing
+            raise
+        finally:
+            waiter.close()
+
+    def deferred(self, node: TracedNode, state: TaskState) -> Deferred:
+        """Return the stand-in for a node's result in the task of that place."""
+        return Deferred(node, (), lambda: self.is_settled(state))
+
+    def resolve(self, value: Any) -> Any:
+        """Replace the deferred values of a display by real ones; all of them are recorded."""
+        kind = type(value)
+        if kind is Deferred:
+            return evaluate(value)
+        if kind in (list, tuple) and any(_holds_deferred(item) for item in value):
+            return kind(self.resolve(item) for item in value)
+        if kind is dict and any(_holds_deferred(item) for item in value.values()):
+            return {key: self.resolve(item) for key, item in value.items()}
+        return value
+
+    def random_bits(self) -> bytes:
+        """32 bytes that are the same in every replay."""
+        return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
+
+
+def _holds_deferred(value: Any, within: frozenset[int] = frozenset()) -> bool:
+    kind = type(value)
+    if kind is Deferred:
+        return True
+    if kind not in (list, tuple, dict) or id(value) in within:  # a cycle holds nothing new
+        return False
+    items = value.values() if kind is dict else value
+    return any(_holds_deferred(item, within | {id(value)}) for item in items)
