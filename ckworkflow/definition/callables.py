@@ -1,0 +1,327 @@
+"""`@step` and `@workflow`: functions that know their name, their options and where they are called.
+
+Called in the body of a workflow a step is a node of its run and a workflow is inlined; called anywhere else
+a step is the plain function, and a workflow says to `start` it.
+
+Not here: what a call in a body records (`ckworkflow.tracing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import inspect
+import marshal
+import sys
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from ckworkflow import body, compiler, tracing
+from ckworkflow.definition.options import StepKeywords, StepOptions
+from ckworkflow.definition.registration import registry
+from ckworkflow.errors import WorkflowCallError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from types import CodeType, FunctionType
+
+__all__ = ["Definition", "Site", "Step", "SyncStep", "Workflow", "classify", "step", "workflow"]
+
+# Calls are typed `Coroutine[None, None, R]`: with `Any` in there mypy takes the results of
+# `asyncio.gather(one(), other())` for `Any`, and the body would lose its types.
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Site(NamedTuple):
+    """Where a function is written."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Definition:
+    """What steps and workflows have in common.
+
+    Attributes:
+        kind: `step` or `workflow`.
+        name: What the database and Celery call it: module and qualified name, or the `name=` given.
+        function: The function under the decorator.
+        module: Its module.
+        qualname: Its name in there.
+        site: Its file and line.
+        signature: Its parameters.
+    """
+
+    kind: ClassVar[Literal["step", "workflow"]]
+
+    def __init__(self, function: Callable[..., Any], name: str | None) -> None:
+        # First, because it copies the attributes of the function over ours.
+        functools.update_wrapper(cast("Callable[..., Any]", self), function)
+        self.function = function
+        self.module, self.qualname = function.__module__, function.__qualname__
+        self.name = f"{self.module}.{self.qualname}" if name is None else _checked_name(self.kind, name)
+        self.site = _site(function)
+        self.signature = inspect.signature(function)
+
+    @property
+    def place(self) -> str:
+        """Where it is imported from, `module:qualname`: the same after a reload."""
+        return f"{self.module}:{self.qualname}"
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Check arguments against the signature.
+
+        Raises:
+            TypeError: Python would not call the function with them.
+        """
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            msg = f"{self.qualname}() {error}"
+            raise TypeError(msg) from None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
+
+class Step(Definition, Generic[P, R]):
+    """A function that runs once, is recorded, and is one Celery task of its own name.
+
+    Attributes:
+        options: How it is run.
+        is_async: Whether it runs on the worker's loop; else in a thread.
+    """
+
+    kind = "step"
+
+    def __init__(
+        self, function: Callable[P, Any], *, name: str | None = None, options: StepOptions | None = None
+    ) -> None:
+        super().__init__(function, name)
+        self.options = StepOptions() if options is None else options
+        self.is_async = inspect.iscoroutinefunction(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
+        """In the body of a workflow: give the awaitable of this step. Elsewhere: call the function."""
+        tracer = tracing.current()
+        result: object
+        if tracer is None:
+            result = self.function(*args, **kwargs)
+        else:
+            self.bind(args, kwargs)
+            line = sys._getframe(1).f_lineno  # noqa: SLF001  # where the body calls: what is shown of a boundary
+            result = tracer.step_call(self.name, args, kwargs, line=line)
+        # An awaitable in a body, whatever the function gives elsewhere.
+        return cast("Coroutine[None, None, R]", result)
+
+
+class SyncStep(Step[P, R]):
+    """A step whose function is not async: typed as in a body, where its call is awaited."""
+
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]  # noqa: D102  # it promises less: elsewhere it gives the plain result
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> Awaitable[R]: ...
+
+
+class Workflow(Definition, Generic[P, R]):
+    """An `async def` whose every step is recorded, so that its runs survive any crash."""
+
+    kind = "workflow"
+
+    def __init__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], *, name: str | None = None
+    ) -> None:
+        super().__init__(function, name)
+        # Now, while the source on disk is the one that was imported.
+        self._plain = cast("FunctionType", function)
+        self._source = compiler.capture_source(self._plain)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
+        """In the body of another workflow: inline this one into the same run.
+
+        Raises:
+            WorkflowCallError: Called anywhere else, where `start` is meant.
+        """
+        tracer = tracing.current()
+        if tracer is None:
+            raise WorkflowCallError(self.name)
+        self.bind(args, kwargs)
+        line = sys._getframe(1).f_lineno  # noqa: SLF001  # as in `Step`
+        function = self.body.function
+        call = tracer.workflow_call(lambda: function(*args, **kwargs), self.name, line=line)
+        return cast("Coroutine[None, None, R]", call)
+
+    @functools.cached_property
+    def body(self) -> compiler.CompiledBody:
+        """The function as tracing runs it: rewritten where laziness is proved, else as it is."""
+        return compiler.compile_body(self._plain, self._source, classify=classify, ops=tracing.ops)
+
+    @functools.cached_property
+    def source_hash(self) -> str:
+        """What changes when the source of the body does."""
+        if self._source is not None:
+            return self._source.source_hash
+        code: CodeType = inspect.unwrap(self.function).__code__
+        return hashlib.sha256(marshal.dumps(code)).hexdigest()
+
+
+def classify(value: object) -> compiler.Callee | None:
+    """Return what a value is to the body of a workflow that calls it; `None` for anything else."""
+    if isinstance(value, Step):
+        return compiler.Callee.STEP
+    if isinstance(value, Workflow):
+        return compiler.Callee.WORKFLOW
+    # By identity: a value of the user's may have any `==` and no hash.
+    return next((callee for function, callee in _CALLEES if function is value), None)
+
+
+_CALLEES: Final[tuple[tuple[object, compiler.Callee], ...]] = (
+    (body.sleep, compiler.Callee.SLEEP),
+    (asyncio.gather, compiler.Callee.GATHER),
+    (body.now, compiler.Callee.NOW),
+    (body.random, compiler.Callee.PURE),
+    (body.uuid4, compiler.Callee.PURE),
+)
+tracing.recognise(lambda value: classify(value) is not None)
+
+
+class _StepDecorator(Protocol):
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as `step`
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Step[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncStep[P, R]: ...
+
+
+@overload
+def step(  # type: ignore[overload-overlap]  # an async function is both; the first that fits is meant
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> Step[P, R]: ...
+@overload
+def step(function: Callable[P, R], /) -> SyncStep[P, R]: ...
+@overload
+def step(*, name: str | None = ..., **options: Unpack[StepKeywords]) -> _StepDecorator: ...
+def step(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    **options: Unpack[StepKeywords],
+) -> Any:
+    """Make a step of a function: `@step`, or `@step(max_retries=5, timeout="1 minute")`.
+
+    A step does work on the world. Awaited in the body of a workflow it runs as a Celery task, is retried when
+    it fails, and is recorded: what has a record never runs again. Called anywhere else (a test, another
+    step) it is the plain function.
+
+    Args:
+        function: An `async def`, which runs on the worker's loop, or a `def`, which runs in a thread.
+        name: What the database and Celery call it; by default its module and qualified name. Give one where
+            the function may move: runs that wait know it by its name.
+        options: See `StepOptions`: `max_retries` (3), `retry_delay` (1 s), `retry_backoff`,
+            `retry_backoff_max`, `retry_jitter`, `timeout`, `queue`, `rate_limit`, `priority`.
+
+    Raises:
+        TypeError: Not a function, a generator, or an unknown option.
+        ValueError: An option makes no sense, or the name is taken.
+    """
+    parsed = StepOptions.parse(options)
+
+    def decorate(function: Callable[..., Any]) -> Step[..., Any]:
+        _check_function("step", function)
+        cls = Step if inspect.iscoroutinefunction(function) else SyncStep
+        made: Step[..., Any] = cls(function, name=name, options=parsed)
+        registry.register(made)
+        return made
+
+    return decorate if function is None else decorate(function)
+
+
+class _WorkflowDecorator(Protocol):
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+
+
+@overload
+def workflow(function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(*, name: str | None = ...) -> _WorkflowDecorator: ...
+def workflow(function: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+    """Make a workflow of an `async def`: `@workflow`, or `@workflow(name="onboarding")`.
+
+    Its body decides which steps run and in which order, and may be run again at any time; so it awaits steps,
+    `sleep`, `asyncio.gather` and other workflows, and leaves all work on the world to steps.
+
+    Args:
+        function: An `async def`.
+        name: What the database calls it; by default its module and qualified name.
+
+    Raises:
+        TypeError: Not an `async def`.
+        ValueError: The name is taken.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
+        _check_function("workflow", function)
+        if not inspect.iscoroutinefunction(function):
+            msg = (
+                f"@workflow goes over an `async def`, and {function.__qualname__} is a `def`. Write `async def "
+                f"{function.__name__}(...)`; a decorator between must give an `async def` too."
+            )
+            raise TypeError(msg)
+        made: Workflow[..., Any] = Workflow(function, name=name)
+        registry.register(made)
+        return made
+
+    return decorate if function is None else decorate(function)
+
+
+def _check_function(kind: str, function: object) -> None:
+    if isinstance(function, str):
+        msg = f"@{kind} takes its options by keyword: @{kind}(name={function!r})"
+        raise TypeError(msg)
+    if isinstance(function, Definition):
+        msg = f"{function!r} has its decorator already: a function is a step or a workflow, once"
+        raise TypeError(msg)
+    if not inspect.isfunction(function):
+        what = f"{type(function).__name__} {function!r}"
+        msg = f"@{kind} goes over a function, and this is a {what}. Put other decorators above @{kind}."
+        raise TypeError(msg)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        msg = (
+            f"@{kind} cannot go over {function.__qualname__}, which is a generator: a {kind} has one result. "
+            f"Return a list instead of using `yield`."
+        )
+        raise TypeError(msg)
+
+
+def _checked_name(kind: str, name: object) -> str:
+    if not isinstance(name, str) or not name.strip():
+        msg = f"@{kind}(name={name!r}): a name must be text, and not empty"
+        raise ValueError(msg)
+    return name
+
+
+def _site(function: Callable[..., Any]) -> Site:
+    code: CodeType = inspect.unwrap(function).__code__
+    return Site(code.co_filename, code.co_firstlineno)

@@ -1,0 +1,168 @@
+"""The options of a step: read and checked when its module is imported, in the words of Celery.
+
+Not here: who obeys them (`ckworkflow.worker`).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, TypedDict, get_type_hints
+
+from ckworkflow.duration import parse_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["StepKeywords", "StepOptions"]
+
+_RATE: Final = re.compile(r"\d+(\.\d+)?(/[smh])?", re.ASCII)
+_HIGHEST_PRIORITY: Final = 255
+_MOST_DOUBLINGS: Final = 64
+
+
+class StepKeywords(TypedDict, total=False):
+    """The options of `@step` as they are written; `StepOptions` says what each means."""
+
+    max_retries: int
+    retry_delay: str | float | timedelta
+    retry_backoff: bool | int
+    retry_backoff_max: int
+    retry_jitter: bool
+    timeout: str | float | timedelta | None
+    queue: str | None
+    rate_limit: str | None
+    priority: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a step is run. Names and meanings are Celery's where Celery has them.
+
+    Attributes:
+        max_retries: Attempts after the first: 3 means 4 attempts in all.
+        retry_delay: The pause before a retry; 1 s, where Celery has 180.
+        retry_backoff: Growing pauses instead: the factor in seconds, doubled each time; `True` is 1.
+        retry_backoff_max: The longest of them, in seconds.
+        retry_jitter: Whether a growing pause is drawn from 0 up to itself, so that a crowd comes apart.
+        timeout: How long one attempt may take; `None` is for ever.
+        queue: The Celery queue; `None` is the app's default.
+        rate_limit: Starts per worker process, as Celery writes it: `"10/m"`.
+        priority: Of its messages, 0 to 255, where the broker knows priorities.
+    """
+
+    max_retries: int = 3
+    retry_delay: timedelta = timedelta(seconds=1)
+    retry_backoff: bool | int = False
+    retry_backoff_max: int = 600
+    retry_jitter: bool = True
+    timeout: timedelta | None = None
+    queue: str | None = None
+    rate_limit: str | None = None
+    priority: int | None = None
+
+    def __post_init__(self) -> None:
+        # By type and not by isinstance: a bool is an int, and `max_retries=True` is a mistake.
+        _check("max_retries", self.max_retries, "0 or more", is_valid=_is_int(self.max_retries, 0))
+        _check(
+            "retry_backoff",
+            self.retry_backoff,
+            "True, False or a whole number of seconds, 1 or more",
+            is_valid=isinstance(self.retry_backoff, bool) or _is_int(self.retry_backoff, 1),
+        )
+        _check(
+            "retry_backoff_max",
+            self.retry_backoff_max,
+            "a whole number of seconds, 1 or more",
+            is_valid=_is_int(self.retry_backoff_max, 1),
+        )
+        _check(
+            "timeout",
+            self.timeout,
+            "longer than 0, or None for ever",
+            is_valid=self.timeout is None or self.timeout > timedelta(0),
+        )
+        _check(
+            "queue",
+            self.queue,
+            "the name of a queue",
+            is_valid=self.queue is None or _is_name(self.queue),
+        )
+        _check(
+            "rate_limit",
+            self.rate_limit,
+            "text such as '10/s', '10/m' or '10/h'",
+            is_valid=self.rate_limit is None or _is_rate(self.rate_limit),
+        )
+        _check(
+            "priority",
+            self.priority,
+            f"0 to {_HIGHEST_PRIORITY}",
+            is_valid=self.priority is None or _is_int(self.priority, 0, _HIGHEST_PRIORITY),
+        )
+
+    @classmethod
+    def parse(cls, keywords: StepKeywords) -> StepOptions:
+        """Return the options that `@step(...)` was given.
+
+        Raises:
+            TypeError: There is no such option.
+            ValueError: The value of one makes no sense.
+            InvalidDurationError: `retry_delay` or `timeout` is no time span.
+        """
+        known = get_type_hints(StepKeywords)
+        for name in keywords:
+            if name not in known:
+                msg = f"step() has no option {name!r}; its options are name, {', '.join(known)}"
+                raise TypeError(msg)
+        timeout = keywords.get("timeout")
+        return cls(
+            max_retries=keywords.get("max_retries", 3),
+            retry_delay=parse_span(keywords.get("retry_delay", 1)),
+            retry_backoff=keywords.get("retry_backoff", False),
+            retry_backoff_max=keywords.get("retry_backoff_max", 600),
+            retry_jitter=keywords.get("retry_jitter", True),
+            timeout=None if timeout is None else parse_span(timeout),
+            queue=keywords.get("queue"),
+            rate_limit=keywords.get("rate_limit"),
+            priority=keywords.get("priority"),
+        )
+
+    def delay_after(
+        self, attempt: int, *, randrange: Callable[[int], int] = random.randrange
+    ) -> timedelta:
+        """Return the pause after a failed attempt.
+
+        Args:
+            attempt: Which attempt has failed, from 1.
+            randrange: Where jitter comes from; gives a whole number from 0 up to its argument.
+
+        Source:
+            Celery's `get_exponential_backoff_interval` and `autoretry`.
+        """
+        if self.retry_backoff is False:
+            return self.retry_delay
+        # Bounded, because Python would work out 2 ** 1,000,000 in full to find that it is too long.
+        doublings = min(attempt - 1, _MOST_DOUBLINGS)
+        seconds = min(self.retry_backoff_max, int(self.retry_backoff) * 2**doublings)
+        return timedelta(seconds=randrange(seconds + 1) if self.retry_jitter else seconds)
+
+
+def _check(name: str, value: object, wanted: str, *, is_valid: bool) -> None:
+    if not is_valid:
+        msg = f"step({name}={value!r}): {name} must be {wanted}"
+        raise ValueError(msg)
+
+
+def _is_int(value: object, least: int, most: int | None = None) -> bool:
+    return type(value) is int and value >= least and (most is None or value <= most)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, str) and _RATE.fullmatch(value) is not None
