@@ -1,0 +1,207 @@
+"""One database: its engine, its transactions, its clock.
+
+A transaction is a function that may run more than once: what a deadlock, a serialization failure or a
+locked file throws back is tried again. Every transaction that touches a run locks the run's row first
+(`runs.lock_run`), then joins, then nodes, so that two of them cannot wait for each other.
+
+Not here: what the transactions do (`runs`, `plans`, `records`), how the schema changes (`schema`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
+
+from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError
+from ckworkflow.scrub import scrub
+from ckworkflow.store.forks import ForkGate
+
+Transaction = sa.Connection
+T = TypeVar("T")
+
+RETRIES = 8
+CONNECT_SECONDS = 10
+"""How long a PostgreSQL server may take to answer, where the URL does not say."""
+SETTING = "workflow_database_url"
+
+_RETRY_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
+_SQLITE_UNUSABLE = ("unable to open", "locked", "not a database", "readonly", "disk")
+_FORMS = "sqlite:///runs.sqlite3 or postgresql+psycopg://user:password@host/database"
+
+
+class Database:
+    """A workflow database.
+
+    Args:
+        url: An SQLAlchemy URL, `sqlite:///file` or `postgresql+psycopg://...`.
+        clock: Where to read the time instead of the database; for those who own it.
+
+    Raises:
+        InvalidSettingError: The URL names no database that could be used.
+        DatabaseUnavailableError: The folder of a file cannot be made; later from any transaction, while the
+            database cannot be reached.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], datetime] | None = None) -> None:
+        self._url = _parse_url(url)
+        self._clock = clock
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._pid = os.getpid()
+        # One writer per process: 200 threads must queue here, not in SQLite's busy handler.
+        self._writer: threading.Lock | None = threading.Lock() if self.is_sqlite else None
+        self._engine = self._make_engine()
+        self._gate = ForkGate(self.dispose) if self.is_sqlite else None
+        self._inherited: list[sa.Engine] = []
+        self._local = threading.local()
+
+    @property
+    def url(self) -> str:
+        """The URL, with the password masked."""
+        return self._url.render_as_string(hide_password=True)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of this process."""
+        if self._pid != os.getpid():
+            # After a fork the parent's connections are the parent's: keep them unused and unclosed.
+            self._inherited.append(self._engine)
+            self._engine = self._make_engine()
+            self._writer = threading.Lock() if self.is_sqlite else None
+            self._pid = os.getpid()
+        return self._engine
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in one write transaction and return what it returned.
+
+        Args:
+            work: Runs again when the database asks for it, so it must not touch anything else.
+        """
+        return self._attempts(work, is_write=True)
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction that only reads."""
+        return self._attempts(work, is_write=False)
+
+    def now(self, tx: Transaction) -> datetime:
+        """The database's time. SQLite has no clock but the machine's."""
+        if self._clock is not None:
+            return self._clock()
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        value: datetime = tx.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+        return value.astimezone(UTC)
+
+    def dispose(self) -> None:
+        """Close the connections of this process."""
+        if self._pid == os.getpid():
+            self._engine.dispose()
+
+    def _attempts(self, work: Callable[[Transaction], T], *, is_write: bool) -> T:
+        engine = self.engine
+        for attempt in range(1, RETRIES + 1):
+            try:
+                with (
+                    self._gate.passing() if self._gate else nullcontext(),
+                    self._writer if is_write and self._writer else nullcontext(),
+                    engine.connect() as raw,
+                ):
+                    tx = raw.execution_options(ckworkflow_write=is_write)
+                    with tx.begin():
+                        return work(tx)
+            except sa.exc.DBAPIError as error:
+                if attempt == RETRIES or not self._is_transient(error):
+                    if self._is_unreachable(error):
+                        raise DatabaseUnavailableError(self.url, _reason(error)) from error
+                    raise
+            time.sleep(random.uniform(0.5, 1) * 0.005 * 2**attempt)  # noqa: S311  # jitter, not a secret
+        raise AssertionError  # pragma: no cover
+
+    def _is_transient(self, error: sa.exc.DBAPIError) -> bool:
+        if self.is_sqlite:
+            return "locked" in str(error.orig) or "busy" in str(error.orig)
+        return getattr(error.orig, "sqlstate", None) in _RETRY_SQLSTATES or (
+            error.connection_invalidated and getattr(error.orig, "sqlstate", None) is not None
+        )
+
+    def _is_unreachable(self, error: sa.exc.DBAPIError) -> bool:
+        if self.is_sqlite:
+            return any(words in str(error.orig) for words in _SQLITE_UNUSABLE)
+        if not isinstance(error, sa.exc.OperationalError):
+            return False
+        state = getattr(error.orig, "sqlstate", None)
+        return state is None or state.startswith(("08", "57P", "28", "3D"))
+
+    def _make_engine(self) -> sa.Engine:
+        options: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 5, "max_overflow": 5}
+        if self.is_sqlite:
+            options.update(connect_args={"timeout": 30, "check_same_thread": False})
+            path = self._url.database
+            if path and path != ":memory:":
+                self._make_folder(Path(path).expanduser().absolute().parent)
+        else:
+            options.update(pool_pre_ping=True)
+            if "connect_timeout" not in self._url.query:
+                options.update(connect_args={"connect_timeout": CONNECT_SECONDS})
+        engine = sa.create_engine(self._url, **options)
+        if self.is_sqlite:
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+            sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseUnavailableError(self.url, str(error)) from error
+
+
+def _parse_url(text: str) -> sa.URL:
+    """Read a database URL, and see that its driver is here."""
+    try:
+        url = sa.make_url(text)
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            reason = f"ckworkflow keeps its runs in SQLite or PostgreSQL, such as {_FORMS}"
+            raise InvalidSettingError(SETTING, url.render_as_string(), reason)
+        dialect = url.get_dialect()
+        dialect.import_dbapi()
+    except sa.exc.ArgumentError:
+        raise InvalidSettingError(
+            SETTING, scrub(text), f"it is no database URL, such as {_FORMS}"
+        ) from None
+    except ImportError as error:
+        reason = (
+            f"its driver is missing ({error}). Write {_FORMS}, and pip install 'ckworkflow[postgres]'"
+        )
+        raise InvalidSettingError(SETTING, url.render_as_string(), reason) from error
+    if dialect.is_async:
+        reason = f"its driver is for asyncio, and ckworkflow needs one that blocks, as {_FORMS} have"
+        raise InvalidSettingError(SETTING, url.render_as_string(), reason)
+    return url
+
+
+def _reason(error: sa.exc.DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0]
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # IMMEDIATE: a transaction that reads first and writes later could not be retried by SQLite itself.
+    is_write = connection.get_execution_options().get("ckworkflow_write", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")

@@ -1,0 +1,1 @@
+"""Alembic migrations of the workflow database; `ckworkflow.store.schema` runs them."""

@@ -1,0 +1,13 @@
+"""Runs migrations inside the transaction that `ckworkflow.store.schema` has opened."""
+
+from alembic import context
+
+from ckworkflow.store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    transactional_ddl=False,  # the caller's transaction holds all of it
+    version_table="ckworkflow_alembic",
+)
+context.run_migrations()

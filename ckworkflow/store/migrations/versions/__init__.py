@@ -1,0 +1,1 @@
+"""One module per revision of the schema; its number is `schema.CODE_REVISION`."""

@@ -1,0 +1,213 @@
+"""Plans: bringing the rows of a run to what a trace says is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ckworkflow import codec
+from ckworkflow.model import NodeId, NodeKind, NodeStatus
+from ckworkflow.plan import JoinKind, Plan
+from ckworkflow.store.nodes import update_node
+from ckworkflow.store.records import Followup, make_ready
+from ckworkflow.store.tables import joins, nodes
+
+if TYPE_CHECKING:
+    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.runs import RunRow
+    from ckworkflow.tracing import TracedNode
+
+
+_POSITIONS = 1_000_000
+"""Room for the nodes of one continuation, so that `position` sorts by continuation, then by trace."""
+
+
+class StalePlanError(Exception):
+    """A node was claimed between the trace and its commit in another shape: trace again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    status: NodeStatus
+    kind: str
+    name: str
+    args: str
+    generation: int
+    unmet: int
+    next: str
+    attempt: int
+    owner: str | None
+    output: str | None
+    finished_at: datetime | None
+
+    def revived(self) -> NodeStatus:
+        """The status of an abandoned node that the body wants after all."""
+        if self.finished_at is not None:
+            return NodeStatus.FAILED if self.output is None else NodeStatus.COMPLETED
+        has_begun = self.owner is not None or self.kind == NodeKind.SLEEP
+        return NodeStatus.RUNNING if has_begun else NodeStatus.PLANNED
+
+
+def apply_plan(
+    tx: Transaction, run: RunRow, plan: Plan, traced: Iterable[TracedNode], *, epoch: int
+) -> Followup:
+    """Insert, change and drop planned nodes so that they are those of the plan.
+
+    Nodes that did not change keep their generation, so that messages in flight stay valid; new and
+    changed ones take the epoch of the lease, which no earlier message can name.
+
+    Raises:
+        StalePlanError: See there; nothing is to be committed.
+    """
+    stored = _load(tx, run)
+    _revive(tx, run, plan, stored)
+    followup = Followup()
+    unmet, remaining = _count_unmet(plan, stored)
+    inserts: list[dict[str, Any]] = []
+    updates: list[dict[str, Any]] = []
+    ready: list[NodeId] = []
+    for index, node in enumerate(traced):
+        planned = plan.nodes[node.node_id]
+        args = codec.dumps(node.args)
+        row = stored.get(node.node_id)
+        following = codec.dumps(list(planned.next))
+        if row is None:
+            inserts.append(
+                {
+                    "run_id": run.run_id, "node_id": node.node_id, "position": epoch * _POSITIONS + index,
+                    "kind": node.kind,
+                    "name": node.name, "line": node.line, "generation": epoch, "args": args,
+                    "status": NodeStatus.PLANNED, "unmet": unmet[node.node_id], "next": following,
+                    "created_at": run.now,
+                }
+            )  # fmt: skip
+        else:
+            update = _change(row, node.kind, node.name, args, following, unmet[node.node_id], epoch)
+            if update is not None:
+                updates.append({"b_run": run.run_id, "b_node": node.node_id, **update})
+        status = row.status if row else NodeStatus.PLANNED
+        if unmet[node.node_id] == 0 and status is NodeStatus.PLANNED:
+            ready.append(node.node_id)
+    _write(tx, inserts, updates)
+    _drop(tx, run, [node_id for node_id in stored if node_id not in plan.nodes])
+    _replace_joins(tx, run, plan, remaining)
+    followup.wakes_body = any(
+        join.kind is JoinKind.WAIT and remaining[join.join_id] == 0 for join in plan.joins.values()
+    )
+    followup.ends_run = "end" in plan.joins and remaining["end"] == 0
+    if ready:
+        make_ready(tx, run, ready, base=run.now, followup=followup)
+    return followup
+
+
+def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:
+    query = sa.select(
+        nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
+        nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
+    ).where(nodes.c.run_id == run.run_id, nodes.c.delivered.is_(None))  # fmt: skip
+    return {NodeId(row[0]): _Stored(NodeStatus(row[1]), *row[2:12]) for row in tx.execute(query)}
+
+
+def _revive(tx: Transaction, run: RunRow, plan: Plan, stored: dict[NodeId, _Stored]) -> None:
+    """Take back abandoned nodes: a replay can stop short of a node that an earlier trace had reached."""
+    for node_id, row in stored.items():
+        if row.status is NodeStatus.ABANDONED and node_id in plan.nodes:
+            stored[node_id] = replace(row, status=row.revived())
+            update_node(tx, run.run_id, node_id, status=row.revived())
+
+
+def _count_unmet(plan: Plan, stored: dict[NodeId, _Stored]) -> tuple[dict[NodeId, int], dict[str, int]]:
+    """Counters of the plan, less what was recorded after the trace had read."""
+    completed = {node_id for node_id, row in stored.items() if row.status is NodeStatus.COMPLETED}
+    unmet = {node_id: node.unmet for node_id, node in plan.nodes.items()}
+    remaining = {join_id: len(join.members - completed) for join_id, join in plan.joins.items()}
+    for node_id in completed & plan.nodes.keys():
+        for target in plan.nodes[node_id].next:
+            if target in unmet:
+                unmet[NodeId(target)] = 0
+    for join_id, join in plan.joins.items():
+        if remaining[join_id] == 0:
+            unmet.update(dict.fromkeys(join.next, 0))
+    return unmet, remaining
+
+
+def _change(
+    row: _Stored, kind: NodeKind, name: str, args: str, following: str, unmet: int, epoch: int
+) -> dict[str, Any] | None:
+    is_same = (row.kind, row.name, row.args) == (kind, name, args)
+    if row.status is not NodeStatus.PLANNED:
+        if (row.kind, row.name) != (kind, name):
+            raise StalePlanError
+        return None if row.next == following else _values(row, following=following)
+    if is_same and (row.next, row.unmet) == (following, unmet):
+        return None
+    if not is_same and row.attempt and (row.kind, row.name) != (kind, name):
+        raise StalePlanError
+    return {
+        "kind": kind, "name": name, "args": row.args if row.attempt else args, "next": following,
+        "unmet": unmet, "generation": row.generation if is_same else epoch,
+    }  # fmt: skip
+
+
+def _values(row: _Stored, *, following: str) -> dict[str, Any]:
+    return {
+        "kind": row.kind, "name": row.name, "args": row.args, "next": following, "unmet": row.unmet,
+        "generation": row.generation,
+    }  # fmt: skip
+
+
+def _write(tx: Transaction, inserts: list[dict[str, Any]], updates: list[dict[str, Any]]) -> None:
+    if inserts:
+        tx.execute(sa.insert(nodes), inserts)
+    if updates:
+        statement = (
+            sa.update(nodes)
+            .where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
+            .values(
+                {name: sa.bindparam(name) for name in ("kind", "name", "args", "next", "unmet")}
+                | {"generation": sa.bindparam("generation")}
+            )
+        )
+        tx.execute(statement, updates)
+
+
+def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
+    """Nodes that the body no longer wants: planned ones go, running steps finish and feed nothing."""
+    if not node_ids:
+        return
+    here = sa.and_(nodes.c.run_id == run.run_id, nodes.c.node_id.in_(node_ids))
+    tx.execute(sa.delete(nodes).where(here, nodes.c.status == NodeStatus.PLANNED, nodes.c.attempt == 0))
+    tx.execute(
+        sa.update(nodes)
+        .where(here, nodes.c.status.in_((NodeStatus.PLANNED, NodeStatus.RUNNING)))
+        .values(status=NodeStatus.ABANDONED, next="[]")
+    )
+
+
+def abandon_rest(tx: Transaction, run: RunRow) -> None:
+    """At the end of a run: drop what has not begun, and let what runs feed nothing."""
+    rest = tx.execute(
+        sa.select(nodes.c.node_id).where(
+            nodes.c.run_id == run.run_id, nodes.c.status.in_((NodeStatus.PLANNED, NodeStatus.RUNNING))
+        )
+    )
+    _drop(tx, run, [NodeId(row[0]) for row in rest])
+    tx.execute(sa.delete(joins).where(joins.c.run_id == run.run_id))
+
+
+def _replace_joins(tx: Transaction, run: RunRow, plan: Plan, remaining: dict[str, int]) -> None:
+    tx.execute(sa.delete(joins).where(joins.c.run_id == run.run_id))
+    rows = [
+        {
+            "run_id": run.run_id, "join_id": join.join_id, "kind": join.kind,
+            "remaining": remaining[join.join_id], "state": "open", "next": codec.dumps(list(join.next)),
+            "line": join.line, "reason": join.reason,
+        }
+        for join in plan.joins.values()
+    ]  # fmt: skip
+    if rows:
+        tx.execute(sa.insert(joins), rows)

@@ -1,0 +1,222 @@
+"""Runs: their rows, their leases, and when they must be looked at again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ckworkflow.errors import RunNotFoundError
+from ckworkflow.model import RunId, RunStatus
+from ckworkflow.store.tables import runs
+
+if TYPE_CHECKING:
+    from ckworkflow.store.database import Database, Transaction
+
+LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the engine needs it in every transaction; `now` is the database's time."""
+
+    run_id: RunId
+    workflow: str
+    source_hash: str
+    status: RunStatus
+    plan: str | None
+    wake_at: datetime | None
+    signals: int
+    seen: int
+    delivered: int
+    dispatches: int
+    epoch: int
+    created_at: datetime
+    started_at: datetime | None
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as a reader sees it."""
+
+    run_id: RunId
+    workflow: str
+    status: RunStatus
+    input: str
+    output: str | None
+    error: str | None
+    wake_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+def insert_run(
+    tx: Transaction,
+    run_id: RunId,
+    *,
+    workflow: str,
+    source_hash: str,
+    input_: str,
+    now: datetime,
+    wake_at: datetime,
+) -> None:
+    """Add a run that has not begun."""
+    tx.execute(
+        sa.insert(runs).values(
+            id=run_id, workflow=workflow, source_hash=source_hash, status=RunStatus.PENDING, input=input_,
+            wake_at=wake_at, created_at=now,
+        )
+    )  # fmt: skip
+
+
+def lock_run(tx: Transaction, run_id: RunId, database: Database) -> RunRow:
+    """Lock a run until the transaction ends: the first lock of every transaction on it.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+    columns: list[Any] = [
+        runs.c.workflow, runs.c.source_hash, runs.c.status, runs.c.plan, runs.c.wake_at, runs.c.signals,
+        runs.c.seen, runs.c.delivered, runs.c.dispatches, runs.c.epoch, runs.c.created_at, runs.c.started_at,
+    ]  # fmt: skip
+    row = tx.execute(sa.select(*columns).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    if row is None:
+        raise RunNotFoundError(run_id)
+    return RunRow(
+        run_id, row.workflow, row.source_hash, RunStatus(row.status), row.plan, row.wake_at, row.signals,
+        row.seen, row.delivered, row.dispatches, row.epoch, row.created_at, row.started_at, database.now(tx),
+    )  # fmt: skip
+
+
+def read_run(tx: Transaction, run_id: RunId) -> RunRecord:
+    """Read a run for a person or a caller.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+    row = tx.execute(sa.select(*_RECORD).where(runs.c.id == run_id)).one_or_none()
+    if row is None:
+        raise RunNotFoundError(run_id)
+    return _record(row)
+
+
+def list_runs(
+    tx: Transaction, *, status: RunStatus | None = None, workflow: str | None = None, limit: int = 50
+) -> list[RunRecord]:
+    """Read the newest runs first."""
+    query = sa.select(*_RECORD).order_by(runs.c.created_at.desc(), runs.c.id).limit(limit)
+    if status is not None:
+        query = query.where(runs.c.status == status)
+    if workflow is not None:
+        query = query.where(runs.c.workflow == workflow)
+    return [_record(row) for row in tx.execute(query)]
+
+
+_RECORD = (
+    runs.c.id, runs.c.workflow, runs.c.status, runs.c.input, runs.c.output, runs.c.error, runs.c.wake_at,
+    runs.c.created_at, runs.c.started_at, runs.c.finished_at,
+)  # fmt: skip
+
+
+def _record(row: Sequence[Any]) -> RunRecord:
+    return RunRecord(RunId(row[0]), row[1], RunStatus(row[2]), *row[3:])
+
+
+def read_status(tx: Transaction, run_id: RunId) -> RunStatus | None:
+    """Read the status alone; `None` when no run has this id."""
+    value = tx.execute(sa.select(runs.c.status).where(runs.c.id == run_id)).scalar_one_or_none()
+    return None if value is None else RunStatus(value)
+
+
+def read_input(tx: Transaction, run_id: RunId) -> str:
+    """Read the encoded arguments of a run."""
+    text: str = tx.execute(sa.select(runs.c.input).where(runs.c.id == run_id)).scalar_one()
+    return text
+
+
+def update_run(tx: Transaction, run_id: RunId, **values: Any) -> None:
+    """Write some columns of a locked run."""
+    tx.execute(sa.update(runs).where(runs.c.id == run_id).values(**values))
+
+
+def finish_run(
+    tx: Transaction,
+    run_id: RunId,
+    *,
+    status: RunStatus,
+    output: str | None,
+    error: str | None,
+    now: datetime,
+) -> None:
+    """Write the final state of a locked run."""
+    update_run(
+        tx, run_id, status=status, output=output, error=error, wake_at=None, finished_at=now,
+        lease_owner=None, lease_until=None,
+    )  # fmt: skip
+
+
+def acquire_lease(tx: Transaction, row: RunRow, *, owner: str, ttl: timedelta) -> int | None:
+    """Take the right to advance a locked run.
+
+    Returns:
+        The epoch of the lease, which fences every write under it; `None` while another process has it.
+    """
+    free = sa.or_(runs.c.lease_owner.is_(None), runs.c.lease_until <= row.now)
+    taken = tx.execute(
+        sa.update(runs)
+        .where(runs.c.id == row.run_id, free)
+        .values(lease_owner=owner, lease_until=row.now + ttl, epoch=row.epoch + 1)
+    )
+    return row.epoch + 1 if taken.rowcount == 1 else None
+
+
+def release_leases(tx: Transaction, owner: str) -> None:
+    """Free the runs that a dead process was advancing."""
+    tx.execute(
+        sa.update(runs).where(runs.c.lease_owner == owner).values(lease_owner=None, lease_until=None)
+    )
+
+
+def take_due_runs(tx: Transaction, *, now: datetime, hold: timedelta, limit: int) -> list[RunId]:
+    """Take runs whose time has come, so that no other clock takes them within `hold`."""
+    due = (
+        sa.select(runs.c.id)
+        .where(runs.c.wake_at <= now)
+        .order_by(runs.c.wake_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = tx.execute(
+        sa.update(runs).where(runs.c.id.in_(due)).values(wake_at=now + hold).returning(runs.c.id)
+    )
+    return [RunId(row[0]) for row in rows]
+
+
+def next_wake_at(tx: Transaction) -> datetime | None:
+    """When the first live run must be looked at."""
+    first: datetime | None = tx.execute(
+        sa.select(sa.func.min(runs.c.wake_at, type_=runs.c.wake_at.type))
+    ).scalar_one()
+    return first
+
+
+def wake_soon(tx: Transaction, *, now: datetime, within: timedelta) -> None:
+    """Look now at every run that was to be looked at within a short time (after a process died)."""
+    tx.execute(
+        sa.update(runs).where(runs.c.wake_at > now, runs.c.wake_at <= now + within).values(wake_at=now)
+    )
+
+
+def wake_runs(tx: Transaction, run_ids: Sequence[RunId], *, now: datetime) -> None:
+    """Look at these live runs now."""
+    if run_ids:
+        tx.execute(
+            sa.update(runs)
+            .where(runs.c.id.in_(run_ids), runs.c.wake_at.is_not(None))
+            .values(wake_at=now)
+        )
