@@ -1,0 +1,1 @@
+"""The engine: start, claim and record, continuations, recovery."""

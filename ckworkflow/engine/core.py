@@ -1,0 +1,197 @@
+"""The engine of a process: its database, its settings, and the doors to the outside.
+
+Every operation on a run is a module of its own that takes this: `start`, `attempts` (claim and record),
+`advance` (continuations), `recovery` (the clock's side). What they share is here: publishing, waking,
+and the ends of runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ckworkflow import codec
+from ckworkflow.engine import failures
+from ckworkflow.engine.bodies import BodyCache
+from ckworkflow.engine.identity import this_process
+from ckworkflow.engine.resolve import resolve_tree
+from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
+from ckworkflow.plan import Piece, Plan, PlanNode, cut_pieces
+from ckworkflow.store import nodes, plans, records, runs, schema
+from ckworkflow.store.database import Database, Transaction
+from ckworkflow.tracing import UnresolvableError
+
+if TYPE_CHECKING:
+    from ckworkflow.engine.settings import Settings
+    from ckworkflow.store.records import Followup
+    from ckworkflow.store.runs import RunRow
+
+logger = logging.getLogger(__name__)
+
+Publish = Callable[[RunId, Sequence[Piece]], bool]
+"""Publishes pieces; `False` (never an exception) when the broker did not take them."""
+
+LONGEST_BACKOFF = timedelta(minutes=5)
+
+
+class Engine:
+    """See the module.
+
+    Args:
+        settings: What the user has set.
+        publish: How pieces of a plan reach workers.
+        clock: As for `Database`.
+    """
+
+    def __init__(
+        self, settings: Settings, publish: Publish, *, clock: Callable[[], datetime] | None = None
+    ) -> None:
+        self.settings = settings
+        self.database = Database(settings.database_url, clock=clock)
+        self.bodies = BodyCache(settings.bodies_kept)
+        self.changed = threading.Condition()
+        self._publish = publish
+        self._is_checked = False
+        self._check_lock = threading.Lock()
+        self._wakers: list[Callable[[datetime], None]] = []
+
+    @property
+    def owner(self) -> str:
+        """The name under which this process owns nodes and leases."""
+        return this_process().process_id
+
+    def ensure_schema(self) -> None:
+        """Check (embedded: migrate) the database, once per process.
+
+        Raises:
+            SchemaVersionError: This code may not use the database.
+            DatabaseUnavailableError: It cannot be reached.
+        """
+        with self._check_lock:
+            if not self._is_checked:
+                schema.ensure(self.database)
+                self._is_checked = True
+
+    def publish(self, run_id: RunId, pieces: Sequence[Piece]) -> None:
+        """Publish, best effort: what is lost here the clock publishes again."""
+        if pieces and not self._publish(run_id, pieces):
+            logger.warning("publish failed, the clock will publish again", extra={"run_id": run_id})
+
+    def notify(self) -> None:
+        """Tell waiting callers of this process that some run has ended."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def on_wake(self, waker: Callable[[datetime], None]) -> Callable[[], None]:
+        """Call back when a run must be looked at at a given time; return what ends this."""
+        self._wakers.append(waker)
+        return lambda: self._wakers.remove(waker)
+
+    def wake_at(self, at: datetime) -> None:
+        """Tell this process's clock of a time that it may not know yet."""
+        for waker in self._wakers:
+            waker(at)
+
+    # -- inside a transaction ---------------------------------------------------------------------
+
+    def schedule(
+        self,
+        tx: Transaction,
+        run: RunRow,
+        followup: Followup,
+        carried: Iterable[NodeId] = (),
+        **values: object,
+    ) -> datetime:
+        """Write when the run must be looked at again, and other columns of it with that.
+
+        Only ever earlier than what is there, unless that has passed: the clock works out the rest.
+        """
+        settings = self.settings
+        held = set(carried)
+        times = [run.now + settings.look_again_after]
+        if followup.ready or followup.wakes_body or followup.ends_run:
+            times.append(run.now + settings.redispatch_after)
+        times.extend(
+            due_at + (settings.redispatch_after if node_id in held else timedelta())
+            for node_id, due_at in followup.asleep.items()
+        )
+        wake_at = min(times)
+        if run.wake_at is not None and run.now < run.wake_at <= wake_at:
+            wake_at = run.wake_at
+        else:
+            values["wake_at"] = wake_at
+        if run.dispatches:
+            values["dispatches"] = 0
+        if values:
+            runs.update_run(tx, run.run_id, **values)
+        return wake_at
+
+    def cut(self, tx: Transaction, run: RunRow, followup: Followup) -> tuple[list[Piece], set[NodeId]]:
+        """Cut what must be published now, and note which sleeps those messages carry."""
+        if not followup.ready and not followup.asleep:
+            return [], set()
+        plan, _ = nodes.load_plan(tx, run.run_id)
+        starts = [node_id for node_id in (*followup.ready, *followup.asleep) if node_id in plan.nodes]
+        plan = with_time_left(plan, followup.asleep, run.now)
+        pieces = cut_pieces(plan, starts, horizon=self.settings.horizon)
+        carried = {
+            node_id
+            for node_id in followup.asleep
+            if node_id in plan.nodes and cut_pieces(plan, [node_id], horizon=self.settings.horizon)
+        }
+        records.mark_carried(tx, run.run_id, carried)
+        return pieces, carried
+
+    def end_run(self, tx: Transaction, run: RunRow, end: str | None = None) -> bool:
+        """Finish a run whose body has ended and which waits for nothing.
+
+        `end` says how the body ended, when that is not in the row yet.
+
+        Returns:
+            `False` when only the body can work out its result (a property, say): it must go on.
+        """
+        data = codec.loads(end or run.plan or "null")
+        if not isinstance(data, dict):
+            msg = f"run {run.run_id} has no recorded end"
+            raise AssertionError(msg)  # noqa: TRY004  # only our bug can raise it
+        output = error = None
+        if "error" in data:
+            error = codec.dumps(data["error"])
+        else:
+            try:
+                output = codec.dumps(resolve_tree(tx, run.run_id, data["result"]))
+            except UnresolvableError:
+                return False
+        self.finish(tx, run, output=output, error=error)
+        return True
+
+    def finish(self, tx: Transaction, run: RunRow, *, output: str | None, error: str | None) -> None:
+        """Write the final state of a run."""
+        status = RunStatus.FAILED if output is None else RunStatus.COMPLETED
+        runs.finish_run(tx, run.run_id, status=status, output=output, error=error, now=run.now)
+        plans.abandon_rest(tx, run)
+        level = logging.INFO if output is not None else logging.WARNING
+        logger.log(
+            level,
+            "run %s",
+            status.value,
+            extra={"run_id": run.run_id, "workflow": run.workflow, "error": failures.one_line(error)},
+        )
+
+
+def with_time_left(plan: Plan, asleep: dict[NodeId, datetime], now: datetime) -> Plan:
+    """Give sleeps that have begun the time that is left of them."""
+    if not asleep:
+        return plan
+    changed = dict(plan.nodes)
+    for node_id, due_at in asleep.items():
+        node = changed.get(node_id)
+        if node is not None and node.kind is NodeKind.SLEEP:
+            changed[node_id] = PlanNode(
+                node.node_id, node.kind, node.name, node.next, 0, node.generation,
+                max(due_at - now, timedelta()), node.until,
+            )  # fmt: skip
+    return Plan(changed, plan.joins)

@@ -1,0 +1,116 @@
+"""The installation: which app, settings and engine this process works with.
+
+Wiring (`ckworkflow.celery` or `WorkflowPlugin`) puts it here; everything below the wiring finds it by
+`current()`. An installation makes one engine per process: a forked child has its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ckworkflow.engine.core import Engine
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ckworkflow.engine.settings import Settings
+    from ckworkflow.model import RunId
+    from ckworkflow.plan import Piece
+
+DEFAULT = "ckworkflow.celery"
+"""The module of the default app, imported when nothing was installed: as `celery -A ckworkflow` does."""
+
+
+class EmbeddedWorker(Protocol):
+    """A worker inside this process."""
+
+    def stop(self) -> None:
+        """Drain and stop; blocks."""
+        ...
+
+
+class Installation:
+    """See the module.
+
+    Args:
+        app: The Celery app; opaque to the engine.
+        settings: Reads the settings, when first asked.
+        publish: Publishes pieces of a run's plan.
+        start_embedded: Starts a worker inside this process, over a given loop or one of its own.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        settings: Callable[[], Settings],
+        publish: Callable[[RunId, Sequence[Piece]], bool],
+        start_embedded: Callable[[asyncio.AbstractEventLoop | None], EmbeddedWorker],
+        is_embedded: Callable[[], bool],
+    ) -> None:
+        self.app = app
+        self._settings, self._publish, self._start_embedded = settings, publish, start_embedded
+        self._is_embedded = is_embedded
+        self._lock = threading.Lock()
+        self._engine: tuple[int, Engine] | None = None
+        self._inherited: list[Engine] = []
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process, made when first asked."""
+        found = self._engine
+        if found is not None and found[0] == os.getpid():
+            return found[1]
+        if found is not None:
+            # After a fork: what the parent's engine holds is the parent's. Its lock may be held for ever.
+            self._lock = threading.Lock()
+            self._inherited.append(found[1])
+            self._engine = None
+        with self._lock:
+            if self._engine is None:
+                self._engine = (os.getpid(), Engine(self._settings(), self._publish))
+            return self._engine[1]
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether no broker is configured, so that the worker belongs into the bot's process."""
+        return self._is_embedded()
+
+    def start_embedded(self, *, loop: asyncio.AbstractEventLoop | None = None) -> EmbeddedWorker:
+        """Start a worker inside this process.
+
+        Args:
+            loop: Where async steps run; `None`: a loop of the worker's own.
+        """
+        return self._start_embedded(loop)
+
+    def forget_engine(self) -> None:
+        """Close the engine; the next use makes a new one with the settings of then."""
+        with self._lock:
+            found, self._engine = self._engine, None
+        if found is not None and found[0] == os.getpid():
+            found[1].bodies.clear()
+            found[1].database.dispose()
+
+
+_current: Installation | None = None
+
+
+def install(installation: Installation) -> None:
+    """Make this the installation of the process."""
+    global _current  # noqa: PLW0603  # one per process, like Celery's current app
+    _current = installation
+
+
+def current() -> Installation:
+    """Return the installation of the process; without one, that of the default app."""
+    if _current is None:
+        importlib.import_module(DEFAULT)
+    if _current is None:
+        msg = f"{DEFAULT} installed nothing"
+        raise AssertionError(msg)
+    return _current

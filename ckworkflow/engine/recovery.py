@@ -1,0 +1,226 @@
+"""Recovery: what the clock does with a run whose time has come, and with processes that have died.
+
+One path for everything: sleeps that end, retries with long delays, lost messages, a publish that failed,
+a worker that died. It looks at SQL, works out what should be in flight, and publishes that again; doing it
+once too often is harmless, because a claim takes a node once.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ckworkflow import codec
+from ckworkflow.engine import failures
+from ckworkflow.engine.advance import advance
+from ckworkflow.engine.core import LONGEST_BACKOFF
+from ckworkflow.engine.identity import is_gone, this_process
+from ckworkflow.errors import DatabaseUnavailableError, FatalError, RunNotFoundError
+from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.store import nodes, processes, records, runs
+from ckworkflow.store.database import Transaction
+from ckworkflow.store.processes import ProcessRow
+from ckworkflow.store.records import Followup
+
+if TYPE_CHECKING:
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.plan import Piece
+    from ckworkflow.store.nodes import NodeRow
+    from ckworkflow.store.runs import RunRow
+
+logger = logging.getLogger(__name__)
+
+BATCH = 100
+HOLD = timedelta(seconds=10)
+
+
+def tick(engine: Engine) -> timedelta | None:
+    """Recover every run whose time has come.
+
+    Returns:
+        How long until the next one's comes, by the database's clock; `None` when no run is live.
+    """
+    while True:
+        # A read first: a clock with nothing to do takes no lock.
+        now, next_at = engine.database.read(lambda tx: (engine.database.now(tx), runs.next_wake_at(tx)))
+        if next_at is None or next_at > now:
+            return None if next_at is None else next_at - now
+        for run_id in engine.database.transact(
+            lambda tx: runs.take_due_runs(tx, now=engine.database.now(tx), hold=HOLD, limit=BATCH)
+        ):
+            try:
+                recover(engine, run_id)
+            except RunNotFoundError:
+                continue  # deleted meanwhile
+            except DatabaseUnavailableError:
+                raise
+            except Exception:
+                # One run must not hold up the others; it is looked at again after `HOLD`.
+                logger.exception("run not recovered", extra={"run_id": run_id})
+
+
+def recover(engine: Engine, run_id: RunId) -> None:
+    """Bring a run's messages in flight to what SQL says they should be."""
+    pieces, must_advance, has_ended = engine.database.transact(lambda tx: _recover(engine, tx, run_id))
+    if has_ended:
+        engine.notify()
+    engine.publish(run_id, pieces)
+    if must_advance:
+        advance(engine, run_id)
+
+
+def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece], bool, bool]:
+    run = runs.lock_run(tx, run_id, engine.database)
+    if run.status.is_final:
+        return [], False, False
+    followup = Followup()
+    records.settle_sleeps(tx, run, followup)
+    if followup.ends_run:
+        if engine.end_run(tx, run):
+            return [], False, True
+        followup.wakes_body = True
+    rows = nodes.load_nodes(tx, run_id, statuses=nodes.LIVE)
+    ready = [row.node_id for row in rows if _is_ready(row, run)]
+    asleep = {
+        row.node_id: row.due_at
+        for row in rows
+        if row.kind is NodeKind.SLEEP and row.due_at is not None and row.status is NodeStatus.RUNNING
+    }
+    # Sleeps that some message carries already are left to it; the clock comes second.
+    fresh = {row.node_id for row in rows if not row.is_carried and row.node_id in asleep}
+    pieces, carried = engine.cut(
+        tx, run, Followup(ready=ready, asleep={node_id: asleep[node_id] for node_id in fresh})
+    )
+    signals = run.signals + (1 if followup.wakes_body else 0)
+    must_advance = signals > run.seen
+    dispatches = run.dispatches + 1 if ready else 0
+    carried |= {row.node_id for row in rows if row.is_carried}
+    wake_at = _wake_at(engine, run, rows, ready, carried, dispatches, must_advance=must_advance)
+    runs.update_run(tx, run_id, wake_at=wake_at, signals=signals, dispatches=dispatches)
+    engine.wake_at(wake_at)
+    if ready and run.dispatches:
+        logger.info("published again", extra={"run_id": run_id, "nodes": ready, "times": run.dispatches})
+    return pieces, must_advance, False
+
+
+def _is_ready(row: NodeRow, run: RunRow) -> bool:
+    return (
+        row.status is NodeStatus.PLANNED
+        and row.unmet == 0
+        and row.kind is NodeKind.STEP
+        and (row.due_at is None or row.due_at <= run.now)
+    )
+
+
+def _wake_at(
+    engine: Engine, run: RunRow, rows: list[NodeRow], ready: list[NodeId], carried: set[NodeId],
+    dispatches: int, *, must_advance: bool,
+) -> datetime:  # fmt: skip
+    settings = engine.settings
+    again = settings.look_again_after
+    if ready:
+        # Each look publishes: a queue that is merely long must not fill with copies of what is in it.
+        again = min(settings.redispatch_after * 2 ** min(dispatches, 16), LONGEST_BACKOFF)
+    times = [run.now + again]
+    if must_advance:
+        times.append(run.now + settings.redispatch_after)
+    for row in rows:
+        if row.due_at is not None and row.due_at > run.now:
+            is_held = row.node_id in carried
+            times.append(row.due_at + (settings.redispatch_after if is_held else timedelta()))
+    sleeping = [row for row in rows if row.due_at is not None and row.due_at > run.now]
+    if sleeping and len(sleeping) == len([row for row in rows if row.unmet == 0]) and not must_advance:
+        return min(times[1:])  # nothing but sleeps: a year from now is soon enough
+    return min(times)
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def beat(engine: Engine, *, role: str) -> None:
+    """Renew this process's row."""
+    here = this_process()
+
+    def renew(tx: Transaction) -> None:
+        now = engine.database.now(tx)
+        row = ProcessRow(
+            here.process_id, role, here.host, here.boot_id, here.pid, here.pid_started,
+            now + 6 * engine.settings.heartbeat,
+        )  # fmt: skip
+        processes.renew_process(tx, row, now=now)
+
+    engine.database.transact(renew)
+
+
+def leave(engine: Engine) -> None:
+    """Forget this process, which has given back all it owned."""
+    owner = engine.owner
+    engine.database.transact(lambda tx: processes.remove_process(tx, owner))
+
+
+def bury_dead(engine: Engine) -> None:
+    """Free what dead processes owned: at once on this host, elsewhere when their row has lapsed."""
+    now, known = engine.database.read(lambda tx: (engine.database.now(tx), processes.list_processes(tx)))
+    for row in known:
+        gone = is_gone(row.host, row.boot_id, row.pid, row.pid_started)
+        if row.process_id == engine.owner or not (gone or row.alive_until < now):
+            continue
+        owned = engine.database.read(lambda tx, row=row: processes.owned_runs(tx, row.process_id))  # type: ignore[misc]  # bound now
+        logger.warning("process is dead", extra={"process_id": row.process_id, "runs": len(owned)})
+        for run_id in owned:
+            engine.database.transact(
+                lambda tx, run_id=run_id, row=row: _free(engine, tx, run_id, row.process_id)  # type: ignore[misc]  # bound now
+            )
+
+        def forget(tx: Transaction, row: ProcessRow = row) -> None:
+            at = engine.database.now(tx)
+            runs.release_leases(tx, row.process_id)
+            processes.remove_process(tx, row.process_id)
+            # What it was about to publish is looked at now and not in a moment.
+            runs.wake_soon(tx, now=at, within=2 * engine.settings.redispatch_after)
+
+        engine.database.transact(forget)
+        for run_id in engine.database.read(nodes.carried_runs):
+            engine.database.transact(lambda tx, run_id=run_id: _recall(engine, tx, run_id))  # type: ignore[misc]  # bound now
+
+
+def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:
+    """Take back that messages end the sleeps of a run: the dead process may have held them."""
+    run = runs.lock_run(tx, run_id, engine.database)
+    if not run.status.is_final:
+        records.recall_carried(tx, run_id)
+        runs.update_run(tx, run_id, wake_at=run.now)
+
+
+def _free(engine: Engine, tx: Transaction, run_id: RunId, process_id: str) -> None:
+    run = runs.lock_run(tx, run_id, engine.database)
+    signals = run.signals
+    for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
+        if row.owner != process_id:
+            continue
+        if row.losses + 1 >= engine.settings.loss_limit:
+            error = FatalError(
+                f"step {row.name} lost its worker {row.losses + 1} times in a row, so it is not tried again. "
+                f"A step that is killed with its process usually needs more memory than there is.",
+                kind="worker_lost",
+            )
+            records.end_attempt(tx, run, row, output=None, error=failures.dumps(error))
+            signals += 1
+        else:
+            lost = codec.dumps(
+                {"type": "ckworkflow:WorkerLost", "message": f"process {process_id} died"}
+            )
+            records.suspend_attempt(
+                tx, run, row, outcome="lost", due_at=run.now, error=lost, is_free=True, is_loss=True
+            )
+    if not run.status.is_final:
+        runs.update_run(
+            tx,
+            run_id,
+            wake_at=run.now,
+            signals=signals,
+            lease_owner=None,
+            lease_until=None,
+            dispatches=0,
+        )

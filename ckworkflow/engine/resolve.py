@@ -1,0 +1,59 @@
+"""References: replacing what stands for a result by the result, when it is in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ckworkflow import codec
+from ckworkflow.model import Json, NodeId, RunId
+from ckworkflow.store import nodes
+from ckworkflow.tracing import UnresolvableError, project
+
+if TYPE_CHECKING:
+    from ckworkflow.store.database import Transaction
+
+
+def resolve_tree(tx: Transaction, run_id: RunId, tree: Json) -> Json:
+    """Return the encoded tree without references.
+
+    Raises:
+        UnresolvableError: A result has no such part, or only its own code could give it.
+    """
+    if not any(True for _ in _references(tree)):
+        return tree
+    return codec.encode(resolve_value(tx, run_id, tree), path="result")
+
+
+def resolve_value(tx: Transaction, run_id: RunId, tree: Json) -> Any:
+    """Return the decoded value, references followed.
+
+    Raises:
+        UnresolvableError: As `resolve_tree`.
+    """
+    wanted = {node_id for node_id, _ in _references(tree)}
+    outputs = nodes.load_outputs(tx, run_id, wanted) if wanted else {}
+
+    def follow(ref: Any) -> Any:
+        node_id, path = ref
+        if node_id not in outputs:
+            raise UnresolvableError(node_id)
+        # Decoded anew for each use: two arguments never share a mutable value.
+        return project(
+            codec.decode(codec.loads(outputs[node_id])), tuple((kind, key) for kind, key in path)
+        )
+
+    return codec.decode(tree, ref=follow)
+
+
+def _references(tree: Any) -> Iterator[tuple[NodeId, Any]]:
+    if isinstance(tree, dict):
+        if tree.get("$") == "ref":
+            node_id, path = tree["v"]
+            yield NodeId(node_id), path
+            return
+        for value in tree.values():
+            yield from _references(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _references(value)
