@@ -1,0 +1,241 @@
+"""The result backend of an app: joins of workflows, and for all else the backend that the app had.
+
+The id of a task says whose it is. For a task of ours nothing is stored, since its record is in SQL before
+Celery asks; when Celery reports a member of a chord, the engine decides in SQL whether the join is
+complete, and at most one caller is told to publish its body. For any other task every call goes to the
+backend of the user's configuration, so ordinary results and chords are what they were.
+
+It must be the app's backend: Celery uses `app.backend` for one half of a chord and `task.backend` for the
+other, and a chord whose halves differ waits for ever without an error.
+
+Errors here are logged and not raised. The outcome of the step is on record, and an exception would make
+Celery call it a failure; the clock fires again what was not fired.
+
+Not here: when a join is complete (`ckworkflow.engine`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery import current_app, maybe_signature, states
+
+from ckworkflow.canvas import parse_task_id
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["Fire", "WorkflowBackend", "install"]
+
+logger = logging.getLogger(__name__)
+
+Fire = Callable[[str, Mapping[str, Any]], bool]
+"""Given the id of a task that ended and the signature of the chord's body: publish that body now?"""
+
+
+class WorkflowBackend:
+    """See the module. One for an app, shared by its threads.
+
+    Not a subclass of Celery's backends on purpose: what is not said here is said by the user's backend,
+    also what a later Celery adds.
+
+    Attributes:
+        fire: Decides whether the body of a chord is to be published; until it is set, none is.
+        fired: Told the id of the task once the body that it made ready is published.
+    """
+
+    thread_safe = True
+
+    def __init__(self, app: Celery, make_inner: Callable[[], Any]) -> None:
+        """Use `install`.
+
+        Args:
+            app: The app whose backend this is.
+            make_inner: Makes the backend of the app's configuration.
+        """
+        self.app = app
+        self.fire: Fire | None = None
+        self.fired: Callable[[str], object] = lambda _task_id: None
+        self._make_inner = make_inner
+        self._inner_lock = threading.Lock()
+        self._inner: Any = None
+        self._local = threading.local()
+
+    @property
+    def inner(self) -> Any:
+        """The backend of the app's configuration; of this thread, where it cannot be shared."""
+        if self._inner is not None:
+            return self._inner
+        found = getattr(self._local, "inner", None)
+        if found is None:
+            with self._inner_lock:
+                found = self._make_inner()
+                if found.thread_safe:
+                    self._inner = found
+            self._local.inner = found
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return _backend_of_current_app, ()
+
+    # --- results: nothing is kept of ours -----------------------------------------------------------
+
+    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        """Store a result of an ordinary task."""
+        if _is_ours(task_id):
+            return result
+        return self.inner.store_result(task_id, result, state, *args, **kwargs)
+
+    def mark_as_started(self, task_id: str, **meta: Any) -> Any:
+        """Note that an ordinary task has started."""
+        return None if _is_ours(task_id) else self.inner.mark_as_started(task_id, **meta)
+
+    def mark_as_done(self, task_id: str, result: Any, *args: Any, **kwargs: Any) -> Any:
+        """Store the result of an ordinary task, or fire the join of one of ours."""
+        if not _is_ours(task_id):
+            return self.inner.mark_as_done(task_id, result, *args, **kwargs)
+        return self._part(kwargs.get("request") or (args[0] if args else None))
+
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
+        """Store the failure of an ordinary task; ours is on record, and what follows it is the body's matter."""
+        if not _is_ours(task_id):
+            return self.inner.mark_as_failure(task_id, exc, *args, **kwargs)
+        return None
+
+    def mark_as_revoked(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Note that an ordinary task was revoked; of ours the message alone is gone, not the step."""
+        return None if _is_ours(task_id) else self.inner.mark_as_revoked(task_id, *args, **kwargs)
+
+    def mark_as_retry(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
+        """Note that an ordinary task is tried again."""
+        return None if _is_ours(task_id) else self.inner.mark_as_retry(task_id, exc, *args, **kwargs)
+
+    def fail_from_current_stack(self, task_id: str, exc: BaseException | None = None) -> Any:
+        """Store the error that is being handled as the result of an ordinary task."""
+        return ExceptionInfo() if _is_ours(task_id) else self.inner.fail_from_current_stack(task_id, exc)
+
+    def chord_error_from_stack(self, callback: Any, exc: BaseException | None = None) -> Any:
+        """Fail the body of an ordinary chord."""
+        if not _is_ours(_id_of(callback)):
+            return self.inner.chord_error_from_stack(callback, exc)
+        logger.warning(
+            "chord of a workflow reported an error",
+            extra={"task_id": _id_of(callback), "error": str(exc)},
+        )
+        return ExceptionInfo()
+
+    def forget(self, task_id: str) -> None:
+        """Delete the result of an ordinary task."""
+        if not _is_ours(task_id):
+            self.inner.forget(task_id)
+
+    def get_task_meta(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what is known of an ordinary task; `Run` tells about ours."""
+        return _unknown() if _is_ours(task_id) else self.inner.get_task_meta(task_id, *args, **kwargs)
+
+    def _get_task_meta_for(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
+        if _is_ours(task_id):
+            return _unknown()
+        return self.inner._get_task_meta_for(task_id, *args, **kwargs)  # noqa: SLF001
+
+    def get_state(self, task_id: str) -> Any:
+        """Return the state of an ordinary task."""
+        return states.PENDING if _is_ours(task_id) else self.inner.get_state(task_id)
+
+    def on_task_call(self, producer: Any, task_id: str) -> Any:
+        """Prepare to receive the result of an ordinary task (Redis subscribes to it)."""
+        return {} if _is_ours(task_id) else self.inner.on_task_call(producer, task_id)
+
+    # --- chords --------------------------------------------------------------------------------------
+
+    def ensure_chords_allowed(self) -> None:
+        """Allow chords to be made; of ordinary ones an app without results hears when they are applied."""
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> Any:
+        """Prepare an ordinary chord; ours are counted in SQL."""
+        if not _is_ours(_id_of(body)):
+            return self.inner.apply_chord(header_result_args, body, **kwargs)
+        # Celery sets the size next, on this thread, and names the group only.
+        self._local.group_id = header_result_args[0]
+        return None
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> Any:
+        """Store the size of an ordinary chord."""
+        if getattr(self._local, "group_id", None) == group_id:
+            self._local.group_id = None
+            return None
+        return self.inner.set_chord_size(group_id, chord_size)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> Any:
+        """Count a part of an ordinary chord, or fire the join of ours if it is complete."""
+        if not _is_ours(request.id):
+            return self.inner.on_chord_part_return(request, state, result, **kwargs)
+        return self._part(request)
+
+    def _part(self, request: Any) -> None:
+        body = getattr(request, "chord", None)
+        if not body:
+            return
+        if self.fire is None:
+            logger.error("no engine is connected to the result backend", extra={"task_id": request.id})
+            return
+        try:
+            if self.fire(request.id, body):
+                self._publish(request, body)
+                self.fired(request.id)
+        except Exception:
+            logger.exception("join not fired, the clock will do it", extra={"task_id": request.id})
+
+    def _publish(self, request: Any, body: Mapping[str, Any]) -> None:
+        signature = maybe_signature(body, app=self.app)
+        # As Celery publishes the body of a chord: with a retry policy meant for callbacks.
+        self.app.amqp._retry_publish(  # noqa: SLF001
+            signature.apply_async, root_id=request.root_id or request.id, parent_id=request.id
+        )
+
+
+def install(app: Celery, *, fire: Fire | None = None) -> None:
+    """Put our backend in front of the one that an app has; nothing is made before it is needed.
+
+    Args:
+        app: The app.
+        fire: What the backend is to ask; see there.
+    """
+    make_inner = app._get_backend  # noqa: SLF001 - where Celery makes it, also in a subclass
+
+    def make() -> WorkflowBackend:
+        made = WorkflowBackend(app, make_inner)
+        made.fire = fire
+        return made
+
+    app._get_backend = make  # noqa: SLF001
+    # Whatever was made before does not know us.
+    app._backend_cache = None  # noqa: SLF001
+    app._local.__dict__.pop("backend", None)  # noqa: SLF001
+
+
+def _is_ours(task_id: str | None) -> bool:
+    return parse_task_id(task_id) is not None
+
+
+def _id_of(signature: Any) -> str | None:
+    """Return the task id of a signature; a chord's body may be a chain, which is known by its first task."""
+    options: Mapping[str, Any] = signature.get("options") or {}
+    tasks = (signature.get("kwargs") or {}).get("tasks")
+    found: str | None = _id_of(tasks[0]) if tasks else options.get("task_id")
+    return found
+
+
+def _unknown() -> dict[str, Any]:
+    return {"status": states.PENDING, "result": None, "traceback": None, "children": []}
+
+
+def _backend_of_current_app() -> Any:
+    return current_app.backend

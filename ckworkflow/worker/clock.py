@@ -1,0 +1,153 @@
+"""The clock: looks at runs whose time has come, and buries dead processes. One thread in every worker.
+
+Several clocks do not disturb each other: SQL gives each due run to one of them. No beat, no state: killing
+it loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+
+from ckworkflow.engine import recovery
+from ckworkflow.engine.installation import current
+from ckworkflow.errors import CkWorkflowError
+from ckworkflow.worker import runtime as runtimes
+from ckworkflow.worker.heartbeat import Heartbeat
+from ckworkflow.worker.pools import exit_on_error
+from ckworkflow.worker.prefork import Children, is_prefork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckworkflow.engine.core import Engine
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+"""How often a clock looks for what other processes have scheduled."""
+BURY_SECONDS = 1.0
+
+
+class ClockThread:
+    """Ticks until stopped.
+
+    Args:
+        engine: Whose runs it looks at.
+        is_somebody_lost: Asked before each tick; if so, dead processes are looked for now.
+    """
+
+    def __init__(self, engine: Engine, *, is_somebody_lost: Callable[[], bool] | None = None) -> None:
+        self._engine = engine
+        self._is_somebody_lost = is_somebody_lost or (lambda: False)
+        self._wake = threading.Event()
+        self._is_stopped = False
+        self._wakes_at = 0.0  # monotonic
+        self._thread = threading.Thread(target=self._run, name="ckworkflow-clock", daemon=True)
+        self._ticks = 0
+        self._forget = engine.on_wake(self._on_wake)
+
+    def start(self) -> None:
+        """Begin; what is due is recovered at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; waits for the tick that is under way."""
+        self._is_stopped = True
+        self._wake.set()
+        self._forget()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(5)
+
+    def info(self) -> dict[str, Any]:
+        """What `inspect stats` shows."""
+        return {"ticks": self._ticks}
+
+    def _on_wake(self, at: datetime) -> None:
+        # Times are the database's; the machine's clock is near enough to wake up too early or late by its
+        # skew, which the poll bounds.
+        left = (at - datetime.now(UTC)).total_seconds()
+        if time.monotonic() + left < self._wakes_at:
+            self._wake.set()
+
+    def _run(self) -> None:
+        buried = 0.0
+        while not self._is_stopped:
+            wait = POLL_SECONDS
+            try:
+                if self._is_somebody_lost() or time.monotonic() - buried >= BURY_SECONDS:
+                    recovery.bury_dead(self._engine)
+                    buried = time.monotonic()
+                left = recovery.tick(self._engine)
+                self._ticks += 1
+                if left is not None:
+                    wait = min(max(left.total_seconds(), 0.001), POLL_SECONDS)
+            except Exception as error:  # noqa: BLE001  # a database that is down is waited for
+                logger.warning("clock waits for the database: %s", error)
+                wait = 1.0
+            self._wakes_at = time.monotonic() + wait
+            self._wake.wait(wait)
+            self._wake.clear()
+
+
+class Clock(bootsteps.StartStopStep):
+    """The worker-level bootstep: opens the runtime, then ticks; survives reconnects to the broker."""
+
+    label = "Workflow clock"
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self._thread: ClockThread | None = None
+        self._children: Children | None = None
+        self._heartbeat: Heartbeat | None = None
+        super().__init__(worker, **kwargs)
+
+    def create(self, worker: Any) -> Clock:
+        """Before anything is forked: check what the children will need."""
+        if is_prefork(worker):
+            self._children = Children(worker)
+            with exit_on_error():
+                self._children.prepare()
+        return self
+
+    def start(self, worker: Any) -> None:
+        """Open the runtime where steps run in this process, then begin to tick."""
+        try:
+            if self._children is None:
+                runtimes.running()
+            else:
+                self._heartbeat = Heartbeat(current().engine)
+                self._heartbeat.start()
+        except CkWorkflowError as error:
+            # Celery would add the traceback of what the sentence says.
+            logger.critical("the worker stops: %s", error)
+            raise SystemExit(1) from None
+        self._thread = ClockThread(
+            current().engine, is_somebody_lost=self._children.replace_lost if self._children else None
+        )
+        self._thread.start()
+
+    def stop(self, worker: Any) -> None:
+        """End the clock and the runtime."""
+        if self._thread is not None:
+            self._thread.stop()
+        # Celery stops the pool after this step, and the steps that still run need the loop to end on.
+        worker.pool.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        runtimes.stop()
+
+    def terminate(self, worker: Any) -> None:
+        """As `stop`, since nothing here may be left half done; but async steps are not waited for."""
+        if (running := runtimes.peek()) is not None:
+            running.cancel_steps()
+        self.stop(worker)
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """What `inspect stats` shows."""
+        return {"clock": self._thread.info() if self._thread else {}}

@@ -1,0 +1,64 @@
+"""The heartbeat: a process says in SQL that it lives, for as long as it does.
+
+Its row is what others go by when they cannot ask the kernel: whoever has let it lapse is taken for dead, and
+what it owned is free.
+
+Not here: who is dead, and what becomes of it (`ckworkflow.engine.recovery`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from ckworkflow.engine import recovery
+from ckworkflow.errors import CkWorkflowError
+
+if TYPE_CHECKING:
+    from ckworkflow.engine.core import Engine
+
+__all__ = ["Heartbeat"]
+
+logger = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """The heartbeat of this process.
+
+    Args:
+        engine: Where the row is.
+        role: What the process is; `worker` for all that run steps.
+    """
+
+    def __init__(self, engine: Engine, *, role: str = "worker") -> None:
+        self._engine, self._role = engine, role
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ckworkflow-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Register the process and begin.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        recovery.beat(self._engine, role=self._role)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and take the row away: what this process owned it has given back."""
+        if self._thread.ident is None:
+            return  # it was never registered
+        self._is_stopped.set()
+        self._thread.join(5)
+        try:
+            recovery.leave(self._engine)
+        except CkWorkflowError as error:
+            logger.warning("process row left behind: %s", error)
+
+    def _run(self) -> None:
+        while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
+            try:
+                recovery.beat(self._engine, role=self._role)
+            except Exception as error:  # noqa: BLE001  # the next beat may succeed; a dead database is logged
+                logger.warning("heartbeat failed: %s", error)

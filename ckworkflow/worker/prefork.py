@@ -1,0 +1,101 @@
+"""The prefork pool: steps run in child processes, each with a runtime of its own that it makes after the fork.
+
+Two things are added to what Celery does for its children. One that was killed is noticed at once: Celery hears
+of the death a moment before it can ask the kernel about it, and then asks again only after five seconds. And
+the grace time of a warm shutdown reaches them: after it their async steps are cancelled and released.
+
+Not here: the runtime itself (`ckworkflow.worker.runtime`); who looks for lost children (`.clock`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+
+from ckworkflow import integration as integrations
+from ckworkflow.engine.identity import pid_started
+from ckworkflow.engine.installation import current
+from ckworkflow.worker import runtime as runtimes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Children", "is_prefork"]
+
+logger = logging.getLogger(__name__)
+
+_CANCEL_STEPS: Final = signal.SIGUSR2
+"""What tells a child that the grace time is over; SIGUSR1 is Celery's, for soft time limits."""
+
+
+def is_prefork(worker: Any) -> bool:
+    """Whether a worker's steps run in child processes."""
+    return "prefork" in worker.pool_cls.__module__
+
+
+class Children:
+    """The child processes of a worker, as its main process sees them."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def prepare(self) -> None:
+        """Before the first fork: check what the children will need, and have them open their runtimes.
+
+        Raises:
+            CkWorkflowError: They could not run anything.
+        """
+        current().engine.ensure_schema()
+        integrations.load_providers()
+        asyncio.run(_try_integrations())
+        worker_process_init.connect(_open)
+        worker_process_shutdown.connect(_close)
+        worker_shutting_down.connect(self._begin_shutdown)
+
+    def replace_lost(self) -> bool:
+        """Have Celery replace children that have died; return whether one has."""
+        if all(pid_started(pid) is not None for pid in self._pids()):
+            return False
+        consumer = getattr(self._worker, "consumer", None)
+        if consumer is not None:
+            consumer.call_soon(self._worker.pool.maintain_pool)  # on the thread that owns the pool
+        return True
+
+    def _pids(self) -> Iterator[int]:
+        pool = getattr(self._worker.pool, "_pool", None)
+        for process in list(getattr(pool, "_pool", ())):
+            if process.pid is not None:
+                yield process.pid
+
+    def _begin_shutdown(self, **_: Any) -> None:
+        timer = threading.Timer(runtimes.GRACE_SECONDS, self._cancel_steps)
+        timer.daemon = True
+        timer.start()
+
+    def _cancel_steps(self) -> None:
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, _CANCEL_STEPS)
+
+
+async def _try_integrations() -> None:
+    """Open what the children will open: a bad token must stop the worker, not every child in turn."""
+    for integration in integrations.installed():
+        await integration.open()
+        await integration.close()
+
+
+def _open(**_: Any) -> None:
+    runtime = runtimes.running()
+    signal.signal(_CANCEL_STEPS, lambda *_: runtime.cancel_steps())
+
+
+def _close(**_: Any) -> None:
+    runtimes.stop()

@@ -1,0 +1,195 @@
+"""Settings: what `celeryconfig.py` says, and what is left to say where it is silent.
+
+Reading gives the engine a plain value. Configuring fills in the app's own settings, each only where the
+user has set nothing: a default of ours never beats a line of theirs. What belongs to ordinary tasks too
+(the default queue, Redis' visibility timeout) is touched on our own app alone.
+
+Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packages`, `workflow_horizon`.
+
+Not here: the worker's pool (`ckworkflow.worker.pools`), and who calls this (`ckworkflow.worker.wiring`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from celery.utils.quorum_queues import detect_quorum_queues
+from kombu.utils.url import maybe_sanitize_url
+
+from ckworkflow.duration import parse_span
+from ckworkflow.engine.settings import Settings
+from ckworkflow.errors import InvalidSettingError, UnsupportedBrokerError
+from ckworkflow.worker.transport import SCHEME
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["check_broker", "configure", "is_embedded", "packages", "read"]
+
+DEFAULT_QUEUE: Final = "ckworkflow"
+"""The queue of our own app: a worker of another app on the same broker never takes our messages."""
+
+_BROKER_FILE: Final = "ckworkflow-broker.sqlite3"
+_EMBEDDED_MARK: Final = "workflow_broker_is_default"
+_REFUSED_BROKERS: Final = {
+    "filesystem": "kombu's filesystem transport loses the messages of a killed worker, and a worker that reads a "
+    "half-written file stops",
+    "sqla": "kombu's SQLAlchemy transport loses the messages of a killed worker, and has neither events nor "
+    "remote control",
+    "sqlalchemy": "kombu's SQLAlchemy transport loses the messages of a killed worker, and has neither events nor "
+    "remote control",
+}
+_ALWAYS: Final[dict[str, Any]] = {
+    "worker_send_task_events": True,  # or Flower shows nothing
+    "task_send_sent_event": True,
+    "broker_connection_retry_on_startup": True,
+}
+_ONE_AHEAD: Final[dict[str, Any]] = {
+    # A step awaits for long: what one worker has taken ahead, another cannot run.
+    "worker_prefetch_multiplier": 1,
+}
+_PRECISE_TIMER: Final[dict[str, Any]] = {
+    # Where Celery has no event loop its timer looks once a second, and a short sleep would end late.
+    "worker_timer_precision": 0.05,
+}
+_BY_TRANSPORT: Final[dict[str, dict[str, Any]]] = {
+    "redis": _ONE_AHEAD,
+    "amqp": _ONE_AHEAD,
+    "ckworkflow": {**_ONE_AHEAD, **_PRECISE_TIMER},
+    "memory": {**_PRECISE_TIMER, "broker_transport_options": {"polling_interval": 0.01}},
+}
+_OWN: Final[dict[str, Any]] = {"task_default_queue": DEFAULT_QUEUE}
+_OWN_REDIS: Final[dict[str, Any]] = {
+    # What a killed worker held comes back after this; a step that runs longer is delivered again and
+    # dropped, since its node is owned. Without time-outs a half-dead connection is waited on for ever.
+    "broker_transport_options": {
+        "visibility_timeout": 600,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+    },
+}
+
+
+def read(app: Celery) -> Settings:
+    """Read the engine's settings.
+
+    Raises:
+        UnsupportedBrokerError: The configured broker loses messages.
+        InvalidDurationError: `workflow_horizon` is not a time span.
+        InvalidSettingError: `workflow_packages` is not a list of names.
+    """
+    check_broker(app)
+    return Settings(
+        database_url=app.conf.get("workflow_database_url") or Settings().database_url,
+        packages=packages(app),
+        horizon=_horizon(app),
+    )
+
+
+def configure(app: Celery, *, is_own: bool) -> None:
+    """Fill in what the user has left open.
+
+    Args:
+        app: An app whose configuration is loaded; doing it again changes nothing.
+        is_own: Whether it is the default app, which carries nothing but workflows.
+    """
+    conf = app.conf
+    if not any(_broker_urls(conf)):
+        conf["broker_url"] = _default_broker(conf)
+        conf[_EMBEDDED_MARK] = True
+    families = {_family(url) for url in _broker_urls(conf)}
+    defaults = [_ALWAYS, *(_BY_TRANSPORT.get(family, {}) for family in sorted(families))]
+    if is_own:
+        defaults += [_OWN, *([_OWN_REDIS] if "redis" in families else [])]
+    for settings in defaults:
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                conf[name] = {**value, **(conf.get(name) or {})}
+            elif not conf.value_set_for(name):
+                conf[name] = value
+
+
+def check_broker(app: Celery) -> None:
+    """Refuse brokers that lose messages.
+
+    Raises:
+        UnsupportedBrokerError: One of the configured brokers does.
+    """
+    for url in _broker_urls(app.conf):
+        reason = _REFUSED_BROKERS.get(_family(url))
+        if reason is not None:
+            raise UnsupportedBrokerError(maybe_sanitize_url(url), reason)
+
+
+def packages(app: Celery) -> tuple[str, ...]:
+    """Return the packages and modules that hold workflows and steps.
+
+    Raises:
+        InvalidSettingError: `workflow_packages` is not a list of names.
+    """
+    value = app.conf.get("workflow_packages")
+    names = [value] if isinstance(value, str) else value or ()
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise InvalidSettingError(
+            "workflow_packages", value, "a list of names is needed, such as ['workflows']"
+        )
+    return tuple(names)
+
+
+def is_embedded(app: Celery) -> bool:
+    """Tell whether the worker belongs into the process that starts workflows.
+
+    It does when no broker is configured, and when messages are kept in the memory of one process.
+    """
+    conf = app.conf
+    return bool(conf.get(_EMBEDDED_MARK)) or all(_family(url) == "memory" for url in _broker_urls(conf))
+
+
+def _broker_urls(conf: Any) -> list[str]:
+    """Return every configured URL; the environment counts, failover alternates too."""
+    urls: list[str] = []
+    # These are properties that ask the environment first; conf.get would not.
+    for value in (conf.broker_read_url, conf.broker_write_url, conf.broker_url):
+        for item in [value] if isinstance(value, str) else value or ():
+            urls += [url for url in item.split(";") if url]
+    return list(dict.fromkeys(urls))
+
+
+def _family(url: str) -> str:
+    """Return what kind of transport a URL names; one of many names for most."""
+    scheme = re.split(r"[+:]", url, maxsplit=1)[0].lower()
+    return {
+        "rediss": "redis",
+        "sentinel": "redis",
+        "amqps": "amqp",
+        "pyamqp": "amqp",
+        "librabbitmq": "amqp",
+    }.get(scheme, scheme)
+
+
+def _default_broker(conf: Any) -> str:
+    """Put the broker file beside an SQLite database, so that all who share the one share the other."""
+    scheme, _, path = (conf.get("workflow_database_url") or Settings().database_url).partition(":///")
+    folder = Path(path).parent if scheme.startswith("sqlite") else Path()
+    # Absolute: a process that changes its directory later must not open another file.
+    return f"{SCHEME}:///{folder.absolute() / _BROKER_FILE}"
+
+
+def _horizon(app: Celery) -> timedelta:
+    value = app.conf.get("workflow_horizon")
+    if value is not None:
+        return parse_span(value)
+    # RabbitMQ delays in whole seconds for quorum queues, and Celery raises below one second.
+    return timedelta() if _uses_quorum_queues(app) else Settings().horizon
+
+
+def _uses_quorum_queues(app: Celery) -> bool:
+    if not any(_family(url) == "amqp" for url in _broker_urls(app.conf)):
+        return False
+    found, _ = detect_quorum_queues(app, "amqp")
+    return bool(found)

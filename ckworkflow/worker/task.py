@@ -1,0 +1,291 @@
+"""The Celery task of a step: claim, run, record, and let Celery go on where that is right.
+
+The outcome is committed inside the task's body, never in hooks: Celery publishes the rest of a chain
+before it stores a result, and a publish that fails turns a success into a failure in its eyes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from celery import Task
+from celery.exceptions import Ignore
+
+from ckworkflow import integration as integrations
+from ckworkflow.canvas import first_nodes
+from ckworkflow.definition import Step, registry
+from ckworkflow.engine import attempts
+from ckworkflow.engine.advance import advance
+from ckworkflow.engine.attempts import Claimed, Dropped, Early, Failure, Recorded
+from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeoutError
+from ckworkflow.hooks import StepContext, current_step
+from ckworkflow.model import NodeId, RunId
+from ckworkflow.worker import runtime as runtimes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
+    from ckworkflow.worker.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+IN_PLACE = timedelta(seconds=1)
+"""A message that is this early at most waits in its slot instead of being sent again."""
+
+
+class StoppedError(Exception):
+    """The worker stops while the step runs: it is released."""
+
+
+class StepTask(Task):
+    """The task of one step; `step` is set by `register_step`."""
+
+    abstract = True
+    acks_late = True
+    reject_on_worker_lost = True
+    ignore_result = True
+    max_retries = None
+    serializer = "json"
+    throws = (FatalError,)
+    step: ClassVar[Step[..., Any]]
+
+    def run(self, run_id: str, node_id: str, generation: int) -> None:
+        """Run the step that a message names, if it is still to be run."""
+        runtime = runtimes.running()
+        claimed = self._claim(runtime, RunId(run_id), NodeId(node_id), generation)
+        carries = self._carries()
+        failure: Failure | None = None
+        try:
+            value = _execute(runtime, self.step, claimed)
+            recorded = _until_reachable(
+                runtime,
+                lambda: attempts.record_success(runtime.engine, claimed, value, carries=carries),
+            )
+        except StoppedError:
+            _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
+            raise Ignore from None
+        except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
+            failure = attempts.judge(error, now=lambda: datetime.now(UTC))
+            recorded = _until_reachable(
+                runtime,
+                lambda: attempts.record_failure(
+                    runtime.engine, claimed, failure, step=self.step, carries=carries
+                ),
+            )
+        # Not in the handler: what the body raises would have the step's error for its context.
+        self._follow(runtime, claimed, recorded)
+        if failure is not None:
+            self._fail(failure, recorded)
+
+    def _claim(self, runtime: Runtime, run_id: RunId, node_id: NodeId, generation: int) -> Claimed:
+        while True:
+            claimed = _until_reachable(
+                runtime,
+                lambda: attempts.claim(runtime.engine, run_id, node_id, generation, step=self.name),
+            )
+            if isinstance(claimed, Claimed):
+                return claimed
+            if isinstance(claimed, Early):
+                if claimed.wait > IN_PLACE:
+                    # Never just dropped: the rest of the time travels with the same chain.
+                    raise self.retry(countdown=claimed.wait.total_seconds())
+                time.sleep(max(claimed.wait.total_seconds(), 0))
+                continue
+            self._drop(runtime, run_id, node_id, claimed)
+
+    def _drop(self, runtime: Runtime, run_id: RunId, node_id: NodeId, dropped: Dropped) -> None:
+        logger.debug("message dropped: %s", dropped.reason, extra={"run_id": run_id, "node_id": node_id})
+        if dropped.wakes_body:
+            advance(runtime.engine, run_id)
+        raise Ignore
+
+    def _carries(self) -> frozenset[tuple[NodeId, int]]:
+        """The nodes that Celery publishes next by itself: the next of the chain, else the chord's body."""
+        chain = self.request.chain
+        return first_nodes(chain[-1]) if chain else first_nodes(self.request.chord)
+
+    def _follow(self, runtime: Runtime, claimed: Claimed, recorded: Recorded) -> None:
+        if not recorded.keeps_chain and self.request.chain and recorded.retry_in is None:
+            # What SQL does not want next must not be sent: Celery reads this list after the body.
+            self.request.chain.clear()
+        if recorded.has_ended:
+            runtime.engine.notify()
+        runtime.engine.publish(claimed.run_id, recorded.pieces)
+        if recorded.wakes_body:
+            advance(runtime.engine, claimed.run_id)
+
+    def _fail(self, failure: Failure, recorded: Recorded) -> None:
+        # Celery's events and logs get the scrubbed text and no live exception: that may hold a token.
+        text = f"{str(failure.data.get('type')).rpartition(':')[2]}: {failure.data.get('message')}"
+        if recorded.retry_in is not None:
+            raise self.retry(exc=FatalError(text), countdown=recorded.retry_in.total_seconds())
+        if failure.action in ("fatal", "hopeless") or recorded.wakes_body:
+            raise FatalError(text) from None
+        self.send_event("task-retried", exception=text, traceback=None)
+        raise Ignore from None
+
+
+def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
+    """Wait for a database that is down: a step that has run must be recorded, not run again."""
+    pause = 0.5
+    while True:
+        try:
+            return call()
+        except DatabaseUnavailableError as error:
+            if runtime.is_stopping:
+                raise
+            logger.warning("step waits for the database: %s", error)
+            time.sleep(pause)
+            pause = min(pause * 2, 15.0)
+
+
+# -- running the function ---------------------------------------------------------------------------
+
+
+def _execute(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
+    context = StepContext(
+        claimed.run_id, claimed.workflow, claimed.row.node_id, step.name, claimed.row.attempt,
+        step.options.max_retries + 1, f"{claimed.run_id}/{claimed.row.node_id}/{step.name}",
+        claimed.row.started_at or datetime.now(UTC), runtime,
+    )  # fmt: skip
+    if claimed.error is not None:
+        raise claimed.error
+    if step.is_async:
+        return _execute_async(runtime, step, claimed, context)
+    return _execute_sync(step, claimed, context)
+
+
+def _execute_async(
+    runtime: Runtime, step: Step[..., Any], claimed: Claimed, context: StepContext
+) -> Any:
+    timeout = step.options.timeout
+
+    async def run() -> Any:
+        with _around(context):
+            limit = asyncio.timeout(None if timeout is None else timeout.total_seconds())
+            try:
+                async with limit:
+                    return await step.function(*claimed.args, **claimed.kwargs)
+            except TimeoutError as error:
+                if limit.expired() and timeout is not None:
+                    raise StepTimeoutError(step.name, timeout.total_seconds()) from error
+                raise
+            except asyncio.CancelledError:
+                if runtime.is_stopping:
+                    raise StoppedError from None
+                raise RuntimeError("the step cancelled itself") from None  # said nowhere else
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    raise
+                # Through a task, SystemExit would end the loop, and with it every step of this process.
+                raise _as_exception(error) from error
+
+    try:
+        return runtime.submit(run).result()
+    except (FutureCancelledError, asyncio.CancelledError):
+        raise StoppedError from None
+
+
+def _execute_sync(step: Step[..., Any], claimed: Claimed, context: StepContext) -> Any:
+    timeout = step.options.timeout
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            with _around(context):
+                future.set_result(_result(step, step.function(*claimed.args, **claimed.kwargs)))
+        except BaseException as error:  # noqa: BLE001  # handed over to the waiting thread
+            future.set_exception(_as_exception(error))
+
+    if timeout is None:
+        run()
+        return future.result()
+    # A thread cannot be interrupted: at the timeout the attempt is given up, and the fence keeps the late
+    # result out.
+    threading.Thread(
+        target=copy_context().run, args=(run,), name=f"ckworkflow-step-{step.name}", daemon=True
+    ).start()
+    try:
+        return future.result(timeout.total_seconds())
+    except TimeoutError as error:
+        if future.done():  # the step's own error, or it has ended just now
+            return future.result()
+        raise StepTimeoutError(step.name, timeout.total_seconds()) from error
+
+
+def _result(step: Step[..., Any], value: Any) -> Any:
+    """A plain function that gives a coroutine (a decorator between @step and an `async def`) is refused."""
+    if inspect.iscoroutine(value):
+        value.close()
+        raise FatalError(
+            f"step {step.name} is not an `async def` but returned a coroutine: a decorator under @step hides "
+            f"the function. Give that decorator an `async def` wrapper, or put it over @step."
+        )
+    return value
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """A step may not stop its worker: `SystemExit` and its like are errors like any other."""
+    if isinstance(error, Exception):
+        return error
+    what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+    return RuntimeError(f"the step {what}")
+
+
+@contextmanager
+def _around(context: StepContext) -> Iterator[None]:
+    token = current_step.set(context)
+    try:
+        with ExitStack() as stack:
+            for integration in integrations.installed():
+                stack.enter_context(integration.step(context))
+            yield
+    finally:
+        current_step.reset(token)
+
+
+# -- registration -----------------------------------------------------------------------------------
+
+
+def register_steps(app: Celery) -> Callable[[], None]:
+    """Give every step its Celery task on an app, now and whenever one is defined; return what ends this."""
+    for step in list(registry.steps.values()):
+        register_step(app, step)
+
+    def added(definition: object) -> None:
+        if isinstance(definition, Step):
+            register_step(app, definition)
+
+    return registry.on_register(added)
+
+
+def register_step(app: Celery, step: Step[..., Any]) -> None:
+    """Make and register the task of a step; a step of the same name is replaced."""
+    cls = type(
+        "StepTask",
+        (StepTask,),
+        {
+            "name": step.name,
+            "step": step,
+            "abstract": False,
+            "rate_limit": step.options.rate_limit,
+            "__module__": step.function.__module__,
+            "__doc__": step.function.__doc__,
+        },
+    )
+    app.tasks.pop(step.name, None)
+    app.register_task(cls())

@@ -1,0 +1,97 @@
+"""Wiring: what makes a Celery app one that carries workflows.
+
+The default app and `WorkflowPlugin` do the same here, with one difference: on an app of the user's own,
+settings that ordinary tasks feel are left alone. Nothing is read, imported or connected before the app's
+configuration is; an app may be wired before or after it is configured, finalized or used.
+
+Not here: each of the parts that are put together.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from celery.signals import import_modules, worker_shutting_down
+
+from ckworkflow import canvas
+from ckworkflow.definition import discover
+from ckworkflow.engine import attempts, installation
+from ckworkflow.engine.installation import Installation
+from ckworkflow.worker import backend, embedded, pools, runtime, settings, task
+from ckworkflow.worker.clock import Clock
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+
+    from celery import Celery
+
+    from ckworkflow.worker.embedded import EmbeddedWorker
+
+__all__ = ["install"]
+
+_WIRED: Final = "_ckworkflow_installation"
+
+
+def install(app: Celery, *, is_own: bool = False) -> Installation:
+    """Let an app carry workflows, and make it the one that this process starts them on.
+
+    Args:
+        app: The app; a second time changes nothing but which app is the current one.
+        is_own: Whether it is the default app, which carries nothing else.
+    """
+    found: Installation | None = getattr(app, _WIRED, None)
+    if found is None:
+        found = Installation(
+            app,
+            settings=partial(settings.read, app),
+            publish=partial(canvas.publish, app),
+            start_embedded=partial(_start_embedded, app),
+            is_embedded=partial(settings.is_embedded, app),
+        )
+        setattr(app, _WIRED, found)
+        _wire(app, found, is_own=is_own)
+    installation.install(found)
+    return found
+
+
+def _wire(app: Celery, found: Installation, *, is_own: bool) -> None:
+    backend.install(app, fire=partial(_fire, found))
+    pools.install(app, is_own=is_own)
+    app.steps["worker"].add(Clock)
+
+    def on_configured(**_: Any) -> None:
+        settings.configure(app, is_own=is_own)
+
+    def on_finalized(**_: Any) -> None:
+        task.register_steps(app)
+
+    def on_import(**_: Any) -> None:
+        # Not all of the settings: what else is wrong with them, the worker says a moment later, in one line.
+        discover(settings.packages(app))
+
+    app.on_after_configure.connect(on_configured, weak=False)
+    app.on_after_finalize.connect(on_finalized, weak=False)
+    import_modules.connect(on_import, sender=app, weak=False)
+    if app.configured:
+        on_configured()
+    if app.finalized:
+        on_finalized()
+
+
+def _fire(found: Installation, task_id: str, _body: Mapping[str, Any]) -> bool:
+    parsed = canvas.parse_task_id(task_id)
+    return parsed is not None and attempts.fire(found.engine, parsed[0], parsed[1])
+
+
+def _start_embedded(app: Celery, loop: asyncio.AbstractEventLoop | None) -> EmbeddedWorker:
+    return embedded.start(app, loop=loop)
+
+
+@worker_shutting_down.connect
+def _let_steps_end(**_: Any) -> None:
+    """Begin the grace time of a warm shutdown: a signal handler may only say so, and must return."""
+    running = runtime.peek()
+    if running is not None:
+        running.begin_shutdown()
