@@ -1,0 +1,1 @@
+"""What plugs into other libraries' own plug-in systems."""

@@ -1,0 +1,8 @@
+"""What the project's own tests need, and its users' too."""
+
+from __future__ import annotations
+
+from ckworkflow.testing.fake_discord import FakeDiscord
+from ckworkflow.testing.worker import worker
+
+__all__ = ["FakeDiscord", "worker"]
