@@ -1,0 +1,170 @@
+"""A desk: the real engine on a real database, with the messages and the clock in the hand of the test.
+
+Not here: a worker that carries the messages by itself (`differential/simulator.py`, and the real ones).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ckworkflow.definition import registry
+from ckworkflow.engine import attempts, recovery
+from ckworkflow.engine.advance import advance
+from ckworkflow.engine.attempts import Claimed
+from ckworkflow.engine.core import Engine
+from ckworkflow.engine.identity import this_process
+from ckworkflow.engine.settings import Settings
+from ckworkflow.engine.start import start_run
+from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
+from ckworkflow.store import nodes, processes, runs, schema, tables
+from ckworkflow.store.processes import ProcessRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckworkflow.engine.attempts import Recorded
+    from ckworkflow.plan import Piece
+    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.nodes import NodeRow
+    from ckworkflow.store.runs import RunRecord
+
+
+class DeskEngine(Engine):
+    """An engine that says which process it is."""
+
+    name = ""
+
+    @property
+    def owner(self) -> str:
+        return self.name
+
+
+class ManualClock:
+    """The time of a database, which stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, span: timedelta) -> None:
+        self.now += span
+
+
+class Desk:
+    """An engine without Celery: the test carries the messages, and says what time it is."""
+
+    def __init__(self, url: str, clock: ManualClock, name: str) -> None:
+        self._url, self._name = url, name
+        self.clock = clock
+        self.messages: list[tuple[RunId, Piece]] = []
+        self.engine = DeskEngine(Settings(database_url=url), self._publish, clock=clock)
+        self.engine.name = name
+        schema.upgrade(self.engine.database)
+
+    @property
+    def published(self) -> list[Piece]:
+        """What was published since this was emptied."""
+        return [piece for _, piece in self.messages]
+
+    def _publish(self, run_id: RunId, pieces: Any) -> bool:
+        self.messages.extend((run_id, piece) for piece in pieces)
+        return True
+
+    def another(self, name: str) -> Desk:
+        """A second process on the same database, with the same time."""
+        return Desk(self._url, self.clock, name)
+
+    def close(self) -> None:
+        self.engine.bodies.clear()
+        self.engine.database.dispose()
+
+    def start(self, workflow: Any, *args: Any) -> RunId:
+        return start_run(self.engine, workflow, args, {})
+
+    def claim(self, run_id: RunId, node_id: str = "0:1") -> Any:
+        """Receive the message of a node."""
+        row = self.node(run_id, node_id)
+        return attempts.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
+
+    def succeed(self, claimed: Claimed, value: Any = None) -> Recorded:
+        return attempts.record_success(self.engine, claimed, value, carries=frozenset())
+
+    def fail(self, claimed: Claimed, error: BaseException, step: Any) -> Recorded:
+        failure = attempts.judge(error, now=self.clock)
+        return attempts.record_failure(self.engine, claimed, failure, step=step, carries=frozenset())
+
+    def work(self, run_id: RunId, *, fails: Callable[[NodeRow], bool]) -> None:
+        """Run every step of a run that may begin, once; those of which `fails` says so raise."""
+        for row in self.engine.database.read(lambda tx: nodes.load_nodes(tx, run_id)):
+            if row.kind is not NodeKind.STEP or row.status is not NodeStatus.PLANNED:
+                continue
+            claimed = attempts.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
+            if not isinstance(claimed, Claimed):
+                continue
+            step = registry.require_step(row.name)
+            if fails(row):
+                recorded = self.fail(claimed, RuntimeError("flaky"), step)
+            else:
+                recorded = self.succeed(claimed, step.function(*claimed.args, **claimed.kwargs))
+            if recorded.wakes_body:
+                advance(self.engine, run_id)
+
+    def tick(self) -> None:
+        """Let the clock look once."""
+        recovery.tick(self.engine)
+
+    def register(self, other: Desk, **changes: Any) -> None:
+        """Write the row by which another process is known: one that lives, but for the changes."""
+        here = this_process()
+        row = ProcessRow(
+            other.engine.owner, "worker", here.host, here.boot_id, here.pid, here.pid_started,
+            self.clock.now + 6 * self.engine.settings.heartbeat,
+        )  # fmt: skip
+        self.engine.database.transact(
+            lambda tx: processes.renew_process(tx, replace(row, **changes), now=self.clock.now)
+        )
+
+    def lose(self, other: Desk) -> None:
+        """Another process has died, and that is found out."""
+        self.register(other, pid_started="1")
+        recovery.bury_dead(self.engine)
+
+    def take_lease(self, run_id: RunId) -> None:
+        """Begin to advance a run, and come no further."""
+
+        def take(tx: Transaction) -> int | None:
+            run = runs.lock_run(tx, run_id, self.engine.database)
+            ttl = self.engine.settings.lease
+            return runs.acquire_lease(tx, run, owner=self.engine.owner, ttl=ttl)
+
+        assert self.engine.database.transact(take) is not None
+
+    def spoil(self, run_id: RunId) -> None:
+        """Make a row that no code of ours could have written."""
+        broken = sa.update(tables.runs).where(tables.runs.c.id == run_id).values(status="sideways")
+        self.engine.database.transact(lambda tx: tx.execute(broken))
+
+    def node(self, run_id: RunId, node_id: str = "0:1") -> NodeRow:
+        row = self.engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId(node_id)))
+        assert row is not None
+        return row
+
+    def run(self, run_id: RunId) -> RunRecord:
+        return self.engine.database.read(lambda tx: runs.read_run(tx, run_id))
+
+    def attempts(self, run_id: RunId) -> list[Any]:
+        query = sa.select(tables.attempts).where(tables.attempts.c.run_id == run_id)
+        return list(self.engine.database.read(lambda tx: tx.execute(query).all()))
+
+    def is_live_without_wake_at(self) -> bool:
+        live = (RunStatus.PENDING, RunStatus.RUNNING)
+        query = sa.select(tables.runs.c.id).where(
+            tables.runs.c.status.in_(live), tables.runs.c.wake_at.is_(None)
+        )
+        return self.engine.database.read(lambda tx: tx.execute(query).first()) is not None

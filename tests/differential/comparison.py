@@ -1,0 +1,225 @@
+"""Comparing a body in the engine with the same body under plain asyncio, in one dimension after another."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckworkflow.model import NodeKind, NodeStatus
+from differential.reference import DifferenceError, PlainRun, run_plain
+from differential.simulator import EngineRun, Fault, Kill, Move, SimWorker, canonical
+from differential.world import World, witnessed
+
+ORDER_LIMIT = 20
+
+_TIME = re.compile(r'"\d{4}-\d\d-\d\dT[^"]*"')
+
+
+@dataclass(frozen=True)
+class Body:
+    """A workflow and what it is started with."""
+
+    name: str
+    workflow: Any
+    args: tuple[Any, ...] = ()
+
+
+class Choices:
+    """Takes given choices first, then the first of each or random ones; remembers what there was to choose."""
+
+    def __init__(self, given: Sequence[int] = (), seed: int | None = None) -> None:
+        self.taken: list[int] = list(given)
+        self.counts: list[int] = []
+        self._rng = None if seed is None else random.Random(seed)
+
+    def choose(self, count: int) -> int:
+        at = len(self.counts)
+        self.counts.append(count)
+        if at == len(self.taken):
+            self.taken.append(0 if self._rng is None else self._rng.randrange(count))
+        return self.taken[at]
+
+
+@dataclass
+class Arena:
+    """Where bodies are compared: a database, and the world that they share with plain asyncio.
+
+    Attributes:
+        url: An empty database.
+        reset: Puts the world back to what it is before a run.
+        world: What steps and bodies change.
+        counts: How many comparisons of each kind were made.
+    """
+
+    url: str
+    reset: Callable[[], None]
+    world: World
+    counts: Counter[str] = field(default_factory=Counter)
+    _chances: dict[str, float] = field(default_factory=dict)
+    _workers: dict[tuple[int, int], SimWorker] = field(default_factory=dict)
+
+    def worker(self, *, bodies_kept: int, process_count: int = 1) -> SimWorker:
+        """The worker that always replays, or the one that keeps bodies."""
+        key = (bodies_kept, process_count)
+        if key not in self._workers:
+            worker = SimWorker(self.url, bodies_kept=bodies_kept, process_count=process_count)
+            worker.database.on_commit, worker.database.on_loss = self.world.committed, self.world.lost
+            self._workers[key] = worker
+        worker = self._workers[key]
+        for name in ("interrupts", "doubles", "drops"):
+            setattr(worker, name, self._chances.get(name, 0.0))
+        # One database, several clocks: time never goes back.
+        worker.clock.now = max(other.clock.now for other in self._workers.values())
+        return worker
+
+    @contextmanager
+    def unruly(self, **chances: float) -> Iterator[None]:
+        """Let processes interrupt each other, and the broker double and drop messages."""
+        quiet = self._chances
+        self._chances = chances
+        try:
+            yield
+        finally:
+            self._chances = quiet
+
+    def close(self) -> None:
+        """Close the workers."""
+        for worker in self._workers.values():
+            worker.close()
+
+    # -- one comparison -------------------------------------------------------------------------------
+
+    def engine(
+        self, body: Body, *, bodies_kept: int, process_count: int = 1, **options: Any
+    ) -> EngineRun | None:
+        """Run a body in the engine, in a fresh world."""
+        self.reset()
+        self.world.forget()
+        worker = self.worker(bodies_kept=bodies_kept, process_count=process_count)
+        with ExitStack() as stack:
+            for patch in witnessed(self.world):
+                stack.enter_context(patch)
+            return worker.run(body.workflow, body.args, **options)
+
+    def plain(self, body: Body, **options: Any) -> PlainRun:
+        """Run a body under plain asyncio, in a fresh world."""
+        self.reset()
+        return run_plain(body.workflow, body.args, **options)
+
+    def compare(
+        self, body: Body, kind: str, *, faults: Mapping[str, Fault] | None = None, **options: Any
+    ) -> EngineRun | None:
+        """Run a body in the engine, then let plain asyncio follow what happened there.
+
+        Raises:
+            DifferenceError: They differ.
+        """
+        engine = self.engine(body, faults=faults, **options)
+        self.counts[kind] += 1
+        if engine is None:
+            return None
+        there = self.world.look()
+        try:
+            overlaps = options.get("process_count", 1) > 1
+            plain = self.plain(
+                body,
+                log=engine.log,
+                run_id=engine.run_id,
+                started_at=engine.started_at,
+                faults=faults,
+                allows_overlap=overlaps,
+            )
+            same_time = options.get("kill") is None and not overlaps
+            _check_outcome(engine, plain, same_time=same_time)
+            _check_record(engine)
+            if plain.executions == sum(entry.kind is NodeKind.STEP for entry in engine.log):
+                _check_world(there, self.world.look())
+        except DifferenceError as error:
+            log = "\n    ".join(map(str, engine.log))
+            rows = "\n    ".join(map(str, engine.rows))
+            raise DifferenceError(
+                f"{body.name} [{kind}] {options} faults={faults}\n  {error}\n  log:\n    {log}\n  rows:\n    {rows}"
+            ) from error
+        return engine
+
+    # -- dimensions -----------------------------------------------------------------------------------
+
+    def orders(
+        self, body: Body, *, faults: Mapping[str, Fault] | None = None, limit: int = ORDER_LIMIT
+    ) -> list[list[Move]]:
+        """Every order in which plain asyncio lets things complete; as many random ones if there are more."""
+        found: list[list[Move]] = []
+        open_: list[list[int]] = [[]]
+        while open_ and len(found) <= limit:
+            choices = Choices(open_.pop())
+            depth = len(choices.taken)
+            found.append(self.plain(body, chooser=choices, faults=faults).moves)
+            for at in range(depth, len(choices.counts)):
+                open_.extend([*choices.taken[:at], other] for other in range(1, choices.counts[at]))
+        if len(found) <= limit:
+            return found
+        return [
+            self.plain(body, chooser=Choices(seed=seed), faults=faults).moves for seed in range(limit)
+        ]
+
+    def steps_of(self, body: Body) -> list[str]:
+        """The steps of a body when nothing fails."""
+        return list(self.plain(body, chooser=Choices()).steps)
+
+
+def _check_outcome(engine: EngineRun, plain: PlainRun, *, same_time: bool) -> None:
+    here, there = _comparable(engine.outcome), _comparable(plain.outcome)
+    if not same_time:
+        here, there = _TIME.sub('"<time>"', here), _TIME.sub('"<time>"', there)
+    if here != there:
+        raise DifferenceError(f"the engine ends with {here}, plain asyncio with {there}")
+
+
+def _comparable(outcome: dict[str, Any]) -> str:
+    return canonical(_without_traceback(json.loads(json.dumps(outcome))))
+
+
+def _without_traceback(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_traceback(item) for key, item in value.items() if key != "traceback"}
+    if isinstance(value, list):
+        return [_without_traceback(item) for item in value]
+    return value
+
+
+def _check_record(engine: EngineRun) -> None:
+    """What is recorded is recorded once, and nothing is left to do."""
+    recorded: set[str] = set()
+    for entry in engine.log:
+        if entry.node_id in recorded:
+            raise DifferenceError(f"{entry} happened after the step was recorded")
+        if entry.outcome == "recorded":
+            recorded.add(entry.node_id)
+    for row in engine.rows:
+        if row.status in (NodeStatus.PLANNED, NodeStatus.RUNNING):
+            raise DifferenceError(f"{row} is left over")
+        if row.kind is NodeKind.STEP and (row.finished_at is not None) != (row.node_id in recorded):
+            raise DifferenceError(f"{row} and the log disagree")
+
+
+def _check_world(there: Any, here: Any) -> None:
+    if there != here:
+        raise DifferenceError(f"the engine leaves the world {there}, plain asyncio {here}")
+
+
+def kills(base: EngineRun) -> Iterator[Kill]:
+    """A death at each transaction, with and without the broker's messages.
+
+    After it has taken effect; before it only where a step has run in between: otherwise that is the death
+    after the one before.
+    """
+    for at in range(1, base.transactions + 1):
+        if at in base.records:
+            yield Kill(at, is_committed=False, keeps_messages=at % 4 < 2)
+        yield Kill(at, is_committed=True, keeps_messages=at % 2 == 0)

@@ -1,0 +1,414 @@
+"""The reference: the very same function under plain asyncio.
+
+Steps are coroutines that wait until they are told to complete; sleeps pass on a clock of their own. What is
+durable about a step stays: its arguments are encoded at the call, its result is decoded anew, and a
+failure reaches the body as the engine would rebuild it. Everything else is `asyncio.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from unittest import mock
+
+from ckworkflow import codec, tracing
+from ckworkflow.definition import registry
+from ckworkflow.engine import attempts, failures
+from ckworkflow.model import NodeKind
+from ckworkflow.tracing.tracer import TaskState
+from differential.simulator import MOMENT, START, Entry, Fault, Move, call_step, canonical
+
+
+class DifferenceError(AssertionError):
+    """The engine did what plain asyncio does not."""
+
+
+class Chooser(Protocol):
+    """Says which of several things happens next."""
+
+    def choose(self, count: int) -> int:
+        """Return a number from 0 up to `count`."""
+        ...
+
+
+@dataclass(slots=True)
+class PlainRun:
+    """How the body went under plain asyncio.
+
+    Attributes:
+        outcome: As `EngineRun.outcome`.
+        moves: What happened, as a script for the simulator.
+        steps: Every step that was begun: node id to name and arguments.
+        sleeps: Every sleep that was begun.
+        completed: The nodes that completed, in this order.
+        executions: How many attempts of steps there were.
+    """
+
+    outcome: dict[str, Any]
+    moves: list[Move] = field(default_factory=list)
+    steps: dict[str, tuple[str, str]] = field(default_factory=dict)
+    sleeps: dict[str, tuple[str, str]] = field(default_factory=dict)
+    completed: list[str] = field(default_factory=list)
+    executions: int = 0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A call that waits to be told how it ends."""
+
+    node_id: str
+    kind: NodeKind
+    name: str
+    args: str
+    tree: Any
+    future: asyncio.Future[Any]
+    due_at: datetime | None = None
+    attempts: int = 0
+
+
+class PlainTracer:
+    """Stands where a body's trace stands, and gives coroutines."""
+
+    def __init__(self, run_id: str, faults: Mapping[str, Fault], started_at: datetime) -> None:
+        self.run_id, self.faults = run_id, faults
+        self.clock = self.started_at = started_at
+        self.sleeps_from = started_at
+        self.pending: list[_Pending] = []
+        self.run = PlainRun({})
+        self.leftovers: list[Any] = []
+        self.states: dict[int, TaskState] = {}
+
+    def now(self) -> datetime:
+        return self.clock
+
+    def state(self) -> TaskState:
+        task = asyncio.current_task()
+        assert isinstance(task, PlainTask)
+        return task.state
+
+    def random_bits(self) -> bytes:
+        return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
+
+    def step_call(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, line: int
+    ) -> Any:
+        tree = {
+            "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
+            "kwargs": {key: codec.encode(arg, path=key) for key, arg in kwargs.items()},
+        }
+        return self._kept(self._wait(NodeKind.STEP, name, tree, None))
+
+    def sleep_call(self, wait: timedelta | datetime, *, line: int) -> Any:
+        if isinstance(wait, timedelta):
+            return self._kept(
+                self._wait(NodeKind.SLEEP, "sleep", {"seconds": wait.total_seconds()}, wait)
+            )
+        tree = {"until": wait.astimezone(UTC).isoformat()}
+        return self._kept(self._wait(NodeKind.SLEEP, "sleep", tree, wait))
+
+    def workflow_call(self, body: Callable[[], Any], name: str, *, line: int) -> Any:
+        return self._kept(body())
+
+    def _kept(self, coro: Any) -> Any:
+        self.leftovers.append(coro)  # a call that the body never awaits is no matter of ours
+        return coro
+
+    async def _wait(
+        self, kind: NodeKind, name: str, tree: Any, wait: timedelta | datetime | None
+    ) -> Any:
+        node_id = self.state().next_node()
+        pending = _Pending(
+            node_id, kind, name, canonical(tree), tree, asyncio.get_running_loop().create_future()
+        )
+        if wait is not None:
+            pending.due_at = wait if isinstance(wait, datetime) else self.sleeps_from + wait
+        begun = self.run.steps if wait is None else self.run.sleeps
+        begun[node_id] = (name, pending.args)
+        self.pending.append(pending)
+        try:
+            value, error = await pending.future
+        finally:
+            if pending in self.pending:
+                self.pending.remove(pending)
+        if error is not None:
+            raise error  # here, as a coroutine does: a future's would not know what is being handled
+        return value
+
+    # -- what happens ---------------------------------------------------------------------------------
+
+    def attempt(self, pending: _Pending, *, is_lost: bool = False) -> bool:
+        """Run a step once; whether that was its end."""
+        self.run.executions += 1
+        pending.attempts += not is_lost
+        given = codec.decode(pending.tree)
+        step = registry.require_step(pending.name)
+        value: Any = None
+        data: Any = None
+        try:
+            value = call_step(
+                pending.name, given["args"], given["kwargs"], self.faults.get(pending.node_id)
+            )
+            value = codec.encode(value, path="result")
+        except Exception as error:
+            failure = attempts.judge(error, now=self.now)
+            data = failure.data
+            if failure.action == "retry":
+                if pending.attempts <= step.options.max_retries:
+                    delay = failure.delay
+                    if delay is None:
+                        delay = step.options.delay_after(pending.attempts)
+                    pending.due_at = self.clock + delay
+                    return False
+                data = failures.exhausted(pending.name, pending.attempts, data)
+        if is_lost:
+            return False
+        self.complete(pending, value, data)
+        return True
+
+    def complete(self, pending: _Pending, value: Any, data: Any) -> None:
+        """Let a call end."""
+        # A sleep that is noticed late ended in time all the same: the next one counts from there.
+        is_late = pending.kind is NodeKind.SLEEP and pending.due_at is not None
+        self.sleeps_from = min(self.clock, pending.due_at) if is_late else self.clock
+        self.pending.remove(pending)
+        self.run.completed.append(pending.node_id)
+        if pending.future.done():
+            return
+        if data is not None:
+            pending.future.set_result((None, failures.loads(codec.dumps(data))))
+        else:
+            pending.future.set_result((codec.decode(codec.loads(codec.dumps(value))), None))
+
+    def wake(self) -> bool:
+        """End the first sleep whose time has come."""
+        due = [
+            p for p in self.pending if p.kind is NodeKind.SLEEP and p.due_at and p.due_at <= self.clock
+        ]
+        if not due:
+            return False
+        self.complete(min(due, key=lambda pending: pending.due_at or START), None, None)
+        return True
+
+
+class Leader:
+    """Lets things happen as a chooser says."""
+
+    def __init__(self, tracer: PlainTracer, chooser: Chooser) -> None:
+        self._tracer, self._chooser = tracer, chooser
+
+    def next(self) -> None:
+        tracer = self._tracer
+        if tracer.wake():
+            return
+        now = [
+            p
+            for p in tracer.pending
+            if p.kind is NodeKind.STEP and not (p.due_at and p.due_at > tracer.clock)
+        ]
+        later = [p.due_at for p in tracer.pending if p.due_at and p.due_at > tracer.clock]
+        count = len(now) + bool(later)
+        if not count:
+            raise DifferenceError("plain asyncio waits for nothing that is known")
+        chosen = self._chooser.choose(count) if count > 1 else 0
+        if chosen == len(now):
+            tracer.clock = min(later)
+            tracer.run.moves.append(("time", tracer.clock - tracer.started_at))
+            return
+        tracer.clock += MOMENT
+        tracer.run.moves.append(("attempt", now[chosen].node_id))
+        tracer.attempt(now[chosen])
+
+
+class Follower:
+    """Lets happen what happened in the engine.
+
+    Args:
+        tracer: The body.
+        log: What happened.
+        allows_overlap: Whether steps may have been under way when the body let go of them.
+    """
+
+    def __init__(self, tracer: PlainTracer, log: Sequence[Entry], *, allows_overlap: bool) -> None:
+        self._tracer, self._log, self._allows_overlap = tracer, list(log), allows_overlap
+
+    def next(self) -> None:
+        tracer = self._tracer
+        if not self._log:
+            waiting = [pending.node_id for pending in tracer.pending]
+            raise DifferenceError(
+                f"the engine ended the run, and plain asyncio still waits for {waiting}"
+            )
+        entry = self._log.pop(0)
+        tracer.clock = max(tracer.clock, entry.at)
+        pending = next((p for p in tracer.pending if p.node_id == entry.node_id), None)
+        if pending is None and self._was_under_way(entry):
+            return  # it was claimed when the body let go of it: it finishes and feeds nothing
+        if pending is None:
+            raise DifferenceError(f"plain asyncio does not wait for {entry}, but for {tracer.pending}")
+        if (pending.name, pending.args) != (entry.name, entry.args):
+            raise DifferenceError(f"the engine ran {entry} where plain asyncio calls {pending}")
+        if pending.kind is NodeKind.SLEEP:
+            if pending.due_at is not None and pending.due_at > entry.at:
+                raise DifferenceError(f"{entry} ended before {pending.due_at}")
+            tracer.complete(pending, None, None)
+            return
+        has_ended = tracer.attempt(pending, is_lost=entry.outcome == "lost")
+        if has_ended != (entry.outcome == "recorded"):
+            raise DifferenceError(
+                f"{entry}: plain asyncio {'ends' if has_ended else 'goes on with'} the step"
+            )
+
+    def check_rest(self) -> None:
+        """What the engine ran after the body's end must have been under way at it."""
+        for entry in self._log:
+            if not self._was_under_way(entry):
+                raise DifferenceError(f"plain asyncio has ended, and the engine ran {entry}")
+
+    def _was_under_way(self, entry: Entry) -> bool:
+        run = self._tracer.run
+        begun = run.steps if entry.kind is NodeKind.STEP else run.sleeps
+        return (
+            self._allows_overlap
+            and begun.get(entry.node_id) == (entry.name, entry.args)
+            and entry.node_id not in run.completed
+        )
+
+
+class PlainTask(asyncio.Task[Any]):
+    """A task that knows its place in the body, so that steps have the same names in both worlds."""
+
+    state: TaskState
+
+
+class PlainLoop(asyncio.SelectorEventLoop):
+    """asyncio's own loop; when it has nothing left to do, something happens."""
+
+    def __init__(self, tracer: PlainTracer, world: Leader | Follower) -> None:
+        super().__init__()
+        self.tracer = tracer
+        self._world = world
+        self.error: BaseException | None = None
+
+    def create_task(self, coro: Any, **options: Any) -> Any:
+        parent = asyncio.current_task() if asyncio._get_running_loop() is self else None
+        task = PlainTask(coro, loop=self, **options)
+        task.state = parent.state.next_child() if isinstance(parent, PlainTask) else TaskState("0")
+        return task
+
+    def _run_once(self) -> None:
+        # Nothing is ready: without us asyncio would wait for the outside world here.
+        while not self._ready and not self._scheduled and not self._stopping:  # type: ignore[attr-defined]
+            if self.error is None and not self.tracer.pending:
+                self.error = DifferenceError("plain asyncio waits for something unknown")
+            if self.error is None:
+                try:
+                    self._world.next()
+                except BaseException as error:
+                    self.error = error
+            if self.error is not None:
+                for task in asyncio.all_tasks(self):
+                    task.cancel()
+                break
+        super()._run_once()  # type: ignore[misc]
+
+
+_traced = tracing.current
+
+
+def _current() -> Any:
+    loop = asyncio._get_running_loop()
+    return loop.tracer if isinstance(loop, PlainLoop) else _traced()
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let bodies run as they were written, wherever they run."""
+    compiled = {workflow: workflow.body for workflow in registry.workflows.values()}
+    for workflow, body in compiled.items():
+        workflow.__dict__["body"] = _originals.setdefault(
+            workflow, dataclasses.replace(body, function=workflow.function)
+        )
+    try:
+        yield
+    finally:
+        for workflow, body in compiled.items():
+            workflow.__dict__["body"] = body
+
+
+_originals: dict[Any, Any] = {}
+
+
+def run_plain(
+    workflow: Any,
+    args: Sequence[Any] = (),
+    *,
+    chooser: Chooser | None = None,
+    log: Sequence[Entry] = (),
+    run_id: str = "plain",
+    started_at: datetime = START,
+    faults: Mapping[str, Fault] | None = None,
+    allows_overlap: bool = False,
+) -> PlainRun:
+    """Run the original function of a workflow with `asyncio.run`.
+
+    Args:
+        workflow: The workflow.
+        args: Its arguments.
+        chooser: Says what happens next; or:
+        log: What happened in the engine.
+        run_id: The seed of `random()` and `uuid4()`.
+        started_at: When it starts.
+        faults: As for the simulator.
+        allows_overlap: As for `Follower`.
+
+    Raises:
+        DifferenceError: What the log says cannot happen here.
+    """
+    tracer = PlainTracer(run_id, faults or {}, started_at)
+    world: Leader | Follower = (
+        Leader(tracer, chooser)
+        if chooser is not None
+        else Follower(tracer, log, allows_overlap=allows_overlap)
+    )
+    given = [codec.decode(codec.encode(arg, path="argument")) for arg in args]
+    loop: PlainLoop | None = None
+
+    def make_loop() -> PlainLoop:
+        nonlocal loop
+        loop = PlainLoop(tracer, world)
+        return loop
+
+    with mock.patch.object(tracing, "current", _current), uncompiled(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            with asyncio.Runner(loop_factory=make_loop) as runner:
+                result = runner.run(workflow.function(*given))
+                tracer.run.outcome = {"result": result}
+        except (Exception, asyncio.CancelledError) as error:
+            tracer.run.outcome = {"error": error}
+        for coro in tracer.leftovers:
+            coro.close()
+    assert loop is not None
+    if loop.error is not None:
+        raise loop.error
+    if isinstance(world, Follower):
+        world.check_rest()
+    tracer.run.outcome = _stored(tracer.run.outcome)
+    return tracer.run
+
+
+def _stored(outcome: dict[str, Any]) -> dict[str, Any]:
+    """The outcome as the engine would keep it."""
+    if "error" in outcome:
+        return {"error": failures.to_data(outcome["error"])}
+    try:
+        return {"result": codec.encode(outcome["result"], path="result")}
+    except Exception as error:
+        return {"error": failures.to_data(error)}

@@ -1,0 +1,645 @@
+"""A worker without processes, broker or clock: the real engine on a real database, step by step.
+
+`SimWorker` takes published pieces apart into messages as Celery does (a chain carries its rest, the members
+of a chord its body), and lets a script or a seeded random generator say which message is next and when
+time passes. A process can be killed at any transaction; a second one can come in between any two.
+
+Not here: the workers of `ckworkflow.worker`, which do the same by Celery (`tests/worker`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from ckworkflow import codec
+from ckworkflow.definition import registry
+from ckworkflow.engine import attempts, recovery
+from ckworkflow.engine.advance import advance
+from ckworkflow.engine.attempts import Claimed, Dropped, Early
+from ckworkflow.engine.core import Engine
+from ckworkflow.engine.settings import Settings
+from ckworkflow.engine.start import start_run
+from ckworkflow.errors import FatalError
+from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.plan import Chain, Chord, Group, Piece, Task
+from ckworkflow.store import nodes, processes, runs, schema
+from ckworkflow.store.database import Database, Transaction
+from ckworkflow.store.processes import ProcessRow
+
+T = TypeVar("T")
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+MOMENT = timedelta(microseconds=1)
+SLACK = timedelta(milliseconds=1)
+"""How much later than in a script things come due in the engine, where more moments pass."""
+EVENT_LIMIT = 2_000
+TICKS_IN_TIME = 3
+"""How often the clocks look at a run while the script lets time pass; then they come late."""
+
+
+class ManualClock:
+    """A clock that stands still until it is told to go."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def tick(self) -> None:
+        """Let a moment pass, so that no two records have the same time."""
+        self.now += MOMENT
+
+
+class Killed(BaseException):
+    """The process that runs is gone; nothing in it may notice."""
+
+
+class StuckError(Exception):
+    """A live run for which nothing is left to do."""
+
+
+class CannotFollowError(Exception):
+    """The script wants a step that the engine does not offer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Where a process dies.
+
+    Attributes:
+        at: At which write transaction since the start, from 1.
+        is_committed: Whether that transaction still takes effect.
+        keeps_messages: Whether the broker outlives it and delivers again what was not acknowledged.
+    """
+
+    at: int
+    is_committed: bool
+    keeps_messages: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that happened in a run, in the order of time.
+
+    Attributes:
+        outcome: Of an attempt of a step: `recorded` (for good), `retried`, or `lost` with its process. Of a
+            sleep: `recorded`.
+    """
+
+    at: datetime
+    node_id: str
+    kind: NodeKind
+    name: str
+    args: str
+    outcome: str
+
+
+@dataclass(slots=True)
+class EngineRun:
+    """A run as the engine ended it.
+
+    Attributes:
+        run_id: Its id.
+        started_at: When it was started.
+        outcome: `{"result": ...}` or `{"error": ...}`, as stored.
+        log: What happened.
+        transactions: How many write transactions there were.
+        records: Those of them that recorded an attempt.
+        rows: Its nodes.
+    """
+
+    run_id: RunId
+    started_at: datetime
+    outcome: dict[str, Any]
+    log: list[Entry]
+    transactions: int
+    records: frozenset[int]
+    rows: list[nodes.NodeRow] = field(default_factory=list)
+
+
+Fault = str
+"""How a step is made to fail: `fatal` at once, `error` at each attempt."""
+
+Move = tuple[str, Any]
+"""`("time", since the start of the run)` or `("attempt", node id)`."""
+
+
+def call_step(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], fault: Fault | None) -> Any:
+    """Run a step's function, or fail in its place."""
+    short = name.rpartition(".")[2]
+    if fault == "fatal":
+        raise FatalError(f"{short} was made to fail", code=50007, kind="made_up")
+    if fault == "error":
+        raise ValueError(f"{short} was made to fail")
+    value = registry.require_step(name).function(*args, **kwargs)
+    return drive(value) if inspect.iscoroutine(value) else value
+
+
+def drive(coro: Any) -> Any:
+    """Run a coroutine that never waits."""
+    try:
+        coro.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("a step of these tests may not wait")
+
+
+def canonical_args(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Arguments as text that can be compared."""
+    return canonical(
+        {
+            "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
+            "kwargs": {key: codec.encode(arg, path=key) for key, arg in kwargs.items()},
+        }
+    )
+
+
+def canonical(tree: Any) -> str:
+    """A stored value as text: equal exactly when the values are."""
+    import json
+
+    return json.dumps(tree, sort_keys=True)
+
+
+class SimDatabase(Database):
+    """Counts write transactions, dies at one of them, and lets others in between."""
+
+    def __init__(self, url: str, clock: ManualClock) -> None:
+        super().__init__(url, clock=clock)
+        if self.is_sqlite:
+            # Processes die here, not the machine: nothing need reach the disk.
+            sa.event.listen(self.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF"))
+        self.count = 0
+        self.kill: Kill | None = None
+        self.between: Callable[[], None] = lambda: None
+        self.on_commit: Callable[[], None] = lambda: None
+        self.on_loss: Callable[[], None] = lambda: None
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        self.count += 1
+        kill = self.kill if self.kill is not None and self.kill.at == self.count else None
+
+        def dying(tx: Transaction) -> T:
+            work(tx)
+            raise Killed
+
+        try:
+            result = super().transact(dying if kill and not kill.is_committed else work)
+        except BaseException:
+            self.on_loss()
+            raise
+        self.on_commit()
+        if kill:
+            raise Killed
+        self.between()
+        return result
+
+
+class SimEngine(Engine):
+    """An engine that is a process of its own to the database."""
+
+    def __init__(
+        self, name: str, database: SimDatabase, settings: Settings, publish: Callable[..., bool]
+    ) -> None:
+        super().__init__(settings, publish)
+        self.database = database
+        self.has_news = True
+        self._name = name
+
+    @property
+    def owner(self) -> str:
+        return self._name
+
+    def notify(self) -> None:
+        super().notify()
+        self.has_news = True
+
+
+@dataclass(slots=True)
+class Message:
+    """A task message as the broker holds it."""
+
+    run_id: RunId
+    task: Task
+    rest: tuple[Any, ...]
+    chord: Chain | None
+    eta: datetime
+
+
+class SimWorker:
+    """See the module.
+
+    Args:
+        url: An empty database.
+        bodies_kept: As in the settings: 0 always replays.
+        processes: How many processes take the messages in turn.
+    """
+
+    def __init__(self, url: str, *, bodies_kept: int = 64, process_count: int = 1) -> None:
+        self.clock = ManualClock()
+        self.database = SimDatabase(url, self.clock)
+        self.settings = Settings(database_url=url, bodies_kept=bodies_kept)
+        self.queue: list[Message] = []
+        self.log: list[Entry] = []
+        self.records: set[int] = set()
+        self.faults: Mapping[str, Fault] = {}
+        self.rng = random.Random(0)
+        self.interrupts = 0.0
+        self.doubles = 0.0
+        self.drops = 0.0
+        self._depth = 0
+        self._outer: _Process | None = None
+        self._born = 0
+        self._in_hand: list[Message] = []
+        self._started_at = START
+        self._slack = timedelta()
+        self._running: Entry | None = None
+        schema.upgrade(self.database)
+        self.processes = [self._process() for _ in range(process_count)]
+
+    # -- one run --------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        workflow: Any,
+        args: Sequence[Any] = (),
+        *,
+        script: Sequence[Move] = (),
+        seed: int = 0,
+        faults: Mapping[str, Fault] | None = None,
+        kill: Kill | None = None,
+        is_strict: bool = True,
+    ) -> EngineRun | None:
+        """Start a workflow and drive it to its end.
+
+        Args:
+            workflow: The workflow.
+            args: Its arguments.
+            script: What happens, in this order; after it the seed decides.
+            seed: Of what the script leaves open.
+            faults: The nodes whose steps are made to fail.
+            kill: Where a process dies.
+            is_strict: Whether a script that cannot be followed is an error.
+
+        Returns:
+            The run, or `None` when the process died before it was started.
+        """
+        self.rng = random.Random(seed)
+        self.faults = faults or {}
+        self.queue.clear()
+        self.log = []
+        self.records = set()
+        self.database.count, self.database.kill = 0, kill
+        self.database.between = self._interrupt
+        self.clock.tick()
+        self._started_at = self.clock.now
+        self._slack = timedelta()
+        try:
+            run_id: RunId | None = start_run(self.processes[0].engine, workflow, tuple(args), {})
+        except Killed:
+            run_id = None
+        if run_id is None:
+            found = self.database.read(lambda tx: runs.list_runs(tx, limit=1))
+            if not found or found[0].created_at < self._started_at:
+                self._bury(self.processes[0])
+                return None
+            run_id = found[0].run_id
+            self._bury(self.processes[0])
+        try:
+            for move in script:
+                if self._has_ended(run_id):
+                    break
+                try:
+                    self._follow(run_id, move)
+                except CannotFollowError:
+                    if is_strict:
+                        raise
+                    break
+            self._finish(run_id)
+        finally:
+            self.database.kill, self.database.between = None, lambda: None
+        return self._result(run_id)
+
+    def _finish(self, run_id: RunId) -> None:
+        for _ in range(EVENT_LIMIT):
+            if self._has_ended(run_id):
+                return
+            ready = [message for message in self.queue if message.eta <= self.clock.now]
+            if ready and not (self.rng.random() < 0.1 and self._may_pass_time()):
+                self._guard(self.rng.choice(ready))
+            else:
+                self._pass_time(run_id)
+        raise StuckError(f"{run_id} has not ended after {EVENT_LIMIT} events")
+
+    def _may_pass_time(self) -> bool:
+        return any(message.eta > self.clock.now for message in self.queue) or self.interrupts > 0
+
+    def _pass_time(self, run_id: RunId) -> None:
+        wake_at = self.database.read(runs.next_wake_at)
+        times = [message.eta for message in self.queue if message.eta > self.clock.now]
+        if wake_at is not None:
+            times.append(wake_at)
+        if not times:
+            raise StuckError(f"{run_id} has nothing to wait for")
+        self.advance_to(max(min(times), self.clock.now))
+
+    def _follow(self, run_id: RunId, move: Move) -> None:
+        what, value = move
+        if what == "time":
+            self._slack += SLACK
+            self.advance_to(self._started_at + value + self._slack)
+            return
+        seen: list[Message] = []
+        while True:
+            found = next(
+                (
+                    message
+                    for message in self.queue
+                    if message.task.node_id == value
+                    and message.eta <= self.clock.now
+                    and not any(message is old for old in seen)
+                ),
+                None,
+            )
+            if found is None:
+                raise CannotFollowError(f"{value} cannot run now; there is {self.queue}")
+            seen.append(found)
+            if self._guard(found):
+                return
+
+    def _result(self, run_id: RunId) -> EngineRun:
+        record = self.database.read(lambda tx: runs.read_run(tx, run_id))
+        rows = self.database.read(lambda tx: nodes.load_nodes(tx, run_id))
+        log = self.log + [
+            Entry(
+                row.finished_at,
+                row.node_id,
+                row.kind,
+                row.name,
+                canonical(codec.loads(row.args)),
+                "recorded",
+            )
+            for row in rows
+            if row.kind is NodeKind.SLEEP and row.finished_at is not None
+        ]
+        positions = {row.node_id: row.position for row in rows}
+        log.sort(key=lambda entry: (entry.at, positions.get(NodeId(entry.node_id), 0)))
+        log = _as_delivered(log, {row.node_id: row.delivered for row in rows})
+        outcome = (
+            {"result": codec.loads(record.output)}
+            if record.output is not None
+            else {"error": codec.loads(record.error or "null")}
+        )
+        return EngineRun(
+            run_id, self._started_at, outcome, log, self.database.count, frozenset(self.records), rows
+        )
+
+    def _has_ended(self, run_id: RunId) -> bool:
+        # Asked only when a process says that some run has ended, or when one has died.
+        if not any(process.engine.has_news for process in self.processes):
+            return False
+        for process in self.processes:
+            process.engine.has_news = False
+        status = self.database.read(lambda tx: runs.read_status(tx, run_id))
+        return status is not None and status.is_final
+
+    # -- time -----------------------------------------------------------------------------------------
+
+    def advance_to(self, time: datetime) -> None:
+        """Let time pass; the clocks of the processes do what comes due, not all of it in time."""
+        for _ in range(TICKS_IN_TIME):
+            wake_at = self.database.read(runs.next_wake_at)
+            if wake_at is None or wake_at > time:
+                break
+            self.clock.now = max(self.clock.now, wake_at)
+            self._tick()
+        self.clock.now = max(self.clock.now, time)
+        wake_at = self.database.read(runs.next_wake_at)
+        if wake_at is not None and wake_at <= self.clock.now:
+            self._tick()
+
+    def _tick(self) -> None:
+        process = self.rng.choice(self.processes)
+        self.clock.tick()
+        try:
+            recovery.tick(process.engine)
+        except Killed:
+            pass  # as in `_guard`
+        else:
+            return
+        self._bury(process)
+
+    # -- messages -------------------------------------------------------------------------------------
+
+    def _publish(self, run_id: RunId, pieces: Sequence[Piece]) -> bool:
+        for piece in pieces:
+            if self.rng.random() < self.drops:
+                continue
+            self._send(run_id, piece, (), None)
+            if self.rng.random() < self.doubles:
+                self._send(run_id, piece, (), None)
+        return True
+
+    def _send(self, run_id: RunId, item: Any, rest: tuple[Any, ...], chord: Chain | None) -> None:
+        if isinstance(item, Task):
+            eta = item.until if item.until is not None else self.clock.now + (item.delay or timedelta())
+            self.queue.append(Message(run_id, item, rest, chord, eta))
+        elif isinstance(item, Chain):
+            self._send(run_id, item.items[0], (*item.items[1:], *rest), chord)
+        else:
+            assert not rest, "a fork ends what it stands in"
+            assert chord is None, "a fork ends what it stands in"
+            for member in item.members:
+                self._send(run_id, member, (), item.body if isinstance(item, Chord) else None)
+
+    def _guard(self, message: Message) -> bool:
+        """Handle a message in a process that may die of it."""
+        # One whose process came in between two others' transactions is another process.
+        process = self.rng.choice([other for other in self.processes if other is not self._outer])
+        self.queue = [other for other in self.queue if other is not message]
+        self._in_hand.append(message)
+        outer, self._outer = self._outer, process
+        try:
+            return self._handle(process.engine, message)
+        except Killed:
+            pass  # and on, outside: what bodies raise later must not have this for its context
+        finally:
+            self._in_hand = [other for other in self._in_hand if other is not message]
+            self._outer = outer
+        kill, running, self._running = self.database.kill, self._running, None
+        if running is not None:
+            self._log_lost(message.run_id, running)
+        if kill is not None and not kill.keeps_messages:
+            self.queue.clear()
+        else:
+            self.queue.append(replace(message, eta=self.clock.now))
+        self._bury(process)
+        return True
+
+    def _handle(self, engine: SimEngine, message: Message) -> bool:
+        """As `ckworkflow.worker.task` does; whether the step was claimed."""
+        run_id, task = message.run_id, message.task
+        claimed = attempts.claim(engine, run_id, task.node_id, task.generation, step=task.name)
+        if isinstance(claimed, Early):
+            self.queue.append(replace(message, eta=self.clock.now + claimed.wait))
+            return False
+        if isinstance(claimed, Dropped):
+            if claimed.wakes_body:
+                advance(engine, run_id)
+            return False
+        carries = _first_nodes(message.rest[0] if message.rest else message.chord)
+        recorded, is_success = self._attempt(engine, claimed, task.name, carries)
+        rest = message.rest
+        if not recorded.keeps_chain and recorded.retry_in is None:
+            rest = ()
+        if recorded.has_ended:
+            engine.notify()
+        engine.publish(run_id, recorded.pieces)
+        if recorded.wakes_body:
+            advance(engine, run_id)
+        if recorded.retry_in is not None:
+            self.queue.append(replace(message, eta=self.clock.now + recorded.retry_in))
+        elif is_success and rest:
+            self._send(run_id, rest[0], rest[1:], message.chord)
+        elif is_success and message.chord is not None and not message.rest:
+            if attempts.fire(engine, run_id, task.node_id):
+                self._send(run_id, message.chord, (), None)
+        return True
+
+    def _attempt(
+        self, engine: SimEngine, claimed: Claimed, name: str, carries: frozenset[tuple[NodeId, int]]
+    ) -> tuple[attempts.Recorded, bool]:
+        node_id = claimed.row.node_id
+        self.clock.tick()
+        entry = Entry(
+            self.clock.now,
+            node_id,
+            NodeKind.STEP,
+            name,
+            canonical_args(claimed.args, claimed.kwargs),
+            "lost",
+        )
+        self._running = entry
+        step = registry.require_step(name)
+        failure: attempts.Failure | None = None
+        try:
+            value = call_step(name, claimed.args, claimed.kwargs, self.faults.get(node_id))
+        except Exception as error:
+            failure = attempts.judge(error, now=self.clock)
+        self.records.add(self.database.count + 1)
+        # Outside the handler: another process may come in between.
+        if failure is None:
+            recorded = attempts.record_success(engine, claimed, value, carries=carries)
+        else:
+            recorded = attempts.record_failure(engine, claimed, failure, step=step, carries=carries)
+        self._running = None
+        self.log.append(replace(entry, outcome="recorded" if recorded.retry_in is None else "retried"))
+        return recorded, failure is None
+
+    # -- processes ------------------------------------------------------------------------------------
+
+    def _process(self, *, replaces: _Process | None = None) -> _Process:
+        self._born += 1
+        name = f"process-{self._born}"
+        row = ProcessRow(
+            name, "worker", "elsewhere", "", self._born, "", START + timedelta(days=100_000)
+        )
+        dead = None if replaces is None else replace(replaces.row, alive_until=self.clock.now - MOMENT)
+
+        def renew(tx: Transaction) -> None:
+            for known in (row, dead):
+                if known is not None:
+                    processes.renew_process(tx, known, now=self.clock.now)
+
+        self.database.transact(renew)
+        return _Process(SimEngine(name, self.database, self.settings, self._publish), row)
+
+    def _bury(self, process: _Process) -> None:
+        """Replace a process that has died, and let the new one clean up after it."""
+        self.database.kill = None
+        between, self.database.between = self.database.between, lambda: None
+        process.engine.bodies.clear()
+        born = self._process(replaces=process)
+        self.processes = [born if other is process else other for other in self.processes]
+        recovery.bury_dead(born.engine)
+        self.clock.tick()
+        recovery.tick(born.engine)
+        self.database.between = between
+
+    def _log_lost(self, run_id: RunId, entry: Entry) -> None:
+        rows = self.database.read(lambda tx: nodes.load_nodes(tx, run_id))
+        found = next((row for row in rows if row.node_id == entry.node_id), None)
+        is_recorded = found is not None and found.finished_at == entry.at and found.owner is None
+        is_retried = found is not None and found.status is NodeStatus.PLANNED
+        self.log.append(
+            replace(entry, outcome="recorded" if is_recorded else "retried" if is_retried else "lost")
+        )
+
+    def _interrupt(self) -> None:
+        """Between two transactions of one process, another may do something."""
+        if self._depth or self.rng.random() >= self.interrupts:
+            return
+        ready = [message for message in self.queue if message.eta <= self.clock.now]
+        if not ready:
+            return
+        self._depth += 1
+        running, self._running = self._running, None
+        try:
+            self._guard(self.rng.choice(ready))
+        finally:
+            self._depth -= 1
+            self._running = running
+
+    def close(self) -> None:
+        """Close bodies and connections."""
+        for process in self.processes:
+            process.engine.bodies.clear()
+            process.engine.database.dispose()
+
+
+def _as_delivered(log: list[Entry], delivered: Mapping[NodeId, int | None]) -> list[Entry]:
+    """Hold back what the body was told of later than of things that happened after it."""
+    open_ = sorted(number for number in delivered.values() if number is not None)
+    held: list[tuple[int, Entry]] = []
+    ordered: list[Entry] = []
+    for entry in log:
+        number = delivered.get(NodeId(entry.node_id))
+        if entry.outcome != "recorded" or number is None:
+            ordered.append(entry)
+            continue
+        held.append((number, entry))
+        held.sort(key=lambda item: item[0])
+        while held and open_ and held[0][0] == open_[0]:
+            ordered.append(held.pop(0)[1])
+            open_.pop(0)
+    return ordered + [entry for _, entry in held]
+
+
+@dataclass(slots=True)
+class _Process:
+    engine: SimEngine
+    row: ProcessRow
+
+
+def _first_nodes(item: Any) -> frozenset[tuple[NodeId, int]]:
+    """As `canvas.first_nodes`, of a piece that is not a signature yet."""
+    if item is None:
+        return frozenset()
+    if isinstance(item, Task):
+        return frozenset({(item.node_id, item.generation)})
+    if isinstance(item, Chain):
+        return _first_nodes(item.items[0])
+    assert isinstance(item, Group | Chord)
+    return _union(item.members)
+
+
+def _union(items: Iterable[Any]) -> frozenset[tuple[NodeId, int]]:
+    return frozenset(node for item in items for node in _first_nodes(item))

@@ -1,0 +1,198 @@
+"""What the caller of a run sees: its state, its steps, its result or its error, and nothing of any secret."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ckworkflow import client as client_module
+from ckworkflow import get_run, get_run_sync, sleep, start, start_sync, step, workflow
+from ckworkflow.errors import FatalError, ReturnValueTimeoutError, RunFailedError
+from ckworkflow.model import NodeKind, NodeStatus, RunStatus
+from ckworkflow.store import tables
+from waiting import failure_of, until
+
+if TYPE_CHECKING:
+    from ckworkflow.engine.installation import Installation
+
+TOKEN = "A" * 24 + ".abcdef." + "x" * 38
+
+
+class QuotaError(Exception):
+    """An error of a user's own."""
+
+
+@step
+async def pays(how: str) -> str:
+    if how == "closed":
+        raise FatalError("account closed", code=50007)
+    return "paid"
+
+
+@workflow
+async def paying(how: str) -> str:
+    return await pays(how)
+
+
+@workflow
+async def clumsy() -> None:
+    await pays("fine")
+    raise QuotaError(f"no more, says {TOKEN}")
+
+
+def test_a_failed_run_raises_with_the_error_of_its_body_as_the_cause(running: Installation) -> None:
+    run = start_sync(paying, "closed")
+
+    with pytest.raises(
+        RunFailedError, match=r"paying failed: FatalError: account closed\. `ckworkflow runs show"
+    ) as caught:
+        run.return_value(10)
+    assert caught.value.run_id == run.run_id
+    assert isinstance(caught.value.__cause__, FatalError)
+    assert caught.value.__cause__.code == 50007
+    assert run.status() is RunStatus.FAILED
+    assert run.exists()
+    (only,) = run.steps()
+    assert (only.kind, only.status, only.attempt) == (NodeKind.STEP, NodeStatus.FAILED, 1)
+    assert only.name.endswith(".pays")
+    assert only.error == "FatalError: account closed"
+    assert only.started_at <= only.finished_at
+    with pytest.raises(RunFailedError):
+        asyncio.run(_ask_again(run.run_id))
+    with pytest.raises(RunFailedError):
+        get_run_sync(run.run_id).return_value()
+
+
+async def _ask_again(run_id: str) -> None:
+    run = await get_run(run_id)
+    assert await run.status() is RunStatus.FAILED
+    assert await run.exists()
+    assert len(await run.steps()) == 1
+    await run.return_value()
+
+
+def test_an_error_of_the_body_itself_fails_the_run_and_holds_no_secret(running: Installation) -> None:
+    run = start_sync(clumsy)
+    error = failure_of(run)
+
+    assert type(error) is QuotaError
+    assert str(error) == "no more, says [token]"
+    assert TOKEN not in database_text(running)
+
+
+@step(max_retries=0)
+async def leaks(how: str) -> None:
+    if how == "fatal":
+        raise FatalError(
+            f"cannot use {TOKEN}", code=TOKEN, kind=TOKEN, details={"said": [f"by {TOKEN}"]}
+        )
+    if how == "arguments":
+        raise QuotaError({"token": TOKEN}, [TOKEN], TOKEN)
+    try:
+        raise QuotaError(TOKEN)
+    except QuotaError as error:
+        raise RuntimeError("outer") from error
+
+
+@workflow
+async def leaking(how: str) -> None:
+    await leaks(how)
+
+
+@pytest.mark.parametrize("how", ["fatal", "arguments", "cause"])
+def test_no_stored_error_holds_a_secret(
+    running: Installation, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        failure_of(start_sync(leaking, how))
+
+    assert TOKEN not in database_text(running)
+    assert TOKEN not in caplog.text
+
+
+def database_text(home: Installation) -> str:
+    """All that the tables hold about runs."""
+    names = (tables.runs, tables.nodes, tables.attempts)
+    # As tuples: a row of SQLAlchemy shows long values cut.
+    rows = [
+        tuple(row)
+        for name in names
+        for row in home.engine.database.read(lambda tx, name=name: tx.execute(name.select()).all())
+    ]
+    return str(rows)
+
+
+@workflow
+async def long_sleep() -> str:
+    await sleep("7 days")
+    return "slept"
+
+
+def test_a_caller_that_does_not_wait_longer_is_told_and_the_run_goes_on(running: Installation) -> None:
+    run = start_sync(long_sleep)
+
+    with pytest.raises(
+        ReturnValueTimeoutError, match=r"has not ended within 0\.05 s\. It is still going"
+    ) as caught:
+        run.return_value(0.05)
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.is_worker_alive
+    assert not run.status().is_final
+    (only,) = run.steps()
+    assert (only.kind, only.name, only.status) == (NodeKind.SLEEP, "sleep", NodeStatus.RUNNING)
+    assert timedelta(days=6) < only.due_at - datetime.now(UTC) <= timedelta(days=7)
+
+
+def test_a_caller_without_a_worker_is_told_so_in_its_timeout(home: Installation) -> None:
+    with pytest.raises(
+        ReturnValueTimeoutError, match="No worker is alive: run `celery -A ckworkflow worker`"
+    ):
+        start_sync(paying, "fine").return_value(0.01)
+
+
+def test_a_caller_that_waits_without_a_worker_is_warned_once(
+    home: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(client_module, "NO_WORKER_SECONDS", 0.02)
+
+    run = start_sync(paying, "fine")
+    with pytest.raises(ReturnValueTimeoutError):
+        run.return_value(0.3)
+
+    (warning,) = [each.getMessage() for each in caplog.records if run.run_id in each.getMessage()]
+    assert warning.startswith(
+        f"run {run.run_id} waits: no worker is alive. Run `celery -A ckworkflow worker`"
+    )
+
+
+def test_a_caller_that_is_cancelled_leaves_no_thread_waiting(home: Installation) -> None:
+    async def give_up() -> None:
+        run = await start(paying, "fine")
+        waiting = asyncio.create_task(run.return_value())
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(give_up())
+
+    until(lambda: not client_module._waiters._work_queue.qsize() and not is_waiting())
+
+
+def is_waiting() -> bool:
+    """Whether a thread of the client still looks at a run."""
+    return any(frame.f_code.co_name == "_return_value" for frame in frames())
+
+
+def frames() -> list[Any]:
+    found = []
+    for frame in sys._current_frames().values():
+        while frame is not None:
+            found.append(frame)
+            frame = frame.f_back
+    return found

@@ -1,0 +1,103 @@
+"""What a body is told, and in which order, when several things are recorded before it is told of any."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ckworkflow import FatalError, sleep, step, workflow
+from ckworkflow.engine.advance import advance
+from ckworkflow.model import RunStatus
+from desk import Desk
+
+LOG: list[str] = []
+
+
+@step(max_retries=0)
+async def breaks() -> None: ...
+
+
+@step
+async def works(name: str) -> str:
+    return name
+
+
+@workflow
+async def chain() -> None:
+    try:
+        await works("first")
+        await works("second")
+    finally:
+        await works("clean up")
+
+
+@workflow
+async def fails_beside_a_chain() -> str:
+    try:
+        await asyncio.gather(breaks(), chain())
+    except FatalError:
+        return "failed"
+    return "fine"
+
+
+def test_a_chain_that_went_on_beside_a_failure_is_where_the_body_finds_it(desk: Desk) -> None:
+    """The plan had let the second step begin before any body heard of the failure."""
+    run_id = desk.start(fails_beside_a_chain)
+    desk.fail(desk.claim(run_id, "0.1:1"), FatalError("broken"), breaks)
+    desk.succeed(desk.claim(run_id, "0.2:1"), "first")
+    desk.succeed(desk.claim(run_id, "0.2:2"), "second")
+
+    advance(desk.engine, run_id)
+
+    assert desk.run(run_id).status is RunStatus.COMPLETED
+    assert desk.run(run_id).output == '"failed"'
+
+
+@workflow
+async def sleeps_side_by_side() -> Any:
+    order: list[str] = []
+    await asyncio.gather(naps(order, "long", 40), naps(order, "short", 20))
+    return order
+
+
+@workflow
+async def naps(order: list[str], name: str, seconds: int) -> None:
+    await sleep(seconds)
+    order.append(name)
+
+
+def test_of_sleeps_that_are_found_over_together_the_one_that_ended_first_is_told_first(
+    desk: Desk,
+) -> None:
+    run_id = desk.start(sleeps_side_by_side)
+
+    desk.clock.advance(timedelta(hours=1))
+    desk.tick()
+
+    assert desk.run(run_id).output == '["short","long"]'
+
+
+@workflow
+async def notes_its_end() -> None:
+    try:
+        await works("x")
+    finally:
+        LOG.append("end")
+
+
+def test_a_start_that_cannot_be_committed_leaves_no_body_behind(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LOG.clear()
+
+    def fails(work: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(desk.engine.database, "transact", fails)
+    with pytest.raises(OSError, match="disk full"):
+        desk.start(notes_its_end)
+
+    assert LOG == []

@@ -1,0 +1,86 @@
+"""A process that forks while its threads use SQLite: neither side may be kept waiting for a lock of the other."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckworkflow.store import keyvalue, schema
+from ckworkflow.store.database import Database
+from ckworkflow.worker.broker_file import BrokerFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
+
+FORKS = 20
+PATIENCE_SECONDS = 4.0  # less than SQLite's own patience with a lock, the broker file's five seconds
+
+
+@pytest.fixture(params=["database", "broker file"])
+def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], object]:
+    """Write something to a SQLite file, as every thread and child does here."""
+    if request.param == "broker file":
+        file = BrokerFile.at(str(tmp_path / "broker.sqlite3"))
+        return lambda: file.put(["work"], "{}")
+    database = Database(f"sqlite:///{tmp_path / 'runs.sqlite3'}")
+    schema.ensure(database)
+    return lambda: database.transact(
+        lambda tx: keyvalue.put(tx, "key", "1", now=database.now(tx)),
+    )
+
+
+@pytest.fixture
+def busy(write: Callable[[], object]) -> Iterator[None]:
+    """Threads that write without a pause."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.is_set():
+            write()
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    yield
+    is_over.set()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_child_forked_in_the_midst_of_transactions_can_write_at_once(
+    write: Callable[[], object],
+) -> None:
+    for _ in range(FORKS):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                write()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        assert exit_code(pid) == 0
+
+
+def exit_code(pid: int) -> int | None:
+    """Wait for a child; `None` when it had to be killed."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return None

@@ -1,0 +1,582 @@
+"""The tracer alone, without a database: what a body is told, what it may not do, and what is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ckworkflow import (
+    BodyAwaitError,
+    FatalError,
+    ReplayDivergenceError,
+    now,
+    random,
+    sleep,
+    step,
+    uuid4,
+    workflow,
+)
+from ckworkflow.definition import Workflow
+from ckworkflow.model import Json, NodeId, NodeKind, RunId
+from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Trace, Tracer
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+LOG: list[str] = []
+
+
+@step
+async def ping(n: int = 0) -> Any:
+    return n
+
+
+@step
+async def pong() -> Any:
+    return None
+
+
+def tracer(definition: Workflow[..., Any], *args: Any, **options: Any) -> Tracer:
+    return Tracer(RunId("run"), lambda: definition.body.function(*args), started_at=START, **options)
+
+
+def done(node_id: str, output: Json = None, *, hours: float = 0) -> Outcome:
+    return Outcome(NodeId(node_id), output, None, START + timedelta(hours=hours))
+
+
+def failed(node_id: str, error: BaseException | None = None) -> Outcome:
+    return Outcome(NodeId(node_id), None, error or FatalError("boom"), START)
+
+
+def known(
+    node_id: str, name: str, args: Iterable[Json] = (), *, is_delivered: bool = False
+) -> dict[Any, Known]:
+    tree: dict[str, Json] = {"args": list(args), "kwargs": {}}
+    return {NodeId(node_id): Known(NodeKind.STEP, name, tree, is_delivered)}
+
+
+def ids(trace: Trace) -> list[str]:
+    return [node.node_id for node in trace.nodes]
+
+
+@workflow
+async def three_pings() -> None:
+    await ping()
+    await ping()
+    await ping()
+
+
+def test_three_equal_calls_are_three_nodes() -> None:
+    trace = tracer(three_pings).resume()
+
+    assert ids(trace) == ["0:1", "0:2", "0:3"]
+    assert [sorted(node.after) for node in trace.nodes] == [[], ["0:1"], ["0:2"]]
+
+
+# -- divergence -------------------------------------------------------------------------------------
+
+
+def test_another_step_at_a_recorded_node_is_named_with_the_recorded_one() -> None:
+    found = tracer(three_pings, known=known("0:2", "tests.edited"))
+
+    with pytest.raises(ReplayDivergenceError) as caught:
+        found.resume([done("0:1")])
+
+    assert caught.value.node_id == "0:2"
+    assert caught.value.recorded == "tests.edited"
+    assert caught.value.traced == ping.name
+    assert "tests.edited" in str(caught.value)
+    assert ping.name in str(caught.value)
+
+
+def test_other_arguments_of_an_unchanged_source_are_a_divergence() -> None:
+    found = tracer(three_pings, known=known("0:1", ping.name, [7]))
+
+    with pytest.raises(ReplayDivergenceError, match=r"other arguments.*body is not repeatable"):
+        found.resume()
+
+
+def test_other_arguments_of_an_edited_source_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    found = tracer(three_pings, known=known("0:1", ping.name, [7]), is_same_source=False)
+
+    with caplog.at_level(logging.WARNING):
+        found.resume()
+
+    assert "replayed step has other arguments" in caplog.text
+
+
+def test_a_body_that_no_longer_reaches_a_delivered_node_has_diverged() -> None:
+    found = tracer(three_pings, known=known("0:4", ping.name, is_delivered=True))
+
+    with pytest.raises(ReplayDivergenceError, match="its end"):
+        found.resume([done("0:1"), done("0:2"), done("0:3"), done("0:4")])
+
+
+@workflow
+async def swallows() -> str:
+    try:
+        await ping()
+    except BaseException:
+        return "swallowed"
+    return "went on"
+
+
+def test_a_handler_cannot_swallow_a_divergence() -> None:
+    found = tracer(swallows, known=known("0:1", "tests.edited"))
+
+    with pytest.raises(ReplayDivergenceError):
+        found.resume()
+
+
+# -- bounded segments -------------------------------------------------------------------------------
+
+
+@workflow
+async def endless() -> None:
+    while True:
+        await ping()
+        await sleep("1h")
+
+
+def test_an_endless_loop_runs_in_segments_of_bounded_size() -> None:
+    found = tracer(endless, segment_limit=10)
+    trace = found.resume()
+
+    for segment in range(50):
+        assert len(trace.nodes) == 10
+        assert trace.end is None
+        assert trace.nodes[0].node_id == f"0:{10 * segment + 1}"
+        trace = found.resume([done(node.node_id) for node in trace.nodes])
+    assert len(found.live) == 10
+
+
+@workflow
+async def wide() -> None:
+    await asyncio.gather(*[ping(n) for n in range(50)])
+    await pong()
+
+
+def test_a_segment_is_never_cut_inside_a_gather() -> None:
+    trace = tracer(wide, segment_limit=5).resume()
+
+    assert len(trace.nodes) == 51
+
+
+# -- abandoned bodies -------------------------------------------------------------------------------
+
+
+class Noisy:
+    def __enter__(self) -> None:
+        LOG.append("enter")
+
+    def __exit__(self, *error: object) -> None:
+        LOG.append("exit")
+
+
+@workflow
+async def in_finally() -> None:
+    try:
+        if await ping():
+            return
+    finally:
+        LOG.append("finally")
+
+
+@workflow
+async def in_with() -> None:
+    with Noisy():
+        await ping()
+
+
+@workflow
+async def in_handler() -> None:
+    try:
+        if await ping():
+            return
+    except BaseException:
+        LOG.append("handler")
+        raise
+
+
+@workflow
+async def in_bare_handler() -> None:
+    try:
+        if await ping():
+            return
+    except:  # noqa: E722
+        LOG.append("bare")
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [in_finally, in_with, in_handler, in_bare_handler],
+    ids=lambda d: d.name.rpartition(".")[2],
+)
+def test_an_abandoned_body_runs_no_user_code(definition: Workflow[..., Any]) -> None:
+    LOG.clear()
+    found = tracer(definition)
+    found.resume()
+    before = list(LOG)
+
+    found.close()
+
+    assert before == LOG
+
+
+@workflow
+async def in_a_generator() -> None:
+    with generated():
+        await ping()
+
+
+@contextlib.contextmanager
+def generated() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        LOG.append("generator")
+
+
+def test_the_end_of_a_generator_does_not_run_when_its_body_is_abandoned() -> None:
+    LOG.clear()
+    found = tracer(in_a_generator)
+    found.resume()
+
+    found.close()
+    del found
+    gc.collect()
+
+    assert LOG == []
+
+
+def test_a_body_that_was_dropped_and_not_closed_runs_no_user_code_either() -> None:
+    LOG.clear()
+    found = tracer(in_finally)
+    found.resume()
+
+    del found
+    gc.collect()
+
+    assert LOG == []
+
+
+LOCK = threading.Lock()
+
+
+@workflow
+async def holds_a_lock() -> None:
+    with LOCK:
+        await ping()
+
+
+def test_an_abandoned_body_gives_back_its_locks() -> None:
+    found = tracer(holds_a_lock)
+    found.resume()
+    assert LOCK.locked()
+
+    found.close()
+
+    assert not LOCK.locked()
+
+
+@workflow
+async def enters_a_number(number: Any) -> str:
+    try:
+        with number:
+            await ping()
+    except TypeError as error:
+        return str(error)
+    return "entered"
+
+
+def test_what_is_no_context_manager_is_refused_as_python_does() -> None:
+    end = tracer(enters_a_number, 5).resume().end
+
+    assert end is not None
+    assert end.result == "'int' object does not support the context manager protocol"
+
+
+# -- outside the durable world ------------------------------------------------------------------------
+
+
+@workflow
+async def opens_a_connection() -> None:
+    await asyncio.open_connection("127.0.0.1", 1)
+
+
+@workflow
+async def sleeps_in_the_process() -> None:
+    await asyncio.sleep(1)
+
+
+@workflow
+async def waits_for_nothing() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+@workflow
+async def uses_a_thread() -> None:
+    await asyncio.to_thread(print)
+
+
+@workflow
+async def hides_it() -> None:
+    try:
+        await asyncio.open_connection("127.0.0.1", 1)
+    except Exception:
+        await ping()
+
+
+@workflow
+async def yields_only() -> str:
+    await asyncio.sleep(0)
+    return "fine"
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [opens_a_connection, sleeps_in_the_process, waits_for_nothing, uses_a_thread, hides_it],
+    ids=lambda d: d.name.rpartition(".")[2],
+)
+def test_what_is_not_durable_is_refused_with_the_way_out(definition: Workflow[..., Any]) -> None:
+    with pytest.raises(BodyAwaitError, match=r"Move it into a @step"):
+        tracer(definition).resume()
+
+
+def test_to_yield_is_no_wait() -> None:
+    end = tracer(yields_only).resume().end
+
+    assert end is not None
+    assert end.result == "fine"
+
+
+# -- values -----------------------------------------------------------------------------------------
+
+
+@workflow
+async def chances() -> list[Any]:
+    return [random(), random(), str(uuid4())]
+
+
+def test_random_values_are_the_same_in_every_replay_and_differ_among_each_other() -> None:
+    ends = [tracer(chances).resume().end for _ in range(2)]
+
+    assert ends[0] == ends[1]
+    assert ends[0] is not None
+    assert len(set(ends[0].result)) == 3
+
+
+@workflow
+async def clocks() -> list[str]:
+    first = now().isoformat()
+    await sleep("1h")
+    return [first, now().isoformat()]
+
+
+def test_now_is_what_the_body_has_been_told() -> None:
+    kept = tracer(clocks)
+    kept.resume()
+    alive = kept.resume([done("0:1", hours=1)]).end
+    replayed = tracer(clocks).resume([done("0:1", hours=1)]).end
+
+    assert alive == replayed
+    assert alive is not None
+    assert alive.result == [START.isoformat(), (START + timedelta(hours=1)).isoformat()]
+
+
+@workflow
+async def projects() -> Any:
+    made = await ping()
+    await pong()
+    return made["id"]
+
+
+def test_a_projection_stands_for_its_value_until_that_is_known() -> None:
+    end = tracer(projects).resume().end
+
+    assert end is not None
+    assert end.result == {"$": "ref", "v": ["0:1", [["item", "id"]]]}
+    assert end.after == {"0:2"}
+
+
+def test_a_projection_that_does_not_resolve_raises_in_the_body() -> None:
+    end = tracer(projects).resume([done("0:1", {}), done("0:2")]).end
+
+    assert end is not None
+    assert isinstance(end.error, KeyError)
+
+
+# -- failures ---------------------------------------------------------------------------------------
+
+
+@workflow
+async def handles() -> str:
+    try:
+        await ping(1)
+        await ping(2)
+    except FatalError:
+        await pong()
+        return "handled"
+    return "done"
+
+
+def test_a_failure_behind_a_lazy_await_asks_for_a_replay() -> None:
+    found = tracer(handles)
+    found.resume()
+
+    with pytest.raises(ReplayNeededError):
+        found.resume([failed("0:1")])
+
+
+def test_a_replay_raises_the_failure_at_its_await() -> None:
+    trace = tracer(handles).resume([failed("0:1")])
+
+    assert [(node.node_id, node.name) for node in trace.nodes] == [("0:2", pong.name)]
+    assert trace.end is not None
+    assert trace.end.result == "handled"
+
+
+@workflow
+async def first_of_two_failures() -> str:
+    try:
+        await asyncio.gather(ping(1), ping(2))
+    except FatalError as error:
+        return str(error)
+    return "none"
+
+
+@pytest.mark.parametrize("order", [("0.1:1", "0.2:1"), ("0.2:1", "0.1:1")])
+def test_gather_raises_the_failure_that_is_delivered_first(order: tuple[str, str]) -> None:
+    end = tracer(first_of_two_failures).resume([failed(node, FatalError(node)) for node in order]).end
+
+    assert end is not None
+    assert end.result == order[0]
+
+
+@workflow
+async def cleans_up(n: int) -> None:
+    try:
+        await ping(n)
+        await ping(n + 1)
+    finally:
+        await pong()
+
+
+@workflow
+async def fails_beside() -> str:
+    try:
+        await asyncio.gather(ping(0), cleans_up(1))
+    except FatalError:
+        return "over"
+    return "fine"
+
+
+def test_tasks_that_are_left_at_the_end_are_cancelled_and_clean_up() -> None:
+    found = tracer(fails_beside)
+    trace = found.resume([failed("0.1:1")])
+
+    assert [(node.node_id, node.name) for node in trace.nodes] == [("0.2:2", pong.name)]
+    assert trace.end is None
+    end = found.resume([done("0.2:2")]).end
+    assert end is not None
+    assert end.result == "over"
+
+
+def test_who_is_told_of_the_end_first_is_cancelled_where_it_stands() -> None:
+    """What is told in the same breath, but later, finds the body ended: the clean-up is the second node."""
+    trace = tracer(fails_beside).resume([failed("0.1:1"), done("0.2:1")])
+
+    assert [(node.node_id, node.name) for node in trace.nodes] == [("0.2:2", pong.name)]
+
+
+@workflow
+async def waits_before_it_ends() -> str:
+    try:
+        await asyncio.gather(ping(0), cleans_up(1))
+    except FatalError:
+        await pong()
+    return "over"
+
+
+def test_siblings_go_on_until_what_the_body_awaits_at_its_end_is_recorded() -> None:
+    trace = tracer(waits_before_it_ends).resume([failed("0.1:1")])
+
+    assert {node.node_id for node in trace.nodes} == {"0:1", "0.2:1"}
+    assert trace.end is None
+    assert "0" in {wait.path for wait in trace.waits}
+
+    trace = tracer(waits_before_it_ends).resume([failed("0.1:1"), done("0.2:1"), done("0:1")])
+    # Cancelled at its second step.
+    assert [(node.node_id, node.name) for node in trace.nodes] == [("0.2:3", pong.name)]
+
+
+def test_a_body_kept_alive_is_told_of_its_last_step_together_with_a_siblings() -> None:
+    found = tracer(gathers_singles)
+    with pytest.raises(ReplayNeededError):
+        found.resume()
+        found.resume([failed("0.1:1")])
+    found = tracer(gathers_singles)
+    trace = found.resume([failed("0.1:1")])
+    assert {node.node_id for node in trace.nodes} == {"0:1", "0:2", "0.2:1"}
+
+    end = found.resume([done("0:1"), done("0.2:1"), done("0:2")]).end
+
+    assert end is not None
+    assert end.after == frozenset()
+
+
+@workflow
+async def gathers_singles() -> str:
+    try:
+        await asyncio.gather(ping(0), ping(1))
+    except FatalError:
+        await pong()
+        await pong()
+    return "over"
+
+
+@workflow
+async def counts_up() -> int:
+    total = 0
+    for _ in range(3):
+        total += await ping()
+    return total
+
+
+def test_a_body_kept_alive_and_a_replay_come_to_the_same() -> None:
+    kept = tracer(counts_up)
+    kept.resume()
+    kept.resume([done("0:1", 1)])
+    kept.resume([done("0:2", 2)])
+    alive = kept.resume([done("0:3", 3)]).end
+
+    assert alive == tracer(counts_up).resume([done(f"0:{n}", n) for n in (1, 2, 3)]).end
+    assert alive is not None
+    assert alive.result == 6
+
+
+@workflow
+async def gives_a_cycle() -> list[Any]:
+    await ping()
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+@workflow
+async def takes_a_cycle() -> bool:
+    found = await gives_a_cycle()
+    return found[0] is found
+
+
+def test_a_value_that_holds_itself_may_pass_between_bodies() -> None:
+    end = tracer(takes_a_cycle).resume([done("0:1")]).end
+
+    assert end is not None
+    assert end.result is True

@@ -1,0 +1,122 @@
+"""`celery -A ckworkflow worker`, as a user types it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from worker_home import TESTS, WorkerHome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.slow
+
+# The same environment for all: a developer's own broker must not decide these tests.
+ENVIRONMENT = {"CELERY_BROKER_URL": "", "DISCORD_TOKEN": ""}
+
+
+@pytest.fixture
+def make_home(tmp_path) -> Iterator[Callable[..., WorkerHome]]:
+    homes = []
+
+    def make(**settings) -> WorkerHome:
+        homes.append(WorkerHome(tmp_path, TESTS, settings, env=ENVIRONMENT))
+        return homes[-1]
+
+    yield make
+    for home in homes:
+        home.stop()
+
+
+def pool_of(home, *options):
+    """Start a worker until it is ready, and read its pool from the banner."""
+    home.start_worker(*options)
+    home.wait_for(lambda: " ready." in home.logs(), "the worker")
+    found = re.search(r"concurrency: (\d+) \((\w+)\)", (home.folder / "worker.log").read_text())
+    return f"{found[2]} {found[1]}"
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "expected"),
+    [
+        ({}, [], "thread 200"),
+        ({}, ["-c", "7"], "thread 7"),
+        ({}, ["-P", "prefork", "-c", "2"], "prefork 2"),
+        ({}, ["--pool=solo", "-c", "1"], "solo 1"),
+        ({"worker_concurrency": 5}, [], "thread 5"),
+        ({"worker_pool": "solo", "worker_concurrency": 1}, [], "solo 1"),
+        ({"worker_pool": "prefork", "worker_concurrency": 2}, [], "prefork 2"),
+    ],
+)
+def test_the_pool_is_threads_unless_the_user_says_otherwise(make_home, config, options, expected):
+    assert pool_of(make_home(**config), *options) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"worker_pool": "gevent"}, "ckworkflow cannot run on the gevent pool"),
+        ({"broker_url": "filesystem://"}, "ckworkflow does not run on filesystem://"),
+        (
+            {"broker_url": "sqla+sqlite:///x.sqlite3"},
+            "ckworkflow does not run on sqla+sqlite:///x.sqlite3",
+        ),
+    ],
+)
+def test_what_cannot_work_ends_the_worker_with_one_sentence(make_home, config, sentence):
+    home = make_home(**config)
+    worker = home.start_worker()
+
+    home.wait_for(lambda: worker.poll() is not None, "the end of the worker")
+
+    assert worker.returncode == 1
+    assert sentence in home.logs()
+    assert "Traceback" not in home.logs()
+
+
+def test_a_worker_starts_in_an_empty_folder(make_home):
+    home = make_home()
+    (home.folder / "celeryconfig.py").unlink()
+
+    assert pool_of(home) == "thread 200"
+    assert f"ckworkflow+sqlite:///{home.folder}/ckworkflow-broker.sqlite3" in home.logs()
+
+
+def test_workflow_packages_are_found_in_the_working_directory(make_home):
+    home = make_home(workflow_packages=["greetings"])
+    home.env["PYTHONPATH"] = ""
+    (home.folder / "greetings.py").write_text(
+        "from ckworkflow import step\n@step\ndef hello() -> None: ...\n"
+    )
+
+    pool_of(home)
+
+    assert "greetings.hello" in home.logs()
+
+
+def test_a_module_that_cannot_be_imported_is_reported_and_the_others_are_loaded(make_home):
+    home = make_home(workflow_packages=["flows"])
+    home.env["PYTHONPATH"] = ""
+    (home.folder / "flows").mkdir()
+    (home.folder / "flows" / "broken.py").write_text("\n\n1 / 0\n")
+    (home.folder / "flows" / "whole.py").write_text(
+        "from ckworkflow import step\n@step\ndef hello() -> None: ...\n"
+    )
+
+    pool_of(home)
+
+    assert "flows.whole.hello" in home.logs()
+    assert "broken.py:3" in home.logs() or 'broken.py", line 3' in home.logs()
+
+
+def test_other_processes_see_the_worker(make_home):
+    home = make_home()
+    pool_of(home, "-n", "it@here")
+
+    # With a destination it returns at the first answer.
+    answer = home.command("celery", "-A", "ckworkflow", "inspect", "ping", "-d", "it@here", "-t", "20")
+
+    assert "pong" in answer

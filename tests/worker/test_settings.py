@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+from kombu import Queue
+
+from ckworkflow import WorkflowPlugin
+from ckworkflow.engine import installation
+from ckworkflow.errors import (
+    CkWorkflowError,
+    InvalidDurationError,
+    UnsupportedBrokerError,
+    UnsupportedPoolError,
+)
+from ckworkflow.worker import settings
+from ckworkflow.worker.pools import check_pool
+
+REDIS = "redis://localhost/0"
+
+
+# --- defaults ----------------------------------------------------------------------------------------
+
+
+def test_without_a_broker_messages_go_to_a_file_beside_the_database(make_app, tmp_path):
+    app = make_app()
+
+    assert app.conf.broker_url == f"ckworkflow+sqlite:///{tmp_path}/ckworkflow-broker.sqlite3"
+    assert settings.is_embedded(app)
+
+
+def test_without_broker_and_database_both_files_are_in_the_working_directory(
+    make_app, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    app = make_app(workflow_database_url=None)
+
+    assert app.conf.broker_url == f"ckworkflow+sqlite:///{tmp_path}/ckworkflow-broker.sqlite3"
+    assert settings.read(app).database_url == "sqlite:///ckworkflow.sqlite3"
+
+
+def test_the_broker_of_the_environment_counts_as_configured(make_app, monkeypatch):
+    monkeypatch.setenv("CELERY_BROKER_URL", REDIS)
+    app = make_app()
+
+    assert app.conf.broker_url == REDIS
+    assert app.conf.worker_prefetch_multiplier == 1
+    assert not settings.is_embedded(app)
+
+
+def test_a_broker_in_memory_is_embedded_and_polled_often(make_app):
+    app = make_app(broker_url="memory://")
+
+    assert settings.is_embedded(app)
+    assert app.conf.broker_transport_options["polling_interval"] == 0.01
+
+
+@pytest.mark.parametrize("broker", [REDIS, "amqp://localhost", None])
+def test_a_worker_takes_one_message_ahead_for_each_slot(make_app, broker):
+    assert make_app(broker_url=broker).conf.worker_prefetch_multiplier == 1
+
+
+def test_events_are_on_for_flower(make_app):
+    conf = make_app().conf
+
+    assert conf.worker_send_task_events
+    assert conf.task_send_sent_event
+
+
+@pytest.mark.parametrize("is_configured_first", [True, False])
+def test_what_the_user_has_set_wins(make_app, is_configured_first):
+    theirs = {
+        "worker_prefetch_multiplier": 7,
+        "worker_send_task_events": False,
+        "task_default_queue": "bots",
+    }
+    app = make_app(is_own=True, **theirs) if is_configured_first else make_app(is_own=True)
+    app.conf.update(theirs)
+
+    assert {name: app.conf[name] for name in theirs} == theirs
+
+
+def test_an_option_of_the_user_stands_beside_ours(make_app):
+    app = make_app(is_own=True, broker_url=REDIS, broker_transport_options={"visibility_timeout": 60})
+
+    assert app.conf.broker_transport_options["visibility_timeout"] == 60
+    assert app.conf.broker_transport_options["socket_timeout"] == 30
+
+
+def test_our_own_app_has_a_queue_of_its_own(make_app):
+    assert make_app(is_own=True).conf.task_default_queue == "ckworkflow"
+
+
+def test_an_app_of_the_user_keeps_its_queue_and_its_visibility_timeout(make_app):
+    app = make_app(broker_url=REDIS)
+
+    assert app.conf.task_default_queue == "celery"
+    assert app.conf.broker_transport_options == {}
+
+
+def test_an_app_that_is_configured_already_can_be_wired(forget):
+    app = Celery("late", set_as_current=False, broker="memory://")
+    app.finalize()
+    assert not app.conf.task_send_sent_event
+
+    WorkflowPlugin(app)
+
+    assert app.conf.task_send_sent_event
+    assert installation.current().app is app
+
+
+def test_wiring_twice_is_wiring_once(make_app):
+    app = make_app()
+    found = installation.current()
+    backend = app.backend
+
+    WorkflowPlugin(app)
+
+    assert installation.current() is found
+    assert app.backend is backend
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def test_settings_are_read(make_app):
+    app = make_app(
+        workflow_database_url="postgresql+psycopg://db/x",
+        workflow_packages=["flows", "more.flows"],
+        workflow_horizon="5 seconds",
+    )
+
+    read = settings.read(app)
+
+    assert read.database_url == "postgresql+psycopg://db/x"
+    assert read.packages == ("flows", "more.flows")
+    assert read.horizon == timedelta(seconds=5)
+
+
+def test_one_package_may_be_named_without_a_list(make_app):
+    assert settings.read(make_app(workflow_packages="flows")).packages == ("flows",)
+
+
+@pytest.mark.parametrize("bad", [[1], 7, {"flows": object()}.values()])
+def test_packages_that_are_no_names_are_refused(make_app, bad):
+    with pytest.raises(CkWorkflowError, match="workflow_packages"):
+        settings.read(make_app(workflow_packages=bad))
+
+
+def test_a_horizon_that_is_no_time_span_is_refused(make_app):
+    with pytest.raises(InvalidDurationError, match="soon"):
+        settings.read(make_app(workflow_horizon="soon"))
+
+
+def test_quorum_queues_carry_no_delays(make_app):
+    quorum = Queue("celery", queue_arguments={"x-queue-type": "quorum"})
+    app = make_app(broker_url="amqp://localhost", task_queues=[quorum])
+
+    assert settings.read(app).horizon == timedelta()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "filesystem://",
+        "sqla+sqlite:///x",
+        "sqla+postgresql://u:secret@h/d",
+        [REDIS, "filesystem://"],
+        f"{REDIS};sqla+sqlite:///x",
+    ],
+)
+def test_brokers_that_lose_messages_are_refused_with_a_sentence(make_app, url):
+    with pytest.raises(UnsupportedBrokerError, match="loses the messages") as caught:
+        settings.read(make_app(broker_url=url))
+
+    assert "secret" not in str(caught.value)
+
+
+# --- pools -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pool", ["gevent", "eventlet", SimpleNamespace(__module__="celery.concurrency.gevent")]
+)
+def test_pools_of_patched_sockets_are_refused_with_a_sentence(pool):
+    with pytest.raises(UnsupportedPoolError, match="cannot run on the (gevent|eventlet) pool"):
+        check_pool(pool)
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
+def test_other_pools_are_fine(pool):
+    check_pool(pool)
