@@ -2,6 +2,8 @@
 
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Tests mostly wait for processes. Each of these has servers of its own.
+SIDE_BY_SIDE ?= --numprocesses 3 --dist worksteal
 # Activated, so that `celery` and `ckworkflow` started by a test are those of the environment.
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 BOT_READY = $(VENV)/.ckworkflow-bot
@@ -45,10 +47,10 @@ dev: $(DEV_READY)
 	@echo "Ready. Activate it with: . $(VENV)/bin/activate"
 
 test: $(DEV_READY)
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest $(SIDE_BY_SIDE)
 
 fast: $(DEV_READY)
-	$(RUN) python -m pytest -m fast
+	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m fast
 
 check: $(DEV_READY)
 	$(RUN) ruff check .

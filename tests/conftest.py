@@ -6,6 +6,11 @@ processes or takes seconds says `@pytest.mark.slow`; every other test is of the 
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["postgres_server", "postgres_url", "redis_server", "redis_url"]
 
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 1_000_000_000
 SERVICES = {"redis_url": "redis", "postgres_url": "postgres"}
 
 
@@ -34,11 +41,30 @@ def _has_tier(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(tier) for tier in ("slow", "redis", "postgres"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep temporary folders in memory where there is room.
+
+    Tests kill processes and not the machine, so waiting for a disk would only make them slow.
+    """
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Say as the very last thing what was not run, so that nobody takes a short run for a whole one."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not services.not_run:
+    if reporter is None:
+        return
+    # From the reports, which also come from the processes of `pytest -n`.
+    reasons = (
+        str(report.longrepr[2]) for report in reporter.stats.get("skipped", ()) if report.longrepr
+    )
+    not_run = Counter(
+        reason.removeprefix("Skipped: ") for reason in reasons if services.NOT_AVAILABLE in reason
+    )
+    if not not_run:
         return
     reporter.section("not run", bold=True, yellow=True)
-    for reason, count in sorted(services.not_run.items()):
+    for reason, count in sorted(not_run.items()):
         reporter.write_line(f"{count} test{'s' if count > 1 else ''}: {reason}", yellow=True)

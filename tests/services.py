@@ -20,7 +20,6 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,15 +28,16 @@ import pytest
 IS_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 START_TIMEOUT_SECONDS = 60
 
-not_run: Counter[str] = Counter()
+NOT_AVAILABLE = "is not available:"
+XDIST_NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+XDIST_COUNT = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def absent(service: str, how: str) -> None:
     """Skip the test that wanted a service which is not here; in CI, fail it."""
-    reason = f"{service} is not available: {how}"
+    reason = f"{service} {NOT_AVAILABLE} {how}"
     if IS_CI:
         pytest.fail(f"{reason}. With CI=true that is an error.", pytrace=False)
-    not_run[reason] += 1
     pytest.skip(reason)
 
 
@@ -100,7 +100,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | Non
         process.wait()
 
 
-_redis_numbers = itertools.count()
+_redis_numbers = itertools.count(XDIST_NUMBER, XDIST_COUNT)
 
 
 @pytest.fixture
