@@ -85,9 +85,8 @@ def _signature(app: Celery, run_id: RunId, task: Task) -> Signature:
         options["eta"] = task.until
     elif task.delay:
         options["countdown"] = task.delay.total_seconds()
-    return app.signature(
-        task.name, args=(run_id, task.node_id, task.generation), immutable=True, **options
-    )
+    args = (run_id, task.node_id, task.generation, *((True,) if task.opens else ()))
+    return app.signature(task.name, args=args, immutable=True, **options)
 
 
 def first_nodes(signature: Mapping[str, Any] | None) -> frozenset[tuple[NodeId, int]]:

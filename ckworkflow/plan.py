@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CHAIN_LIMIT = 50
 """Steps of one chain in a message: every hop carries the rest."""
+WINDOW = 100
+"""Steps that are published at once, of those that may begin together; the others are held back."""
 FORK_LIMIT = 100
 """Members of a fork within a chain, and (members x steps after them) of a chord: each header message
 carries the chord's body."""
@@ -92,6 +94,18 @@ class Plan:
         """Return the nodes that wait for nothing."""
         return tuple(node.node_id for node in self.nodes.values() if node.unmet == 0)
 
+    def of_generation(self, generation: int) -> Plan:
+        """Return the plan as it is stored when all of its nodes are new."""
+        return Plan(
+            {
+                node.node_id: PlanNode(
+                    node.node_id, node.kind, node.name, node.next, node.unmet, generation, node.delay, node.until
+                )
+                for node in self.nodes.values()
+            },
+            self.joins,
+        )  # fmt: skip
+
 
 def build_plan(trace: Trace) -> Plan:
     """Give the nodes of a trace their joins and counters."""
@@ -156,13 +170,17 @@ def sleep_until(args: object) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step; `delay` and `until` come from the sleeps right before it."""
+    """One step; `delay` and `until` come from the sleeps right before it.
+
+    `opens`: it is one of a window of a wide group, and whoever claims it publishes one of those held back.
+    """
 
     node_id: NodeId
     name: str
     generation: int
     delay: timedelta | None = None
     until: datetime | None = None
+    opens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +208,16 @@ class Chord:
 Piece = Chain | Group | Chord
 
 
-def cut_pieces(plan: Plan, ready: Iterable[NodeId], *, horizon: timedelta) -> list[Piece]:
+def cut_pieces(
+    plan: Plan, ready: Iterable[NodeId], *, horizon: timedelta, opens: bool = False
+) -> list[Piece]:
     """Cut the pieces that begin at nodes which may begin now (or sleep already).
 
     Args:
         plan: Nodes not yet recorded.
         ready: Where to begin. Of a sleep among them, `delay` is what is left of it.
         horizon: Sleeps longer than this end a piece: SQL alone carries them.
+        opens: These are a window: others that are ready are held back.
 
     Returns:
         Independent pieces; every step that is ready is in exactly one.
@@ -207,7 +228,7 @@ def cut_pieces(plan: Plan, ready: Iterable[NodeId], *, horizon: timedelta) -> li
     by_join: dict[str | None, list[Chain]] = {}
     for _, chain, join_id in branches:
         if chain.items:
-            by_join.setdefault(join_id, []).append(chain)
+            by_join.setdefault(join_id, []).append(_opening(chain) if opens else chain)
     pieces: list[Piece] = []
     for join_id, chains in by_join.items():
         joined = cutter.join(join_id, chains, limit=CHAIN_LIMIT)
@@ -282,6 +303,11 @@ class _Cutter:
             if target in self._plan.nodes
             or (target in self._plan.joins and self._plan.joins[target].kind is JoinKind.CHORD)
         ]
+
+
+def _opening(chain: Chain) -> Chain:
+    first, *rest = chain.items
+    return Chain((replace(first, opens=True), *rest)) if isinstance(first, Task) else chain
 
 
 def _is_flat(chain: Chain) -> bool:

@@ -4,6 +4,11 @@ At most one process advances a run: it holds the run's lease, and its epoch fenc
 records something that the body may wait for raises `signals`; the lease is given back only if `signals`
 is still what was seen when the outcomes were read. So no wake-up is lost, and nobody need wait.
 
+A continuation is **foreseen** where this process keeps the body and is about to record the last of what it
+waits for: the body is told before the record is written, and all of it is one transaction, without a
+lease. It stands only if the run is as the body left it (`epoch` and `signals`); if not, the body is thrown
+away and the usual way is gone.
+
 Crash windows: before the commit nothing has happened but a lease, which the clock takes back when its
 owner is gone; after it, what was not published the clock publishes.
 """
@@ -11,7 +16,7 @@ owner is gone; after it, what was not published the clock publishes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ckworkflow import codec
 from ckworkflow.definition import registry
 from ckworkflow.engine import failures
+from ckworkflow.engine.bodies import Body
+from ckworkflow.engine.resolve import has_references
 from ckworkflow.engine.start import end_text, make_body
 from ckworkflow.errors import (
     BodyAwaitError,
@@ -26,7 +33,7 @@ from ckworkflow.errors import (
     UnreadableValueError,
     WorkflowNotRegisteredError,
 )
-from ckworkflow.model import NodeStatus, RunId, RunStatus
+from ckworkflow.model import Json, NodeId, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import nodes, plans, runs
 from ckworkflow.store.database import Transaction
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
+    from ckworkflow.store.records import JoinRows
+    from ckworkflow.store.runs import RunRow
     from ckworkflow.tracing import Trace
 
 logger = logging.getLogger(__name__)
@@ -58,24 +67,51 @@ class _Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Committed:
+class Committed:
+    """What came of writing a trace.
+
+    Attributes:
+        pieces: What to publish.
+        is_released: Nothing new has come meanwhile; otherwise the body must go on at once.
+        is_final: The run has ended.
+        begun: A step that was claimed with the plan.
+        body: How the run stands with the body, to keep it.
+    """
+
     pieces: Sequence[Piece]
     is_released: bool
     is_final: bool
+    begun: NodeRow | None = None
+    body: Body | None = None
 
 
-def advance(engine: Engine, run_id: RunId) -> None:
-    """Tell the body of a run what is new, as long as something is; do nothing if another process does."""
+MayRun = Callable[[str], bool]
+"""Whether this process runs a step of that name at once, without a message; asked inside a transaction."""
+
+
+_DONE = Committed((), is_released=True, is_final=False)
+_AGAIN = Committed((), is_released=False, is_final=False)
+
+
+def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> NodeRow | None:
+    """Tell the body of a run what is new, as long as something is; do nothing if another process does.
+
+    Returns:
+        A step that was claimed with what was written, for the caller to run; only with `may_run`.
+    """
+    begun: NodeRow | None = None
     while True:
         snapshot = engine.database.transact(lambda tx: _begin(engine, tx, run_id))
         if snapshot is None:
-            return
-        if _continue(engine, run_id, snapshot):
-            return
+            return begun
+        committed = _continue(engine, run_id, snapshot, may_run if begun is None else None)
+        begun = begun or committed.begun
+        if committed.is_released:
+            return begun
 
 
-def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> bool:
-    """Make one continuation; `False` when there is more to look at."""
+def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRun | None) -> Committed:
+    """Make one continuation."""
     tracer: Tracer | None = None
     try:
         tracer, trace = _trace(engine, run_id, snapshot)
@@ -84,31 +120,34 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> bool:
         logger.exception("run cannot go on in this worker", extra={"run_id": run_id})
         wait = STRANGER_DELAY
         engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot, wait=wait))
-        return True
+        return _DONE
     except (ReplayDivergenceError, BodyAwaitError) as error:
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
         engine.notify()
-        return True
+        return _DONE
     try:
-        committed = engine.database.transact(lambda tx: _commit(engine, tx, run_id, snapshot, trace))
+        committed = engine.database.transact(
+            lambda tx: _commit(engine, tx, run_id, snapshot, tracer, trace, may_run)
+        )
     except plans.StalePlanError:
         tracer.close()
         engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot))
-        return False
+        return _AGAIN
     except BaseException:
         tracer.close()
         raise
     if committed is None:  # another process has taken the lease: it goes on from SQL
         tracer.close()
-        return True
+        return _DONE
     if committed.is_final:
         tracer.close()
         engine.notify()
-        return True
-    engine.bodies.keep(run_id, snapshot.epoch, tracer)
+        return committed
+    if committed.body is not None:
+        engine.bodies.keep(run_id, committed.body)
     engine.publish(run_id, committed.pieces)
-    return committed.is_released
+    return committed
 
 
 def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | None:
@@ -173,39 +212,140 @@ def _outcome(row: NodeRow, at: datetime) -> Outcome:
 
 
 def _commit(
-    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, trace: Trace
-) -> _Committed | None:
+    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, tracer: Tracer, trace: Trace,
+    may_run: MayRun | None,
+) -> Committed | None:  # fmt: skip
     run = runs.lock_run(tx, run_id, engine.database)
     if run.status.is_final or run.epoch != snapshot.epoch:
         return None
-    number = nodes.deliver(tx, run, snapshot.news, at=snapshot.at)
+    number = nodes.deliver(tx, run, [row.node_id for row in snapshot.news], at=snapshot.at)
     values: dict[str, Any] = {
         "delivered": number,
         "seen": snapshot.signals,
         "status": RunStatus.RUNNING,
         "started_at": run.started_at or run.now,
+        # Also when there is more to look at: the next round takes the lease again, or someone else does.
+        "lease_owner": None,
+        "lease_until": None,
     }
+    return write_trace(
+        engine, tx, run, tracer, trace, seen=snapshot.signals, values=values, choose=_choose(may_run)
+    )
+
+
+def _choose(may_run: MayRun | None) -> plans.Choose | None:
+    """Choose steps whose arguments are at hand: what stands for a result is looked up by a claim."""
+    if may_run is None:
+        return None
+    return lambda name, args: not has_references(args) and may_run(name)
+
+
+def write_trace(
+    engine: Engine, tx: Transaction, run: RunRow, tracer: Tracer, trace: Trace, *, seen: int,
+    values: dict[str, Any], is_new: bool = False, choose: plans.Choose | None = None,
+    old_joins: JoinRows | None = None,
+) -> Committed:  # fmt: skip
+    """Write what a body came to: its plan, or the end of its run.
+
+    Args:
+        engine: The engine.
+        tx: A transaction that has locked the run.
+        run: The run.
+        tracer: The body.
+        trace: What it came to.
+        seen: The run's `signals` when what it was told was read.
+        values: Columns of the run to write with it.
+        is_new: As for `plans.apply_plan`, like `choose` and `old_joins`.
+        choose: See there.
+        old_joins: See there.
+    """
     end = end_text(trace)
     if end is not None:
         values["plan"] = end
     if end is not None and trace.end is not None and not trace.end.after:
-        runs.update_run(tx, run_id, **values)
+        runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
-            return _Committed((), is_released=True, is_final=True)
-    followup = plans.apply_plan(tx, run, build_plan(trace), trace.nodes, epoch=snapshot.epoch)
+            return Committed((), is_released=True, is_final=True)
+    plan = build_plan(trace)
+    followup = plans.apply_plan(
+        tx, run, plan, trace.nodes, epoch=run.epoch, is_new=is_new, choose=choose, owner=engine.owner,
+        old_joins=old_joins,
+    )  # fmt: skip
     if followup.ends_run:
-        runs.update_run(tx, run_id, **values)
+        runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
-            return _Committed((), is_released=True, is_final=True)
+            return Committed((), is_released=True, is_final=True)
         followup.wakes_body = True
-    pieces, carried = engine.cut(tx, run, followup)
-    is_released = run.signals == snapshot.signals and not followup.wakes_body
+    pieces, carried = engine.cut(tx, run, followup, plan.of_generation(run.epoch) if is_new else None)
+    is_released = run.signals == seen and not followup.wakes_body
+    signals = run.signals + int(followup.wakes_body)
     if followup.wakes_body:
-        values["signals"] = run.signals + 1
-    # Also when there is more to look at: the next round takes the lease again, or someone else does.
-    values.update(lease_owner=None, lease_until=None)
-    engine.wake_at(engine.schedule(tx, run, followup, carried, **values))
-    return _Committed(pieces, is_released=is_released, is_final=False)
+        values["signals"] = signals
+    engine.wake_at(engine.schedule(tx, run, followup, carried, is_all=is_new, **values))
+    body = Body(tracer, run.epoch, signals, set(), None)
+    if is_released and (followup.is_all or is_new):
+        body = Body(tracer, run.epoch, signals, set(plan.nodes), followup.join_rows)
+    return Committed(pieces, is_released, is_final=False, begun=followup.begun, body=body)
+
+
+# -- foreseen continuations -----------------------------------------------------------------------
+
+
+def foresee(engine: Engine, run_id: RunId, node_id: NodeId, output: Json) -> Foreseen | None:
+    """Run on the body that waits for nothing but this node, as if its result were recorded.
+
+    Returns:
+        What is to be committed with the record; `None` when there is no such body here.
+    """
+    body = engine.bodies.take_waiting_for(run_id, node_id)
+    if body is None:
+        return None
+    body.recorded.append((node_id, output))
+    at = engine.database.about_now()
+    try:
+        trace = body.tracer.resume([Outcome(known, tree, None, at) for known, tree in body.recorded])
+    except Exception:  # noqa: BLE001  # whatever it is, the usual way meets it again, and tells it
+        body.tracer.close()
+        return None
+    return Foreseen(body, trace, at)
+
+
+class Foreseen:
+    """A continuation that only waits for a record to be committed with."""
+
+    def __init__(self, body: Body, trace: Trace, at: datetime) -> None:
+        self._body, self._trace, self._at = body, trace, at
+        self._committed: Committed | None = None
+
+    def holds(self, run: RunRow) -> bool:
+        """Whether the run is still as the body left it."""
+        self._committed = None  # of an attempt of this transaction that was undone
+        return (run.epoch, run.signals) == (self._body.epoch, self._body.signals)
+
+    def place_of_last(self, run: RunRow) -> tuple[int, datetime]:
+        """As what and when the record is delivered: the last of what the body was told."""
+        return run.delivered + len(self._body.recorded), self._at
+
+    def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Committed:
+        """Write the trace, after the record; see `write_trace`."""
+        *before, _ = self._body.recorded
+        number = nodes.deliver(tx, run, [node_id for node_id, _ in before], at=self._at) + 1
+        self._committed = write_trace(
+            engine, tx, run, self._body.tracer, self._trace, seen=run.signals, values={"delivered": number},
+            is_new=True, choose=_choose(may_run), old_joins=self._body.joins,
+        )  # fmt: skip
+        return self._committed
+
+    def keep(self, engine: Engine, run_id: RunId) -> None:
+        """Keep the body, if all of it was committed and its run goes on."""
+        if self._committed is not None and self._committed.body is not None:
+            engine.bodies.keep(run_id, self._committed.body)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Throw the body away."""
+        self._body.tracer.close()
 
 
 def _release(
@@ -222,5 +362,5 @@ def _release(
 def _fail(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: str) -> None:
     run = runs.lock_run(tx, run_id, engine.database)
     if run.epoch == snapshot.epoch and not run.status.is_final:
-        nodes.deliver(tx, run, snapshot.news, at=snapshot.at)
+        nodes.deliver(tx, run, [row.node_id for row in snapshot.news], at=snapshot.at)
         engine.finish(tx, run, output=None, error=error)

@@ -5,7 +5,11 @@ and the time at which the run must be looked at again. Only after its commit is 
 worker that dies before it runs the step again; one that dies after it has left everything that is
 needed in SQL.
 
-Not here: running the step's function (`ckworkflow.worker.task`).
+**Run-ahead**: a worker that records a step may claim the next one in the same transaction, and, where it
+keeps the body and this was all that the body waited for, make the continuation in it too. So a durable
+step costs one commit and no message. What is claimed so is a claim like any other.
+
+Not here: running the step's function, and for how long a worker runs ahead (`ckworkflow.worker.task`).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from ckworkflow import codec
 from ckworkflow.definition import Step
 from ckworkflow.duration import parse_wait
 from ckworkflow.engine import failures
+from ckworkflow.engine.advance import Foreseen, MayRun, foresee
 from ckworkflow.engine.resolve import resolve_value
 from ckworkflow.errors import (
     FatalError,
@@ -34,6 +39,7 @@ from ckworkflow.errors import (
 )
 from ckworkflow.integration import Verdict, installed
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
+from ckworkflow.plan import Chain, Task
 from ckworkflow.store import nodes, records, runs
 from ckworkflow.store.database import Transaction
 from ckworkflow.store.nodes import NodeRow
@@ -66,6 +72,10 @@ class Claimed:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     error: UnreadableValueError | None = None
+    opens: bool = False
+    """It is of a wide group, of which others may be held back."""
+    pieces: Sequence[Piece] = ()
+    """What is to be published, now that there is room for it."""
 
     @property
     def counted_attempt(self) -> int:
@@ -98,6 +108,7 @@ class Recorded:
         wakes_body: The body must go on.
         has_ended: The run has.
         retry_in: When the attempt is to be repeated by a message; `None`: not by one.
+        next: A step that was claimed with the record: this process runs it now.
     """
 
     keeps_chain: bool = False
@@ -105,6 +116,7 @@ class Recorded:
     wakes_body: bool = False
     has_ended: bool = False
     retry_in: timedelta | None = None
+    next: Claimed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +137,27 @@ class Failure:
     counts: bool = True
 
 
+RELEASED = Failure("release", {"type": "ckworkflow:Released", "message": "the worker stopped"})
+
 # -- claim ----------------------------------------------------------------------------------------
 
 
 def claim(
-    engine: Engine, run_id: RunId, node_id: NodeId, generation: int, *, step: str
+    engine: Engine, run_id: RunId, node_id: NodeId, generation: int, *, step: str, opens: bool = False
 ) -> Claimed | Early | Dropped:
-    """Take a node for this process, if its time has come and nobody else has it."""
-    return engine.database.transact(lambda tx: _claim(engine, tx, run_id, node_id, generation, step))
+    """Take a node for this process, if its time has come and nobody else has it.
+
+    With `opens` the message was one of a window: another of those held back is to be published.
+    """
+    return engine.database.transact(
+        lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
+    )
 
 
 def _claim(
-    engine: Engine, tx: Transaction, run_id: RunId, node_id: NodeId, generation: int, step: str
-) -> Claimed | Early | Dropped:
+    engine: Engine, tx: Transaction, run_id: RunId, node_id: NodeId, generation: int, step: str, *,
+    opens: bool,
+) -> Claimed | Early | Dropped:  # fmt: skip
     run = runs.lock_run(tx, run_id, engine.database)
     if run.status.is_final:
         return Dropped("the run has ended")
@@ -171,7 +191,12 @@ def _claim(
     if run.status is RunStatus.PENDING:
         begun = {"status": RunStatus.RUNNING, "started_at": run.now}
     engine.schedule(tx, run, Followup(), **begun)
-    return Claimed(run_id, run.workflow, claimed, tuple(value["args"]), value["kwargs"], error)
+    pieces: Sequence[Piece] = ()
+    if opens and (held := records.release_held(tx, run_id)) is not None:
+        pieces = [Chain((Task(held.node_id, held.name, held.generation, opens=True),))]
+    return Claimed(
+        run_id, run.workflow, claimed, tuple(value["args"]), value["kwargs"], error, opens, pieces
+    )
 
 
 def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early | None:
@@ -194,8 +219,9 @@ def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early
 
 
 def record_success(
-    engine: Engine, claimed: Claimed, value: object, *, carries: frozenset[tuple[NodeId, int]]
-) -> Recorded:
+    engine: Engine, claimed: Claimed, value: object, *, carries: frozenset[tuple[NodeId, int]],
+    may_run: MayRun | None = None,
+) -> Recorded:  # fmt: skip
     """Record a result.
 
     Args:
@@ -203,12 +229,27 @@ def record_success(
         claimed: What `claim` gave.
         value: The step's result.
         carries: The nodes (with their generation) that Celery would publish next by itself.
+        may_run: Which steps this process would run next, in place; `None`: none.
 
     Raises:
         UnserializableValueError: The result cannot be stored: the attempt has failed, and nothing is recorded yet.
     """
-    output = codec.dumps(codec.encode(value, path="result"))
-    return engine.database.transact(lambda tx: _record(engine, tx, claimed, output, None, carries))
+    tree = codec.encode(value, path="result")
+    output = codec.dumps(tree)
+    foreseen = foresee(engine, claimed.run_id, claimed.row.node_id, tree)
+    try:
+        recorded = engine.database.transact(
+            lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen)
+        )
+    except BaseException:
+        if foreseen is not None:
+            foreseen.close()
+        raise
+    if foreseen is not None:
+        foreseen.keep(engine, claimed.run_id)
+    else:
+        engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
+    return recorded
 
 
 def record_failure(
@@ -239,42 +280,50 @@ def record_failure(
 
 def release(engine: Engine, claimed: Claimed) -> Recorded:
     """Give a step back at once and at no cost: this worker is stopping."""
-    failure = Failure("release", {"type": "ckworkflow:Released", "message": "the worker stopped"})
     return engine.database.transact(
-        lambda tx: _suspend(engine, tx, claimed, failure, timedelta(), "released")
+        lambda tx: _suspend(engine, tx, claimed, RELEASED, timedelta(), "released")
     )
 
 
 def _record(
     engine: Engine, tx: Transaction, claimed: Claimed, output: str | None, error: str | None,
-    carries: frozenset[tuple[NodeId, int]],
+    carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None = None, foreseen: Foreseen | None = None,
 ) -> Recorded:  # fmt: skip
     run = runs.lock_run(tx, claimed.run_id, engine.database)
-    row = nodes.load_node(tx, claimed.run_id, claimed.row.node_id)
-    status = records.end_attempt(tx, run, claimed.row, output=output, error=error)
-    if status is not NodeStatus.RUNNING or row is None or run.status.is_final:
+    is_foreseen = foreseen is not None and foreseen.holds(run)
+    delivered, delivered_at = foreseen.place_of_last(run) if foreseen and is_foreseen else (None, None)
+    targets = records.end_attempt(
+        tx, run, claimed.row, output=output, error=error, delivered=delivered, delivered_at=delivered_at
+    )
+    if targets is None or run.status.is_final:
         return Recorded()
+    if foreseen is not None and is_foreseen:
+        committed = foreseen.commit(engine, tx, run, may_run)
+        return Recorded(
+            pieces=committed.pieces, wakes_body=not committed.is_released, has_ended=committed.is_final,
+            next=begun(run.run_id, run.workflow, committed.begun),
+        )  # fmt: skip
     followup = Followup()
     if error is None:
-        records.feed(tx, run, nodes.load_targets(row.next), base=run.now, followup=followup)
+        records.feed(tx, run, targets, base=run.now, followup=followup)
     else:
         followup.wakes_body = True
-    return finish_record(engine, tx, run, followup, carries)
+    return _finish_record(engine, tx, run, followup, claimed, carries, may_run)
 
 
-def finish_record(
-    engine: Engine,
-    tx: Transaction,
-    run: RunRow,
-    followup: Followup,
-    carries: frozenset[tuple[NodeId, int]],
-) -> Recorded:
+def _finish_record(
+    engine: Engine, tx: Transaction, run: RunRow, followup: Followup, claimed: Claimed,
+    carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None,
+) -> Recorded:  # fmt: skip
     """End a transaction that recorded something: the run's end, what to publish, when to look again."""
     if followup.ends_run:
         if engine.end_run(tx, run):
             return Recorded(has_ended=True)
         followup.wakes_body = True
-    keeps_chain, asleep = _carried(tx, run, followup, carries)
+    following = None
+    if may_run is not None:
+        following = _claim_next(engine, tx, run, followup, may_run, has_held=claimed.opens)
+    keeps_chain, asleep = (False, set()) if following else _carried(tx, run, followup, carries)
     rest = followup
     if keeps_chain:
         covered = {node_id for node_id, _ in carries}
@@ -284,14 +333,50 @@ def finish_record(
         )
         records.mark_carried(tx, run.run_id, asleep)
     pieces, carried = engine.cut(tx, run, rest)
-    for join_id in followup.joined:
-        if not keeps_chain:  # else Celery's chord fires it, in `fire`
-            records.fire_join(tx, run.run_id, join_id, from_state="open", to_state="fired")
-    wake_at = engine.schedule(
-        tx, run, followup, carried | asleep, signals=run.signals + int(followup.wakes_body)
-    )
+    values: dict[str, Any] = {"signals": run.signals + 1} if followup.wakes_body else {}
+    wake_at = engine.schedule(tx, run, followup, carried | asleep, **values)
     engine.wake_at(wake_at)
-    return Recorded(keeps_chain, pieces, followup.wakes_body)
+    return Recorded(keeps_chain, pieces, followup.wakes_body, next=following)
+
+
+def _claim_next(
+    engine: Engine, tx: Transaction, run: RunRow, followup: Followup, may_run: MayRun, *, has_held: bool
+) -> Claimed | None:
+    """Claim one of the steps that a record has made ready, or one of a wide group that is held back."""
+    row = next((row for row in followup.rows.values() if _is_fresh(row) and may_run(row.name)), None)
+    if row is None and has_held and not followup.ready and not followup.wakes_body:
+        held = records.release_held(tx, run.run_id)
+        if held is not None and not (_is_fresh(held) and may_run(held.name)):
+            # It is nobody's now: published with all else.
+            followup.ready.append(held.node_id)
+            held = None
+        row = held
+    if row is None:
+        return None
+    try:
+        value = resolve_value(tx, run.run_id, codec.loads(row.args))
+    except (UnreadableValueError, UnresolvableError):
+        # As a message finds it, so that there is one place that deals with it.
+        if row.node_id not in followup.ready:
+            followup.ready.append(row.node_id)
+        return None
+    if row.node_id in followup.ready:
+        followup.ready.remove(row.node_id)
+    claimed = records.begin_attempt(tx, run, row, owner=engine.owner)
+    args = tuple(value["args"])
+    return Claimed(run.run_id, run.workflow, claimed, args, value["kwargs"], opens=has_held)
+
+
+def _is_fresh(row: NodeRow) -> bool:
+    return row.kind is NodeKind.STEP and row.due_at is None and row.attempt == 0
+
+
+def begun(run_id: RunId, workflow: str, row: NodeRow | None) -> Claimed | None:
+    """What a continuation has claimed with the plan that it wrote; its arguments refer to nothing."""
+    if row is None:
+        return None
+    value = codec.decode(codec.loads(row.args))
+    return Claimed(run_id, workflow, row, tuple(value["args"]), value["kwargs"])
 
 
 def _carried(
@@ -336,26 +421,6 @@ def _suspend(
     engine.schedule(tx, run, Followup(asleep={claimed.row.node_id: wake_at}))
     engine.wake_at(wake_at)
     return Recorded(retry_in=delay if is_carried else None)
-
-
-def fire(engine: Engine, run_id: RunId, node_id: NodeId) -> bool:
-    """Whether Celery may publish the body of the chord that a recorded node is a member of.
-
-    Of several that ask, and of a join that is not complete, at most one is told so.
-    """
-
-    def move(tx: Transaction) -> bool:
-        run = runs.lock_run(tx, run_id, engine.database)
-        row = nodes.load_node(tx, run_id, node_id)
-        if run.status.is_final or row is None:
-            return False
-        joins = [target for target in nodes.load_targets(row.next) if target.startswith("j:")]
-        return any(
-            records.fire_join(tx, run_id, join_id, from_state="open", to_state="fired")
-            for join_id in joins
-        )
-
-    return engine.database.transact(move)
 
 
 # -- judging --------------------------------------------------------------------------------------

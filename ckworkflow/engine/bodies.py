@@ -2,17 +2,43 @@
 
 An optimisation and nothing else: a body that is not here, or that another process has advanced since, is
 replayed from SQL with the same result.
+
+With a body goes what this process has recorded since for it. When that is all that the body waits for, the
+continuation can be made together with the last of these records, in one transaction (`advance.foresee`).
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckworkflow.model import RunId
+    from ckworkflow.model import Json, NodeId, RunId
+    from ckworkflow.store.records import JoinRows
     from ckworkflow.tracing import Tracer
+
+
+@dataclass(slots=True)
+class Body:
+    """A body, and how its run stood when it was advanced last.
+
+    Attributes:
+        tracer: The body.
+        epoch: The run's, under which it was advanced.
+        signals: What the run had counted when its outcomes were read.
+        waits_for: The nodes of the run that were not recorded then and that this process has not recorded since.
+        joins: The joins of the run as they were written; `None` when some may have counted since.
+        recorded: What this process has recorded of the nodes since, in that order, encoded.
+    """
+
+    tracer: Tracer
+    epoch: int
+    signals: int
+    waits_for: set[NodeId]
+    joins: JoinRows | None = None
+    recorded: list[tuple[NodeId, Json]] = field(default_factory=list)
 
 
 class BodyCache:
@@ -25,7 +51,7 @@ class BodyCache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._bodies: OrderedDict[RunId, tuple[int, Tracer]] = OrderedDict()
+        self._bodies: OrderedDict[RunId, Body] = OrderedDict()
 
     def take(self, run_id: RunId, epoch: int) -> Tracer | None:
         """Remove and return the body, if its last continuation was the run's last."""
@@ -33,24 +59,41 @@ class BodyCache:
             found = self._bodies.pop(run_id, None)
         if found is None:
             return None
-        if found[0] != epoch:
-            found[1].close()
+        if found.epoch != epoch:
+            found.tracer.close()
             return None
-        return found[1]
+        return found.tracer
 
-    def keep(self, run_id: RunId, epoch: int, tracer: Tracer) -> None:
+    def take_waiting_for(self, run_id: RunId, node_id: NodeId) -> Body | None:
+        """Remove and return a body that waits for nothing but this node."""
+        with self._lock:
+            found = self._bodies.get(run_id)
+            if found is None or found.waits_for != {node_id}:
+                return None
+            return self._bodies.pop(run_id)
+
+    def note(self, run_id: RunId, node_id: NodeId, output: Json) -> None:
+        """Note that this process has recorded the result of a node."""
+        with self._lock:
+            found = self._bodies.get(run_id)
+            if found is not None and node_id in found.waits_for:
+                found.waits_for.remove(node_id)
+                found.recorded.append((node_id, output))
+                found.joins = None
+
+    def keep(self, run_id: RunId, body: Body) -> None:
         """Keep a body; the one that was used least goes."""
         with self._lock:
             evicted = [self._bodies.pop(run_id)] if run_id in self._bodies else []
-            self._bodies[run_id] = (epoch, tracer)
+            self._bodies[run_id] = body
             while len(self._bodies) > self._size:
                 evicted.append(self._bodies.popitem(last=False)[1])
-        for _, old in evicted:
-            old.close()
+        for old in evicted:
+            old.tracer.close()
 
     def clear(self) -> None:
         """Close every body."""
         with self._lock:
             bodies, self._bodies = list(self._bodies.values()), OrderedDict()
-        for _, tracer in bodies:
-            tracer.close()
+        for body in bodies:
+            body.tracer.close()

@@ -19,7 +19,7 @@ from ckworkflow.engine.bodies import BodyCache
 from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.resolve import resolve_tree
 from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
-from ckworkflow.plan import Piece, Plan, PlanNode, cut_pieces
+from ckworkflow.plan import WINDOW, Piece, Plan, PlanNode, cut_pieces
 from ckworkflow.store import nodes, plans, records, runs, schema
 from ckworkflow.store.database import Database, Transaction
 from ckworkflow.tracing import UnresolvableError
@@ -95,6 +95,14 @@ class Engine:
         for waker in self._wakers:
             waker(at)
 
+    def redispatch_after(self, dispatches: int) -> timedelta:
+        """How long a published message may stay unclaimed, when messages of its run were late so often before.
+
+        It grows with the run and not with the step, and no record makes it shorter: a queue that is merely
+        long must not fill with copies of what is in it.
+        """
+        return min(self.settings.redispatch_after * (1 << min(dispatches, 16)), LONGEST_BACKOFF)
+
     # -- inside a transaction ---------------------------------------------------------------------
 
     def schedule(
@@ -103,45 +111,59 @@ class Engine:
         run: RunRow,
         followup: Followup,
         carried: Iterable[NodeId] = (),
+        *,
+        is_all: bool = False,
         **values: object,
     ) -> datetime:
         """Write when the run must be looked at again, and other columns of it with that.
 
-        Only ever earlier than what is there, unless that has passed: the clock works out the rest.
+        Only ever earlier than what is there; a time that has passed means that the clock is about to look, and
+        works out the rest. With `is_all` there is nothing else under way: a run that only sleeps need not be looked at before its time.
         """
         settings = self.settings
         held = set(carried)
-        times = [run.now + settings.look_again_after]
+        only_sleeps = is_all and followup.asleep and not followup.begun
+        times = [] if only_sleeps else [run.now + settings.look_again_after]
         if followup.ready or followup.wakes_body or followup.ends_run:
-            times.append(run.now + settings.redispatch_after)
+            times.append(run.now + self.redispatch_after(run.dispatches))
         times.extend(
             due_at + (settings.redispatch_after if node_id in held else timedelta())
             for node_id, due_at in followup.asleep.items()
         )
         wake_at = min(times)
-        if run.wake_at is not None and run.now < run.wake_at <= wake_at:
+        if run.wake_at is not None and run.wake_at <= wake_at:
             wake_at = run.wake_at
         else:
             values["wake_at"] = wake_at
-        if run.dispatches:
-            values["dispatches"] = 0
         if values:
             runs.update_run(tx, run.run_id, **values)
         return wake_at
 
-    def cut(self, tx: Transaction, run: RunRow, followup: Followup) -> tuple[list[Piece], set[NodeId]]:
-        """Cut what must be published now, and note which sleeps those messages carry."""
+    def cut(
+        self, tx: Transaction, run: RunRow, followup: Followup, plan: Plan | None = None
+    ) -> tuple[list[Piece], set[NodeId]]:
+        """Cut what must be published now, and note which sleeps those messages carry.
+
+        Of more steps than a window holds, the rest is held back until claims make room.
+
+        Args:
+            tx: A transaction that has locked the run.
+            run: The run.
+            followup: What has become possible.
+            plan: The plan that is left, where it is at hand.
+        """
         if not followup.ready and not followup.asleep:
             return [], set()
-        plan, _ = nodes.load_plan(tx, run.run_id)
-        starts = [node_id for node_id in (*followup.ready, *followup.asleep) if node_id in plan.nodes]
+        if plan is None:
+            plan, _ = nodes.load_plan(tx, run.run_id)
+        ready = [node_id for node_id in followup.ready if node_id in plan.nodes]
+        held = ready[WINDOW:]
+        records.hold(tx, run.run_id, ready[:WINDOW], held)
+        asleep = [node_id for node_id in followup.asleep if node_id in plan.nodes]
         plan = with_time_left(plan, followup.asleep, run.now)
-        pieces = cut_pieces(plan, starts, horizon=self.settings.horizon)
-        carried = {
-            node_id
-            for node_id in followup.asleep
-            if node_id in plan.nodes and cut_pieces(plan, [node_id], horizon=self.settings.horizon)
-        }
+        horizon = self.settings.horizon
+        pieces = cut_pieces(plan, [*ready[:WINDOW], *asleep], horizon=horizon, opens=bool(held))
+        carried = {node_id for node_id in asleep if cut_pieces(plan, [node_id], horizon=horizon)}
         records.mark_carried(tx, run.run_id, carried)
         return pieces, carried
 

@@ -8,13 +8,13 @@ once too often is harmless, because a claim takes a node once.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
 from ckworkflow.engine.advance import advance
-from ckworkflow.engine.core import LONGEST_BACKOFF
 from ckworkflow.engine.identity import is_gone, this_process
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, RunNotFoundError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 100
+TOGETHER = 25
+"""Runs that are recovered in one transaction."""
 HOLD = timedelta(seconds=10)
+"""For how long a clock keeps a run that it has taken from others; it may die meanwhile."""
 
 
 def tick(engine: Engine) -> timedelta | None:
@@ -46,28 +49,41 @@ def tick(engine: Engine) -> timedelta | None:
         now, next_at = engine.database.read(lambda tx: (engine.database.now(tx), runs.next_wake_at(tx)))
         if next_at is None or next_at > now:
             return None if next_at is None else next_at - now
-        for run_id in engine.database.transact(
+        due = engine.database.transact(
             lambda tx: runs.take_due_runs(tx, now=engine.database.now(tx), hold=HOLD, limit=BATCH)
-        ):
-            try:
-                recover(engine, run_id)
-            except RunNotFoundError:
-                continue  # deleted meanwhile
-            except DatabaseUnavailableError:
-                raise
-            except Exception:
-                # One run must not hold up the others; it is looked at again after `HOLD`.
-                logger.exception("run not recovered", extra={"run_id": run_id})
+        )
+        for at in range(0, len(due), TOGETHER):
+            _recover_each(engine, due[at : at + TOGETHER])
 
 
-def recover(engine: Engine, run_id: RunId) -> None:
-    """Bring a run's messages in flight to what SQL says they should be."""
-    pieces, must_advance, has_ended = engine.database.transact(lambda tx: _recover(engine, tx, run_id))
-    if has_ended:
+def _recover_each(engine: Engine, run_ids: Sequence[RunId]) -> None:
+    """Recover runs in one transaction; if one of them fails, each by itself."""
+    try:
+        recover(engine, *run_ids)
+    except DatabaseUnavailableError:
+        raise
+    except Exception as error:
+        # One run must not hold up the others; it is looked at again after `HOLD`.
+        if len(run_ids) > 1:
+            for run_id in run_ids:
+                _recover_each(engine, [run_id])
+        elif not isinstance(error, RunNotFoundError):  # deleted meanwhile
+            logger.exception("run not recovered", extra={"run_id": run_ids[0]})
+
+
+def recover(engine: Engine, *run_ids: RunId) -> None:
+    """Bring the messages in flight of runs to what SQL says they should be."""
+    # Sorted: two clocks that lock several runs must not wait for each other.
+    found = engine.database.transact(
+        lambda tx: [(run_id, *_recover(engine, tx, run_id)) for run_id in sorted(run_ids)]
+    )
+    if any(has_ended for *_, has_ended in found):
         engine.notify()
-    engine.publish(run_id, pieces)
-    if must_advance:
-        advance(engine, run_id)
+    for run_id, pieces, _, _ in found:
+        engine.publish(run_id, pieces)
+    for run_id, _, must_advance, _ in found:
+        if must_advance:
+            advance(engine, run_id)
 
 
 def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece], bool, bool]:
@@ -120,8 +136,7 @@ def _wake_at(
     settings = engine.settings
     again = settings.look_again_after
     if ready:
-        # Each look publishes: a queue that is merely long must not fill with copies of what is in it.
-        again = min(settings.redispatch_after * 2 ** min(dispatches, 16), LONGEST_BACKOFF)
+        again = engine.redispatch_after(dispatches)  # each look publishes
     times = [run.now + again]
     if must_advance:
         times.append(run.now + settings.redispatch_after)
@@ -177,8 +192,8 @@ def bury_dead(engine: Engine) -> None:
             at = engine.database.now(tx)
             runs.release_leases(tx, row.process_id)
             processes.remove_process(tx, row.process_id)
-            # What it was about to publish is looked at now and not in a moment.
-            runs.wake_soon(tx, now=at, within=2 * engine.settings.redispatch_after)
+            # What it was about to publish, or its clock had taken, is looked at now and not in a moment.
+            runs.wake_soon(tx, now=at, within=HOLD + engine.settings.redispatch_after)
 
         engine.database.transact(forget)
         for run_id in engine.database.read(nodes.carried_runs):

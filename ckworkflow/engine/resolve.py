@@ -20,7 +20,7 @@ def resolve_tree(tx: Transaction, run_id: RunId, tree: Json) -> Json:
     Raises:
         UnresolvableError: A result has no such part, or only its own code could give it.
     """
-    if not any(True for _ in _references(tree)):
+    if not has_references(tree):
         return tree
     return codec.encode(resolve_value(tx, run_id, tree), path="result")
 
@@ -44,6 +44,11 @@ def resolve_value(tx: Transaction, run_id: RunId, tree: Json) -> Any:
         )
 
     return codec.decode(tree, ref=follow)
+
+
+def has_references(tree: Json) -> bool:
+    """Whether something in an encoded tree stands for a result."""
+    return any(True for _ in _references(tree))
 
 
 def _references(tree: Any) -> Iterator[tuple[NodeId, Any]]:

@@ -20,6 +20,7 @@ class Settings:
         lease: How long the right to advance a run lasts without being renewed.
         heartbeat: How often a process renews its row; it is dead after six times that.
         loss_limit: Attempts of one step that may be lost to dying workers.
+        retention: Runs that ended longer ago than this are deleted by the clocks; `None` keeps them for ever.
         bodies_kept: Bodies that a process keeps alive between continuations; 0 always replays.
     """
 
@@ -31,4 +32,5 @@ class Settings:
     lease: timedelta = timedelta(seconds=30)
     heartbeat: timedelta = timedelta(seconds=5)
     loss_limit: int = 10
+    retention: timedelta | None = None
     bodies_kept: int = 64

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import Workflow, check_main
 from ckworkflow.engine import failures
+from ckworkflow.engine.bodies import Body
 from ckworkflow.errors import NotAWorkflowError
 from ckworkflow.model import RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import plans, runs
 from ckworkflow.store.database import Transaction
+from ckworkflow.store.runs import RunRow
 from ckworkflow.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -51,24 +54,26 @@ def start_run(
     }
     engine.ensure_schema()
     run_id = RunId(uuid.uuid4().hex)
-    started_at = engine.database.read(engine.database.now)
+    started_at = engine.database.about_now()
     tracer = Tracer(run_id, make_body(workflow, tree), started_at=started_at)
     try:
         trace: Trace | BaseException = tracer.resume()
     except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
         trace = error
     try:
-        pieces, wake_at = engine.database.transact(
-            lambda tx: _commit(engine, tx, run_id, workflow, tree, trace, started_at)
+        pieces, body, wake_at = engine.database.transact(
+            lambda tx: _commit(engine, tx, run_id, workflow, tree, tracer, trace, started_at)
         )
     except BaseException:
         tracer.close()
         raise
-    if wake_at is None:
+    if wake_at is None or body is None:
         tracer.close()
+    else:
+        engine.bodies.keep(run_id, body)
+    if wake_at is None:
         engine.notify()
     else:
-        engine.bodies.keep(run_id, 1, tracer)
         engine.wake_at(wake_at)
     logger.info("run started", extra={"run_id": run_id, "workflow": workflow.name})
     engine.publish(run_id, pieces)
@@ -95,32 +100,40 @@ def end_text(trace: Trace) -> str | None:
 
 
 def _commit(
-    engine: Engine, tx: Transaction, run_id: RunId, workflow: Workflow[Any, Any], tree: Any,
+    engine: Engine, tx: Transaction, run_id: RunId, workflow: Workflow[Any, Any], tree: Any, tracer: Tracer,
     trace: Trace | BaseException, started_at: datetime,
-) -> tuple[list[Piece], datetime | None]:  # fmt: skip
-    """Write the run; return what to publish, and when to look at it again (never: it has ended)."""
-    runs.insert_run(
-        tx, run_id, workflow=workflow.name, source_hash=workflow.source_hash, input_=codec.dumps(tree),
-        now=started_at, wake_at=started_at + engine.settings.redispatch_after,
+) -> tuple[list[Piece], Body | None, datetime | None]:  # fmt: skip
+    """Write the run; return what to publish, its body, and when to look at it again (never: it has ended)."""
+    now = engine.database.now(tx)
+    wake_at = now + engine.settings.redispatch_after
+    run = RunRow(
+        run_id, workflow.name, workflow.source_hash, RunStatus.PENDING, None, wake_at, 0, 0, 0, 0, 1,
+        started_at, None, now,
     )  # fmt: skip
-    run = runs.lock_run(tx, run_id, engine.database)
+    input_ = codec.dumps(tree)
     if isinstance(trace, BaseException):
+        runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
         engine.finish(tx, run, output=None, error=failures.dumps(trace))
-        return [], None
+        return [], None, None
     end = end_text(trace)
     if end is not None and trace.end is not None and not trace.end.after:
-        runs.update_run(tx, run_id, started_at=run.now)
+        runs.insert_run(tx, run, input_=input_, wake_at=wake_at, started_at=now)
         engine.end_run(tx, run, end)
-        return [], None
-    followup = plans.apply_plan(tx, run, build_plan(trace), trace.nodes, epoch=1)
-    pieces, carried = engine.cut(tx, run, followup)
+        return [], None, None
+    plan = build_plan(trace)
+    runs.insert_run(tx, run, input_=input_, wake_at=wake_at, plan=end)
+    followup = plans.apply_plan(tx, run, plan, trace.nodes, epoch=1, is_new=True, old_joins=[])
+    pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))
     has_news = followup.wakes_body or followup.ends_run
-    values: dict[str, Any] = {"plan": end, "epoch": 1, "signals": int(has_news)}
+    values: dict[str, Any] = {}
     if not followup.ready:
-        values.update(status=RunStatus.RUNNING, started_at=run.now)  # it sleeps: that is running
-    wake_at = engine.schedule(tx, run, followup, carried, **values)
+        values.update(status=RunStatus.RUNNING, started_at=now)  # it sleeps: that is running
+    if has_news:
+        values.update(signals=1)
+    run = replace(run, wake_at=None) if values or followup.asleep else run
+    wake_at = engine.schedule(tx, run, followup, carried, is_all=True, **values)
     if has_news:
         # Sleeps that have ended already. Workers run bodies on: the caller of start is not to wait for it.
-        wake_at = run.now
+        wake_at = now
         runs.update_run(tx, run_id, wake_at=wake_at)
-    return pieces, wake_at
+    return pieces, Body(tracer, 1, int(has_news), set(plan.nodes), followup.join_rows), wake_at

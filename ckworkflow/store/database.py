@@ -4,18 +4,18 @@ A transaction is a function that may run more than once: what a deadlock, a seri
 locked file throws back is tried again. Every transaction that touches a run locks the run's row first
 (`runs.lock_run`), then joins, then nodes, so that two of them cannot wait for each other.
 
-Not here: what the transactions do (`runs`, `plans`, `records`), how the schema changes (`schema`).
+Not here: what the transactions do (`runs`, `plans`, `records`), how the schema changes (`schema`), how
+SQLite's single writer is shared by threads (`writer`).
 """
 
 from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,10 +25,12 @@ from sqlalchemy.pool import QueuePool
 from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError
 from ckworkflow.scrub import scrub
 from ckworkflow.store.forks import ForkGate
+from ckworkflow.store.writer import GroupWriter
 
 Transaction = sa.Connection
 T = TypeVar("T")
 
+_SERVER_NOW = sa.text("SELECT clock_timestamp()")
 RETRIES = 8
 CONNECT_SECONDS = 10
 """How long a PostgreSQL server may take to answer, where the URL does not say."""
@@ -57,12 +59,11 @@ class Database:
         self._clock = clock
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._pid = os.getpid()
-        # One writer per process: 200 threads must queue here, not in SQLite's busy handler.
-        self._writer: threading.Lock | None = threading.Lock() if self.is_sqlite else None
+        self._writer = self._make_writer()
         self._engine = self._make_engine()
         self._gate = ForkGate(self.dispose) if self.is_sqlite else None
         self._inherited: list[sa.Engine] = []
-        self._local = threading.local()
+        self._last_now: tuple[float, datetime] | None = None
 
     @property
     def url(self) -> str:
@@ -76,7 +77,7 @@ class Database:
             # After a fork the parent's connections are the parent's: keep them unused and unclosed.
             self._inherited.append(self._engine)
             self._engine = self._make_engine()
-            self._writer = threading.Lock() if self.is_sqlite else None
+            self._writer = self._make_writer()
             self._pid = os.getpid()
         return self._engine
 
@@ -86,11 +87,14 @@ class Database:
         Args:
             work: Runs again when the database asks for it, so it must not touch anything else.
         """
-        return self._attempts(work, is_write=True)
+        engine = self.engine
+        if self._writer is not None:
+            return self._writer.run(work)
+        return self._attempts(engine, work, is_write=True)
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction that only reads."""
-        return self._attempts(work, is_write=False)
+        return self._attempts(self.engine, work, is_write=False)
 
     def now(self, tx: Transaction) -> datetime:
         """The database's time. SQLite has no clock but the machine's."""
@@ -98,24 +102,48 @@ class Database:
             return self._clock()
         if self.is_sqlite:
             return datetime.now(UTC)
-        value: datetime = tx.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-        return value.astimezone(UTC)
+        value: datetime = tx.execute(_SERVER_NOW).scalar_one()
+        return self.note_now(value)
+
+    @property
+    def has_server_clock(self) -> bool:
+        """Whether the time must be asked of a server."""
+        return self._clock is None and not self.is_sqlite
+
+    def note_now(self, value: datetime) -> datetime:
+        """Take note of what the server's clock said just now; return it in UTC."""
+        now = value.astimezone(UTC)
+        self._last_now = (time.monotonic(), now)
+        return now
+
+    def about_now(self) -> datetime:
+        """About the database's time, mostly without asking: what it said last, and what has passed since."""
+        if not self.has_server_clock:
+            return self._clock() if self._clock is not None else datetime.now(UTC)
+        last = self._last_now
+        if last is None:
+            return self.read(self.now)
+        return last[1] + timedelta(seconds=time.monotonic() - last[0])
 
     def dispose(self) -> None:
         """Close the connections of this process."""
         if self._pid == os.getpid():
             self._engine.dispose()
 
-    def _attempts(self, work: Callable[[Transaction], T], *, is_write: bool) -> T:
-        engine = self.engine
+    def _make_writer(self) -> GroupWriter | None:
+        if not self.is_sqlite:
+            return None  # a server makes groups of commits by itself
+        return GroupWriter(lambda work: self._attempts(self.engine, work, is_write=True))
+
+    def _attempts(self, engine: sa.Engine, work: Callable[[Transaction], T], *, is_write: bool) -> T:
         for attempt in range(1, RETRIES + 1):
             try:
                 with (
                     self._gate.passing() if self._gate else nullcontext(),
-                    self._writer if is_write and self._writer else nullcontext(),
-                    engine.connect() as raw,
+                    engine.connect() as tx,
                 ):
-                    tx = raw.execution_options(ckworkflow_write=is_write)
+                    if not is_write:
+                        tx.execution_options(ckworkflow_write=False)
                     with tx.begin():
                         return work(tx)
             except sa.exc.DBAPIError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,6 +42,7 @@ class NodeRow:
     losses: int
     owner: str | None
     is_carried: bool
+    is_held: bool
     due_at: datetime | None
     output: str | None
     error: str | None
@@ -50,14 +52,24 @@ class NodeRow:
     finished_at: datetime | None
 
 
-_COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow.__slots__)
+COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow.__slots__)
+HERE = sa.and_(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
+_LOAD_NODE = sa.select(*COLUMNS).where(HERE)
 
 
-def _row(values: Any) -> NodeRow:
+def node_row(values: Any) -> NodeRow:
+    """Make a row of the values of `COLUMNS`."""
     row = NodeRow(*values)
     object.__setattr__(row, "kind", NodeKind(row.kind))
     object.__setattr__(row, "status", NodeStatus(row.status))
     return row
+
+
+def new_row(values: dict[str, Any]) -> NodeRow:
+    """Make the row of a node that is about to be inserted with these values."""
+    rest: dict[str, Any] = {"free_attempts": 0, "losses": 0, "is_carried": False}
+    found: Any = (values.get(name, rest.get(name)) for name in NodeRow.__slots__)
+    return NodeRow(*found)
 
 
 def load_targets(text: str) -> list[str]:
@@ -70,10 +82,10 @@ def load_nodes(
     tx: Transaction, run_id: RunId, *, statuses: Iterable[NodeStatus] | None = None
 ) -> list[NodeRow]:
     """Read the nodes of a run in the order of the trace."""
-    query = sa.select(*_COLUMNS).where(nodes.c.run_id == run_id).order_by(nodes.c.position)
+    query = sa.select(*COLUMNS).where(nodes.c.run_id == run_id).order_by(nodes.c.position)
     if statuses is not None:
         query = query.where(nodes.c.status.in_(list(statuses)))
-    return [_row(row) for row in tx.execute(query)]
+    return [node_row(row) for row in tx.execute(query)]
 
 
 def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
@@ -83,7 +95,7 @@ def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
     must have come that far before a failure beside it changes its way. Then in the order of recording.
     """
     query = (
-        sa.select(*_COLUMNS)
+        sa.select(*COLUMNS)
         .where(nodes.c.run_id == run_id, nodes.c.delivered.is_(None), nodes.c.status.in_(_RECORDED))
         .order_by(
             nodes.c.status == NodeStatus.FAILED,
@@ -93,15 +105,13 @@ def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
             nodes.c.node_id,
         )
     )
-    return [_row(row) for row in tx.execute(query)]
+    return [node_row(row) for row in tx.execute(query)]
 
 
 def load_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> NodeRow | None:
     """Read one node."""
-    row = tx.execute(
-        sa.select(*_COLUMNS).where(nodes.c.run_id == run_id, nodes.c.node_id == node_id)
-    ).one_or_none()
-    return None if row is None else _row(row)
+    row = tx.execute(_LOAD_NODE, {"b_run": run_id, "b_node": node_id}).one_or_none()
+    return None if row is None else node_row(row)
 
 
 def load_outputs(tx: Transaction, run_id: RunId, node_ids: Iterable[NodeId]) -> dict[NodeId, str]:
@@ -157,8 +167,14 @@ def carried_runs(tx: Transaction) -> list[RunId]:
 def update_node(tx: Transaction, run_id: RunId, node_id: NodeId, **values: Any) -> None:
     """Write some columns of a node of a locked run."""
     tx.execute(
-        sa.update(nodes).where(nodes.c.run_id == run_id, nodes.c.node_id == node_id).values(**values)
+        _update(tuple(values)),
+        {"b_run": run_id, "b_node": node_id} | {f"v_{name}": values[name] for name in values},
     )
+
+
+@functools.cache
+def _update(names: tuple[str, ...]) -> sa.Update:
+    return sa.update(nodes).where(HERE).values({name: sa.bindparam(f"v_{name}") for name in names})
 
 
 def add_attempt(
@@ -173,18 +189,19 @@ def add_attempt(
     )  # fmt: skip
 
 
-def deliver(tx: Transaction, run: RunRow, rows: list[NodeRow], *, at: datetime) -> int:
+_DELIVER = (
+    sa.update(nodes)
+    .where(HERE)
+    .values(delivered=sa.bindparam("v_number"), delivered_at=sa.bindparam("v_at"))
+)
+
+
+def deliver(tx: Transaction, run: RunRow, node_ids: Iterable[NodeId], *, at: datetime) -> int:
     """Number what the body was newly told of at a time, in that order; return the last number."""
-    number = run.delivered
-    updates = []
-    for row in rows:
-        number += 1
-        updates.append({"b_node": row.node_id, "number": number})
+    updates = [
+        {"b_run": run.run_id, "b_node": node_id, "v_number": number, "v_at": at}
+        for number, node_id in enumerate(node_ids, run.delivered + 1)
+    ]
     if updates:
-        tx.execute(
-            sa.update(nodes)
-            .where(nodes.c.run_id == run.run_id, nodes.c.node_id == sa.bindparam("b_node"))
-            .values(delivered=sa.bindparam("number"), delivered_at=at),
-            updates,
-        )
-    return number
+        tx.execute(_DELIVER, updates)
+    return run.delivered + len(updates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import NodeId, NodeKind, NodeStatus
+from ckworkflow.model import Json, NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import JoinKind, Plan
-from ckworkflow.store.nodes import update_node
-from ckworkflow.store.records import Followup, make_ready
+from ckworkflow.store.nodes import HERE, new_row, update_node
+from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
 
 if TYPE_CHECKING:
@@ -52,18 +52,35 @@ class _Stored:
         return NodeStatus.RUNNING if has_begun else NodeStatus.PLANNED
 
 
+Choose = Callable[[str, Json], bool]
+"""Whether this process runs a step, of a name and with arguments, at once; see `apply_plan`."""
+
+
 def apply_plan(
-    tx: Transaction, run: RunRow, plan: Plan, traced: Iterable[TracedNode], *, epoch: int
-) -> Followup:
+    tx: Transaction, run: RunRow, plan: Plan, traced: Iterable[TracedNode], *, epoch: int,
+    is_new: bool = False, choose: Choose | None = None, owner: str = "", old_joins: JoinRows | None = None,
+) -> Followup:  # fmt: skip
     """Insert, change and drop planned nodes so that they are those of the plan.
 
     Nodes that did not change keep their generation, so that messages in flight stay valid; new and
     changed ones take the epoch of the lease, which no earlier message can name.
 
+    Args:
+        tx: A transaction that has locked the run.
+        run: The run.
+        plan: What the trace left to do.
+        traced: Its nodes.
+        epoch: Of the lease.
+        is_new: The run has no nodes but those that the body has been told of.
+        choose: Asked about new steps that may begin; the first that it takes is claimed for `owner`, and told
+            as `Followup.begun`.
+        owner: This process.
+        old_joins: The joins that the run has, where that is known.
+
     Raises:
         StalePlanError: See there; nothing is to be committed.
     """
-    stored = _load(tx, run)
+    stored = {} if is_new else _load(tx, run)
     _revive(tx, run, plan, stored)
     followup = Followup()
     unmet, remaining = _count_unmet(plan, stored)
@@ -76,25 +93,23 @@ def apply_plan(
         row = stored.get(node.node_id)
         following = codec.dumps(list(planned.next))
         if row is None:
-            inserts.append(
-                {
-                    "run_id": run.run_id, "node_id": node.node_id, "position": epoch * _POSITIONS + index,
-                    "kind": node.kind,
-                    "name": node.name, "line": node.line, "generation": epoch, "args": args,
-                    "status": NodeStatus.PLANNED, "unmet": unmet[node.node_id], "next": following,
-                    "created_at": run.now,
-                }
-            )  # fmt: skip
-        else:
-            update = _change(row, node.kind, node.name, args, following, unmet[node.node_id], epoch)
-            if update is not None:
-                updates.append({"b_run": run.run_id, "b_node": node.node_id, **update})
-        status = row.status if row else NodeStatus.PLANNED
-        if unmet[node.node_id] == 0 and status is NodeStatus.PLANNED:
+            insert = _insert(run, node, epoch * _POSITIONS + index, epoch, args, following)
+            insert["unmet"] = unmet[node.node_id]
+            inserts.append(insert)
+            if insert["unmet"] or _begin(run, insert, node.args, followup, choose, owner):
+                continue
+            ready.append(node.node_id)  # a sleep that ends at once
+            continue
+        update = _change(row, node.kind, node.name, args, following, unmet[node.node_id], epoch)
+        if update is not None:
+            updates.append({"b_run": run.run_id, "b_node": node.node_id, **update})
+        if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
             ready.append(node.node_id)
     _write(tx, inserts, updates)
-    _drop(tx, run, [node_id for node_id in stored if node_id not in plan.nodes])
-    _replace_joins(tx, run, plan, remaining)
+    dropped = [node_id for node_id in stored if node_id not in plan.nodes]
+    _drop(tx, run, dropped)
+    followup.is_all = not dropped
+    followup.join_rows = _replace_joins(tx, run, plan, remaining, old_joins)
     followup.wakes_body = any(
         join.kind is JoinKind.WAIT and remaining[join.join_id] == 0 for join in plan.joins.values()
     )
@@ -104,12 +119,54 @@ def apply_plan(
     return followup
 
 
+def _insert(
+    run: RunRow, node: TracedNode, position: int, epoch: int, args: str, following: str
+) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id, "node_id": node.node_id, "position": position, "kind": node.kind,
+        "name": node.name, "line": node.line, "generation": epoch, "args": args,
+        "status": NodeStatus.PLANNED, "unmet": 0, "next": following, "attempt": 0, "owner": None,
+        "due_at": None, "is_held": False, "created_at": run.now, "started_at": None,
+    }  # fmt: skip
+
+
+def _begin(
+    run: RunRow,
+    insert: dict[str, Any],
+    args: Json,
+    followup: Followup,
+    choose: Choose | None,
+    owner: str,
+) -> bool:
+    """Begin a new node that waits for nothing; `False` for what more than its own row must know of."""
+    if insert["kind"] is NodeKind.SLEEP:
+        due_at = sleep_end(args, run.now)
+        if due_at <= run.now:
+            return False
+        insert.update(status=NodeStatus.RUNNING, due_at=due_at, started_at=run.now)
+        followup.asleep[insert["node_id"]] = due_at
+        return True
+    is_begun = followup.begun is None and choose is not None and choose(insert["name"], args)
+    if is_begun:
+        insert.update(status=NodeStatus.RUNNING, attempt=1, owner=owner, started_at=run.now)
+    row = new_row(insert)
+    if is_begun:
+        followup.begun = row
+    else:
+        followup.ready.append(row.node_id)
+        followup.rows[row.node_id] = row
+    return True
+
+
 def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:
-    query = sa.select(
-        nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
-        nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
-    ).where(nodes.c.run_id == run.run_id, nodes.c.delivered.is_(None))  # fmt: skip
-    return {NodeId(row[0]): _Stored(NodeStatus(row[1]), *row[2:12]) for row in tx.execute(query)}
+    rows = tx.execute(_STORED, {"b_run": run.run_id})
+    return {NodeId(row[0]): _Stored(NodeStatus(row[1]), *row[2:12]) for row in rows}
+
+
+_STORED = sa.select(
+    nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
+    nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
+).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None))  # fmt: skip
 
 
 def _revive(tx: Transaction, run: RunRow, plan: Plan, stored: dict[NodeId, _Stored]) -> None:
@@ -160,19 +217,23 @@ def _values(row: _Stored, *, following: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_INSERT_NODES = sa.insert(nodes)
+_UPDATE_NODES = (
+    sa.update(nodes)
+    .where(HERE)
+    .values(
+        {name: sa.bindparam(name) for name in ("kind", "name", "args", "next", "unmet", "generation")}
+    )
+)
+_DELETE_JOINS = sa.delete(joins).where(joins.c.run_id == sa.bindparam("b_run"))
+_INSERT_JOINS = sa.insert(joins)
+
+
 def _write(tx: Transaction, inserts: list[dict[str, Any]], updates: list[dict[str, Any]]) -> None:
     if inserts:
-        tx.execute(sa.insert(nodes), inserts)
+        tx.execute(_INSERT_NODES, inserts)
     if updates:
-        statement = (
-            sa.update(nodes)
-            .where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
-            .values(
-                {name: sa.bindparam(name) for name in ("kind", "name", "args", "next", "unmet")}
-                | {"generation": sa.bindparam("generation")}
-            )
-        )
-        tx.execute(statement, updates)
+        tx.execute(_UPDATE_NODES, updates)
 
 
 def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
@@ -190,17 +251,20 @@ def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
 
 def abandon_rest(tx: Transaction, run: RunRow) -> None:
     """At the end of a run: drop what has not begun, and let what runs feed nothing."""
-    rest = tx.execute(
-        sa.select(nodes.c.node_id).where(
-            nodes.c.run_id == run.run_id, nodes.c.status.in_((NodeStatus.PLANNED, NodeStatus.RUNNING))
-        )
-    )
+    rest = tx.execute(_REST, {"b_run": run.run_id}).all()
     _drop(tx, run, [NodeId(row[0]) for row in rest])
-    tx.execute(sa.delete(joins).where(joins.c.run_id == run.run_id))
+    tx.execute(_DELETE_JOINS, {"b_run": run.run_id})
 
 
-def _replace_joins(tx: Transaction, run: RunRow, plan: Plan, remaining: dict[str, int]) -> None:
-    tx.execute(sa.delete(joins).where(joins.c.run_id == run.run_id))
+_REST = sa.select(nodes.c.node_id).where(
+    nodes.c.run_id == sa.bindparam("b_run"),
+    nodes.c.status.in_((NodeStatus.PLANNED, NodeStatus.RUNNING)),
+)
+
+
+def _replace_joins(
+    tx: Transaction, run: RunRow, plan: Plan, remaining: dict[str, int], old: JoinRows | None
+) -> JoinRows:
     rows = [
         {
             "run_id": run.run_id, "join_id": join.join_id, "kind": join.kind,
@@ -209,5 +273,10 @@ def _replace_joins(tx: Transaction, run: RunRow, plan: Plan, remaining: dict[str
         }
         for join in plan.joins.values()
     ]  # fmt: skip
+    if rows == old:
+        return rows
+    if old is None or old:
+        tx.execute(_DELETE_JOINS, {"b_run": run.run_id})
     if rows:
-        tx.execute(sa.insert(joins), rows)
+        tx.execute(_INSERT_JOINS, rows)
+    return rows

@@ -9,19 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
-from ckworkflow.store.nodes import NodeRow, add_attempt, load_node, load_targets, update_node
+from ckworkflow.store.nodes import (
+    COLUMNS,
+    HERE,
+    NodeRow,
+    add_attempt,
+    load_node,
+    load_targets,
+    node_row,
+    update_node,
+)
 from ckworkflow.store.tables import joins, nodes
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Transaction
     from ckworkflow.store.runs import RunRow
+
+
+JoinRows = list[dict[str, Any]]
+"""The joins of a run, as they are stored."""
 
 
 @dataclass(slots=True)
@@ -30,17 +43,25 @@ class Followup:
 
     Attributes:
         ready: Steps that may begin now.
+        rows: Their rows, where they are at hand.
         asleep: Sleeps that have begun, with their ends.
         joined: Joins whose last member this was.
         wakes_body: A boundary was reached: the body can go on.
         ends_run: The body had ended and this was the last of what it awaited.
+        begun: A step that was claimed in the same breath.
+        join_rows: The joins as they are now, where a plan was written.
+        is_all: Nothing is left of the run beside the plan that was written.
     """
 
     ready: list[NodeId] = field(default_factory=list)
+    rows: dict[NodeId, NodeRow] = field(default_factory=dict)
     asleep: dict[NodeId, datetime] = field(default_factory=dict)
     joined: list[str] = field(default_factory=list)
     wakes_body: bool = False
     ends_run: bool = False
+    begun: NodeRow | None = None
+    join_rows: JoinRows | None = None
+    is_all: bool = False
 
 
 def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> NodeRow:
@@ -55,25 +76,54 @@ def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> 
     )
 
 
+_END = (
+    sa.update(nodes)
+    .where(
+        HERE,
+        nodes.c.owner == sa.bindparam("b_owner"),
+        nodes.c.attempt == sa.bindparam("b_attempt"),
+        nodes.c.status.in_((NodeStatus.RUNNING, NodeStatus.ABANDONED)),
+    )
+    .values(
+        owner=None,
+        output=sa.bindparam("v_output"),
+        error=sa.bindparam("v_error"),
+        finished_at=sa.bindparam("v_now"),
+        delivered=sa.bindparam("v_delivered"),
+        delivered_at=sa.bindparam("v_delivered_at"),
+        status=sa.case(
+            (nodes.c.status == NodeStatus.ABANDONED, sa.literal(NodeStatus.ABANDONED)),
+            else_=sa.bindparam("v_status"),
+        ),
+    )
+    .returning(nodes.c.status, nodes.c.next)
+)
+
+
 def end_attempt(
-    tx: Transaction, run: RunRow, claimed: NodeRow, *, output: str | None, error: str | None
-) -> NodeStatus | None:
-    """Write the outcome of an attempt.
+    tx: Transaction, run: RunRow, claimed: NodeRow, *, output: str | None, error: str | None,
+    delivered: int | None = None, delivered_at: datetime | None = None,
+) -> list[str] | None:  # fmt: skip
+    """Write the outcome of an attempt; with `delivered`, also that the body has been told of it.
 
     Returns:
-        The status that the node had (running, or abandoned: then it feeds nothing), or `None` when the
-        node is no longer this owner's: nothing was written.
+        What the record makes ready, or `None` when it feeds nothing: the node was abandoned, or is no longer
+        this owner's, and then nothing was written.
     """
-    status = _owned_status(tx, run.run_id, claimed)
-    if status is None:
-        return None
     outcome = NodeStatus.FAILED if output is None else NodeStatus.COMPLETED
-    update_node(
-        tx, run.run_id, claimed.node_id, owner=None, output=output, error=error, finished_at=run.now,
-        status=NodeStatus.ABANDONED if status is NodeStatus.ABANDONED else outcome,
-    )  # fmt: skip
-    add_attempt(tx, run.run_id, claimed, outcome=outcome, error=error, now=run.now)
-    return status
+    row = tx.execute(
+        _END,
+        {
+            "b_run": run.run_id, "b_node": claimed.node_id, "b_owner": claimed.owner,
+            "b_attempt": claimed.attempt, "v_output": output, "v_error": error, "v_now": run.now,
+            "v_delivered": delivered, "v_delivered_at": delivered_at, "v_status": outcome,
+        },
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        return None
+    if outcome is NodeStatus.FAILED:  # of one that gave a result the node itself tells all
+        add_attempt(tx, run.run_id, claimed, outcome=outcome, error=error, now=run.now)
+    return None if row[0] == NodeStatus.ABANDONED else load_targets(row[1])
 
 
 def suspend_attempt(
@@ -120,12 +170,7 @@ def feed(
     ]
     join_targets = [target for target in targets if target not in node_targets]
     for join_id in join_targets:
-        row = tx.execute(
-            sa.update(joins)
-            .where(joins.c.run_id == run.run_id, joins.c.join_id == join_id)
-            .values(remaining=joins.c.remaining - 1)
-            .returning(joins.c.remaining, joins.c.kind, joins.c.next)
-        ).one_or_none()
+        row = tx.execute(_COUNT, {"b_run": run.run_id, "b_join": join_id}).one_or_none()
         if row is None or row[0] != 0:
             continue
         kind = JoinKind(row[1])
@@ -138,35 +183,54 @@ def feed(
         make_ready(tx, run, node_targets, base=base, followup=followup)
 
 
+_COUNT = (
+    sa.update(joins)
+    .where(joins.c.run_id == sa.bindparam("b_run"), joins.c.join_id == sa.bindparam("b_join"))
+    .values(
+        remaining=joins.c.remaining - 1,
+        state=sa.case((joins.c.remaining == 1, sa.literal("fired")), else_=joins.c.state),
+    )
+    .returning(joins.c.remaining, joins.c.kind, joins.c.next)
+)
+_MAKE_READY = (
+    sa.update(nodes)
+    .where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.node_id.in_(sa.bindparam("b_nodes", expanding=True)),
+        nodes.c.status == NodeStatus.PLANNED,
+    )
+    .values(unmet=0)
+    .returning(*COLUMNS)
+)
+
+
 def make_ready(
     tx: Transaction, run: RunRow, node_ids: Iterable[str], *, base: datetime, followup: Followup
 ) -> None:
     """Let nodes begin: steps become ready, sleeps begin (and end, when their time has passed)."""
-    rows = tx.execute(
-        sa.update(nodes)
-        .where(
-            nodes.c.run_id == run.run_id,
-            nodes.c.node_id.in_(list(node_ids)),
-            nodes.c.status == NodeStatus.PLANNED,
-        )
-        .values(unmet=0)
-        .returning(nodes.c.node_id, nodes.c.kind, nodes.c.args, nodes.c.next)
-    ).all()
-    for node_id, kind, args, following in rows:
-        if kind != NodeKind.SLEEP:
-            followup.ready.append(node_id)
+    rows = tx.execute(_MAKE_READY, {"b_run": run.run_id, "b_nodes": list(node_ids)}).all()
+    for row in sorted(map(node_row, rows), key=lambda row: row.position):
+        if row.kind is not NodeKind.SLEEP:
+            followup.ready.append(row.node_id)
+            followup.rows[row.node_id] = row
             continue
-        due_at = sleep_end(codec.loads(args), base)
+        due_at = sleep_end(codec.loads(row.args), base)
         if due_at <= run.now:
             finish_sleep(
-                tx, run, node_id, load_targets(following), due_at=due_at, began=base, followup=followup
+                tx,
+                run,
+                row.node_id,
+                load_targets(row.next),
+                due_at=due_at,
+                began=base,
+                followup=followup,
             )
         else:
             update_node(
-                tx, run.run_id, node_id, status=NodeStatus.RUNNING, due_at=due_at, started_at=base,
+                tx, run.run_id, row.node_id, status=NodeStatus.RUNNING, due_at=due_at, started_at=base,
                 is_carried=False,
             )  # fmt: skip
-            followup.asleep[node_id] = due_at
+            followup.asleep[row.node_id] = due_at
 
 
 def sleep_end(args: object, base: datetime) -> datetime:
@@ -224,16 +288,37 @@ def recall_carried(tx: Transaction, run_id: RunId) -> None:
     )
 
 
-def fire_join(tx: Transaction, run_id: RunId, join_id: str, *, from_state: str, to_state: str) -> bool:
-    """Move a complete join to its next state; of several callers one is told `True`."""
-    moved = tx.execute(
-        sa.update(joins)
-        .where(
-            joins.c.run_id == run_id,
-            joins.c.join_id == join_id,
-            joins.c.state == from_state,
-            joins.c.remaining == 0,
-        )
-        .values(state=to_state)
+def hold(tx: Transaction, run_id: RunId, published: Iterable[NodeId], held: Iterable[NodeId]) -> None:
+    """Note which ready steps are held back, because a window of them is published already."""
+    changes = [(node_id, True) for node_id in held]
+    if not changes:
+        return
+    # Also of what is published: it may have been held back before.
+    changes += [(node_id, False) for node_id in published]
+    tx.execute(
+        _HOLD, [{"b_run": run_id, "b_node": node_id, "v_held": is_held} for node_id, is_held in changes]
     )
-    return moved.rowcount == 1
+
+
+def release_held(tx: Transaction, run_id: RunId) -> NodeRow | None:
+    """Take the first step of those held back, to publish or to claim it; `None` when there is none left."""
+    found = tx.execute(_FIRST_HELD, {"b_run": run_id}).one_or_none()
+    if found is None:
+        return None
+    row = node_row(found)
+    tx.execute(_HOLD, {"b_run": run_id, "b_node": row.node_id, "v_held": False})
+    return row
+
+
+_HOLD = sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held"))
+_FIRST_HELD = (
+    sa.select(*COLUMNS)
+    .where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.is_held,
+        nodes.c.status == NodeStatus.PLANNED,
+        nodes.c.unmet == 0,
+    )
+    .order_by(nodes.c.position)
+    .limit(1)
+)

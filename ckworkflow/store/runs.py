@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -56,22 +57,19 @@ class RunRecord:
 
 
 def insert_run(
-    tx: Transaction,
-    run_id: RunId,
-    *,
-    workflow: str,
-    source_hash: str,
-    input_: str,
-    now: datetime,
-    wake_at: datetime,
+    tx: Transaction, row: RunRow, *, input_: str, wake_at: datetime | None, **values: Any
 ) -> None:
-    """Add a run that has not begun."""
+    """Add a run; `values` are other columns than those that every run begins with."""
     tx.execute(
-        sa.insert(runs).values(
-            id=run_id, workflow=workflow, source_hash=source_hash, status=RunStatus.PENDING, input=input_,
-            wake_at=wake_at, created_at=now,
-        )
+        _INSERT_RUN,
+        {
+            "id": row.run_id, "workflow": row.workflow, "source_hash": row.source_hash, "status": row.status,
+            "input": input_, "wake_at": wake_at, "epoch": row.epoch, "created_at": row.created_at,
+            **{name: values.pop(name, None) for name in ("output", "error", "plan", "started_at", "finished_at")},
+            "signals": values.pop("signals", 0),
+        },
     )  # fmt: skip
+    assert not values, f"columns of a new run: {values}"
 
 
 def lock_run(tx: Transaction, run_id: RunId, database: Database) -> RunRow:
@@ -80,17 +78,26 @@ def lock_run(tx: Transaction, run_id: RunId, database: Database) -> RunRow:
     Raises:
         RunNotFoundError: No run has this id.
     """
-    columns: list[Any] = [
-        runs.c.workflow, runs.c.source_hash, runs.c.status, runs.c.plan, runs.c.wake_at, runs.c.signals,
-        runs.c.seen, runs.c.delivered, runs.c.dispatches, runs.c.epoch, runs.c.created_at, runs.c.started_at,
-    ]  # fmt: skip
-    row = tx.execute(sa.select(*columns).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    # A server's time comes with the row: one round trip.
+    statement = _LOCK_RUN_AND_TIME if database.has_server_clock else _LOCK_RUN
+    row = tx.execute(statement, {"b_run": run_id}).one_or_none()
     if row is None:
         raise RunNotFoundError(run_id)
+    now = database.note_now(row[12]) if database.has_server_clock else database.now(tx)
     return RunRow(
         run_id, row.workflow, row.source_hash, RunStatus(row.status), row.plan, row.wake_at, row.signals,
-        row.seen, row.delivered, row.dispatches, row.epoch, row.created_at, row.started_at, database.now(tx),
+        row.seen, row.delivered, row.dispatches, row.epoch, row.created_at, row.started_at, now,
     )  # fmt: skip
+
+
+_LOCKED = (
+    runs.c.workflow, runs.c.source_hash, runs.c.status, runs.c.plan, runs.c.wake_at, runs.c.signals,
+    runs.c.seen, runs.c.delivered, runs.c.dispatches, runs.c.epoch, runs.c.created_at, runs.c.started_at,
+)  # fmt: skip
+_HERE = runs.c.id == sa.bindparam("b_run")
+_LOCK_RUN = sa.select(*_LOCKED).where(_HERE).with_for_update()
+_LOCK_RUN_AND_TIME = sa.select(*_LOCKED, sa.func.clock_timestamp()).where(_HERE).with_for_update()
+_INSERT_RUN = sa.insert(runs)
 
 
 def read_run(tx: Transaction, run_id: RunId) -> RunRecord:
@@ -127,9 +134,12 @@ def _record(row: Sequence[Any]) -> RunRecord:
     return RunRecord(RunId(row[0]), row[1], RunStatus(row[2]), *row[3:])
 
 
+_STATUS = sa.select(runs.c.status).where(_HERE)
+
+
 def read_status(tx: Transaction, run_id: RunId) -> RunStatus | None:
     """Read the status alone; `None` when no run has this id."""
-    value = tx.execute(sa.select(runs.c.status).where(runs.c.id == run_id)).scalar_one_or_none()
+    value = tx.execute(_STATUS, {"b_run": run_id}).scalar_one_or_none()
     return None if value is None else RunStatus(value)
 
 
@@ -141,7 +151,15 @@ def read_input(tx: Transaction, run_id: RunId) -> str:
 
 def update_run(tx: Transaction, run_id: RunId, **values: Any) -> None:
     """Write some columns of a locked run."""
-    tx.execute(sa.update(runs).where(runs.c.id == run_id).values(**values))
+    tx.execute(
+        _update(tuple(values)), {"b_run": run_id} | {f"v_{name}": values[name] for name in values}
+    )
+
+
+@functools.cache
+def _update(names: tuple[str, ...]) -> sa.Update:
+    # Made once for each set of columns: to build a statement costs more than to run it.
+    return sa.update(runs).where(_HERE).values({name: sa.bindparam(f"v_{name}") for name in names})
 
 
 def finish_run(

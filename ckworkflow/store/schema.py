@@ -3,25 +3,40 @@
 The code knows one revision, `CODE_REVISION`. A database says which revision it has and which is the
 oldest code that may use it, so that old and new workers can overlap during a deploy: expand first,
 contract later. A SQLite file migrates itself; a server's database waits for `ckworkflow db upgrade`.
+
+An upgrade of a server disturbs nobody who works on it. What must lock a table is quick and gives up early,
+since whoever comes later queues behind it; it tries again. Indexes are built afterwards, concurrently.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
 from ckworkflow.errors import SchemaVersionError
-from ckworkflow.store.tables import schema_info
+from ckworkflow.store.tables import metadata, schema_info
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Database, Transaction
 
-CODE_REVISION = 1
+logger = logging.getLogger(__name__)
+
+CODE_REVISION = 2
 """The revision of `migrations/versions` that this code needs."""
 
-_ADVISORY_LOCK = 0x636B7766  # "ckwf": two upgrades at once must not interleave
+LOCK_TIMEOUT_SECONDS = 1.0
+"""The longest that a migration waits for a table, and that others therefore wait behind it."""
+PATIENCE_SECONDS = 30.0
+"""How long it goes on trying."""
+
+_ADVISORY_LOCK: Final = 0x636B7766  # "ckwf": two upgrades at once must not interleave
+_POLL_SECONDS: Final = 0.2
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 def upgrade(database: Database) -> None:
@@ -29,8 +44,16 @@ def upgrade(database: Database) -> None:
 
     Raises:
         DatabaseUnavailableError: It cannot be reached.
+        SchemaVersionError: On a server: somebody holds a table that must be changed, and does not let go.
     """
-    database.transact(lambda tx: _upgrade(tx, is_sqlite=database.is_sqlite))
+    if database.is_sqlite:
+        database.transact(_migrate)
+        return
+    database.read(_read)  # a server that is down is told in the usual words
+    with _connection(database) as connection, _only_upgrade(connection):
+        _migrate_server(database, connection)
+        for index in _concurrent_indexes():
+            _build(connection, index)
 
 
 def ensure(database: Database) -> None:
@@ -48,12 +71,28 @@ def ensure(database: Database) -> None:
         raise SchemaVersionError(
             database.url, "it has no ckworkflow tables yet. Run `ckworkflow db upgrade` once."
         )
-    revision, oldest_code = found
-    if revision < CODE_REVISION:
+    if found[0] < CODE_REVISION:
         raise SchemaVersionError(
             database.url,
-            f"it has revision {revision} and this code needs {CODE_REVISION}. Run `ckworkflow db upgrade`.",
+            f"it has revision {found[0]} and this code needs {CODE_REVISION}. Run `ckworkflow db upgrade`.",
         )
+    _refuse_contracted(database, found)
+
+
+def check(database: Database) -> None:
+    """Check, while this code uses the database, that it has not been contracted beyond this code.
+
+    Raises:
+        SchemaVersionError: It has.
+        DatabaseUnavailableError: It cannot be reached.
+    """
+    found = database.read(_read)
+    if found is not None:
+        _refuse_contracted(database, found)
+
+
+def _refuse_contracted(database: Database, found: tuple[int, int]) -> None:
+    revision, oldest_code = found
     if oldest_code > CODE_REVISION:
         raise SchemaVersionError(
             database.url,
@@ -73,9 +112,7 @@ def _read(tx: Transaction) -> tuple[int, int] | None:
     return None if row is None else (row[0], row[1])
 
 
-def _upgrade(tx: Transaction, *, is_sqlite: bool) -> None:
-    if not is_sqlite:
-        tx.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+def _migrate(tx: Transaction) -> None:
     found = _read(tx)
     if found is not None and found[0] >= CODE_REVISION:
         return
@@ -89,3 +126,107 @@ def _upgrade(tx: Transaction, *, is_sqlite: bool) -> None:
     config.set_main_option("script_location", "ckworkflow.store:migrations")
     config.attributes["connection"] = tx
     command.upgrade(config, "head")
+
+
+# -- on a server, beside those who work on it ---------------------------------------------------------
+
+
+@contextmanager
+def _connection(database: Database) -> Iterator[sa.Connection]:
+    """Give a connection without transactions: an index cannot be built concurrently inside one."""
+    with database.engine.connect() as connection:
+        try:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        finally:
+            connection.invalidate()  # it has got settings of its own: nobody else must have it
+
+
+@contextmanager
+def _only_upgrade(connection: sa.Connection) -> Iterator[None]:
+    """Keep other upgrades out.
+
+    By asking again and again: one that waited for the lock inside a statement would be one of those whom a
+    concurrent index waits for.
+    """
+    key = {"key": _ADVISORY_LOCK}
+    while not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), key):
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), key)
+
+
+class _TableBusyError(Exception):
+    """A table could not be locked: nothing has happened."""
+
+
+def _migrate_server(database: Database, connection: sa.Connection) -> None:
+    """Run the migrations in one transaction that waits for no lock for long."""
+
+    def migrate(tx: Transaction) -> None:
+        # With a waiting ALTER TABLE everybody waits who comes after it, even for what could be shared.
+        tx.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS * 1000:.0f}ms'"))
+        try:
+            _migrate(tx)
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                raise _TableBusyError from error  # `transact` would try again without a pause
+            raise
+
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return database.transact(migrate)
+        except _TableBusyError as error:
+            holders = _long_transactions(connection)
+            if time.monotonic() > end:
+                raise SchemaVersionError(
+                    database.url,
+                    f"it must be changed, and for {PATIENCE_SECONDS:g} s its tables were never free. "
+                    f"{holders}. Nothing was changed; run `ckworkflow db upgrade` again.",
+                ) from error
+        logger.warning("upgrade waits for a table: %s", holders)
+        time.sleep(LOCK_TIMEOUT_SECONDS)  # those who have queued behind it go first
+
+
+def _long_transactions(connection: sa.Connection) -> str:
+    """Say who has held our tables for longer than a transaction of ours takes."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), a.usename) AS who, a.state "
+            "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
+            "WHERE l.granted AND l.relation::regclass::text = ANY(:tables) AND a.datname = current_database() "
+            "AND a.xact_start < clock_timestamp() - make_interval(secs => :seconds) ORDER BY a.pid"
+        ),
+        {"tables": list(metadata.tables), "seconds": LOCK_TIMEOUT_SECONDS},
+    ).all()
+    if not rows:
+        return "They were too busy; try at a quieter time"
+    sessions = ", ".join(f"pid {row.pid} ({row.who}, {row.state})" for row in rows)
+    return f"Sessions that hold them in a long transaction: {sessions}. End those"
+
+
+def _concurrent_indexes() -> Iterator[sa.Index]:
+    for table in metadata.sorted_tables:
+        for index in table.indexes:
+            if index.dialect_options["postgresql"]["concurrently"]:
+                yield index
+
+
+def _build(connection: sa.Connection, index: sa.Index) -> None:
+    """Build an index beside those who write to its table, if it is not there."""
+    is_valid = connection.scalar(
+        sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"),
+        {"name": index.name},
+    )
+    if is_valid:
+        return
+    # It waits for every transaction that has begun before it, and holds up none.
+    for limit in ("statement_timeout", "lock_timeout"):
+        connection.execute(sa.text(f"SET {limit} = 0"))
+    if is_valid is not None:  # what an interrupted build has left: it costs, and serves nobody
+        connection.execute(sa.schema.DropIndex(index, if_exists=True))
+    logger.info("building an index", extra={"index": index.name})
+    connection.execute(sa.schema.CreateIndex(index))

@@ -88,6 +88,14 @@ runs = sa.Table(
         postgresql_where=sa.text("wake_at IS NOT NULL"),
     ),
     sa.Index("ix_runs_created_at", "created_at"),
+    # For retention. A live run is not in it, so that starting one costs nothing here.
+    sa.Index(
+        "ix_runs_finished_at",
+        "finished_at",
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_concurrently=True,  # beside running workers, by `schema.upgrade`
+    ),
 )
 
 nodes = sa.Table(
@@ -111,6 +119,8 @@ nodes = sa.Table(
     sa.Column("losses", sa.Integer, nullable=False, server_default="0"),  # attempts lost to dead workers
     sa.Column("owner", sa.Text),
     sa.Column("is_carried", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Ready, but not published yet: it waits for its window of a wide group.
+    sa.Column("is_held", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("due_at", UtcDateTime),
     sa.Column("output", sa.Text),
     sa.Column("error", sa.Text),
@@ -125,8 +135,17 @@ nodes = sa.Table(
         sqlite_where=sa.text("owner IS NOT NULL"),
         postgresql_where=sa.text("owner IS NOT NULL"),
     ),
+    sa.Index(
+        "ix_nodes_held",
+        "run_id",
+        "position",
+        sqlite_where=sa.text("is_held"),
+        postgresql_where=sa.text("is_held"),
+        postgresql_concurrently=True,  # beside running workers, by `schema.upgrade`
+    ),
 )
 
+# Attempts that gave no result. Of the one that did, the node tells all.
 attempts = sa.Table(
     "attempts",
     metadata,
@@ -134,7 +153,7 @@ attempts = sa.Table(
     sa.Column("node_id", sa.Text, primary_key=True),
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("owner", sa.Text),
-    sa.Column("outcome", sa.Text, nullable=False),  # completed, failed, retried, released, lost
+    sa.Column("outcome", sa.Text, nullable=False),  # failed, retried, released, lost
     sa.Column("error", sa.Text),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime, nullable=False),
@@ -147,7 +166,7 @@ joins = sa.Table(
     sa.Column("join_id", sa.Text, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),  # chord, wait, end
     sa.Column("remaining", sa.Integer, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),  # open, firing, fired
+    sa.Column("state", sa.Text, nullable=False),  # open; fired once the last member is recorded
     sa.Column("next", sa.Text, nullable=False),
     sa.Column("line", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
@@ -172,6 +191,14 @@ store = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+)
+
+# What one of many clocks does now and then: who moves `due_at` does it.
+duties = sa.Table(
+    "duties",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("due_at", UtcDateTime, nullable=False),
 )
 
 schema_info = sa.Table(

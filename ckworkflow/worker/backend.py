@@ -1,8 +1,8 @@
 """The result backend of an app: joins of workflows, and for all else the backend that the app had.
 
 The id of a task says whose it is. For a task of ours nothing is stored, since its record is in SQL before
-Celery asks; when Celery reports a member of a chord, the engine decides in SQL whether the join is
-complete, and at most one caller is told to publish its body. For any other task every call goes to the
+Celery asks; when Celery reports a member of a chord, the task is asked whether its record completed the
+join and left the body to Celery. For any other task every call goes to the
 backend of the user's configuration, so ordinary results and chords are what they were.
 
 It must be the app's backend: Celery uses `app.backend` for one half of a chord and `task.backend` for the
@@ -33,8 +33,8 @@ __all__ = ["Fire", "WorkflowBackend", "install"]
 
 logger = logging.getLogger(__name__)
 
-Fire = Callable[[str, Mapping[str, Any]], bool]
-"""Given the id of a task that ended and the signature of the chord's body: publish that body now?"""
+Fire = Callable[[str], bool]
+"""Given the id of a task that has just ended on this thread: is Celery to publish the body of its chord?"""
 
 
 class WorkflowBackend:
@@ -187,7 +187,7 @@ class WorkflowBackend:
             logger.error("no engine is connected to the result backend", extra={"task_id": request.id})
             return
         try:
-            if self.fire(request.id, body):
+            if self.fire(request.id):
                 self._publish(request, body)
                 self.fired(request.id)
         except Exception:

@@ -1,4 +1,6 @@
-"""The clock: looks at runs whose time has come, and buries dead processes. One thread in every worker.
+"""The clock: one thread in every worker that looks at what time has brought.
+
+Runs whose time has come, processes that have died, runs that are old, a schema that has gone beyond this code.
 
 Several clocks do not disturb each other: SQL gives each due run to one of them. No beat, no state: killing
 it loses nothing.
@@ -13,10 +15,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.worker import state
 
-from ckworkflow.engine import recovery
+from ckworkflow.engine import recovery, retention
 from ckworkflow.engine.installation import current
-from ckworkflow.errors import CkWorkflowError
+from ckworkflow.errors import CkWorkflowError, SchemaVersionError
+from ckworkflow.store import schema
+from ckworkflow.worker import ahead
 from ckworkflow.worker import runtime as runtimes
 from ckworkflow.worker.heartbeat import Heartbeat
 from ckworkflow.worker.pools import exit_on_error
@@ -32,6 +37,10 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 """How often a clock looks for what other processes have scheduled."""
 BURY_SECONDS = 1.0
+SCHEMA_SECONDS = 5.0
+"""How often it looks whether this code may still use the database."""
+EXIT_CODE = 1
+"""Of a worker that must not go on."""
 
 
 class ClockThread:
@@ -50,6 +59,9 @@ class ClockThread:
         self._wakes_at = 0.0  # monotonic
         self._thread = threading.Thread(target=self._run, name="ckworkflow-clock", daemon=True)
         self._ticks = 0
+        # Monotonic: when to look at the schema (it was checked before this started), and for old runs.
+        self._checks_at = time.monotonic() + SCHEMA_SECONDS
+        self._prunes_at = 0.0
         self._forget = engine.on_wake(self._on_wake)
 
     def start(self) -> None:
@@ -80,11 +92,13 @@ class ClockThread:
         while not self._is_stopped:
             wait = POLL_SECONDS
             try:
+                self._check_schema()
                 if self._is_somebody_lost() or time.monotonic() - buried >= BURY_SECONDS:
                     recovery.bury_dead(self._engine)
                     buried = time.monotonic()
                 left = recovery.tick(self._engine)
                 self._ticks += 1
+                self._prune()
                 if left is not None:
                     wait = min(max(left.total_seconds(), 0.001), POLL_SECONDS)
             except Exception as error:  # noqa: BLE001  # a database that is down is waited for
@@ -93,6 +107,28 @@ class ClockThread:
             self._wakes_at = time.monotonic() + wait
             self._wake.wait(wait)
             self._wake.clear()
+
+    def _prune(self) -> None:
+        """Delete old runs, where that is wanted and it is time; after all that is due."""
+        older_than = self._engine.settings.retention
+        if older_than is None or time.monotonic() < self._prunes_at:
+            return
+        # First: what goes wrong must not be tried again with every tick.
+        self._prunes_at = time.monotonic() + retention.LOOK.total_seconds()
+        again = retention.prune_when_due(self._engine, older_than=older_than)
+        self._prunes_at = time.monotonic() + again.total_seconds()
+
+    def _check_schema(self) -> None:
+        """Stop the worker when the database has left its code behind: a worker that was forgotten in a deploy."""
+        if time.monotonic() < self._checks_at:
+            return
+        self._checks_at = time.monotonic() + SCHEMA_SECONDS
+        try:
+            schema.check(self._engine.database)
+        except SchemaVersionError as error:
+            logger.critical("the worker stops: %s", error)
+            self._is_stopped = True
+            state.should_stop = EXIT_CODE
 
 
 class Clock(bootsteps.StartStopStep):
@@ -126,7 +162,7 @@ class Clock(bootsteps.StartStopStep):
         except CkWorkflowError as error:
             # Celery would add the traceback of what the sentence says.
             logger.critical("the worker stops: %s", error)
-            raise SystemExit(1) from None
+            raise SystemExit(EXIT_CODE) from None
         self._thread = ClockThread(
             current().engine, is_somebody_lost=self._children.replace_lost if self._children else None
         )
@@ -138,6 +174,7 @@ class Clock(bootsteps.StartStopStep):
             self._thread.stop()
         # Celery stops the pool after this step, and the steps that still run need the loop to end on.
         worker.pool.stop()
+        ahead.flush_events()
         if self._heartbeat is not None:
             self._heartbeat.stop()
         runtimes.stop()

@@ -22,6 +22,7 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from ckworkflow import integration as integrations
 from ckworkflow.engine.identity import pid_started
 from ckworkflow.engine.installation import current
+from ckworkflow.worker import ahead
 from ckworkflow.worker import runtime as runtimes
 
 if TYPE_CHECKING:
@@ -98,4 +99,5 @@ def _open(**_: Any) -> None:
 
 
 def _close(**_: Any) -> None:
+    ahead.flush_events()
     runtimes.stop()

@@ -4,7 +4,8 @@ Reading gives the engine a plain value. Configuring fills in the app's own setti
 user has set nothing: a default of ours never beats a line of theirs. What belongs to ordinary tasks too
 (the default queue, Redis' visibility timeout) is touched on our own app alone.
 
-Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packages`, `workflow_horizon`.
+Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packages`, `workflow_horizon`,
+`workflow_retention`.
 
 Not here: the worker's pool (`ckworkflow.worker.pools`), and who calls this (`ckworkflow.worker.wiring`).
 """
@@ -22,7 +23,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from ckworkflow.duration import parse_span
 from ckworkflow.engine.settings import Settings
-from ckworkflow.errors import InvalidSettingError, UnsupportedBrokerError
+from ckworkflow.errors import InvalidDurationError, InvalidSettingError, UnsupportedBrokerError
 from ckworkflow.worker.transport import SCHEME
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ __all__ = ["check_broker", "configure", "is_embedded", "packages", "read"]
 
 DEFAULT_QUEUE: Final = "ckworkflow"
 """The queue of our own app: a worker of another app on the same broker never takes our messages."""
+
+LEAST_RETENTION: Final = timedelta(hours=1)
+"""A caller may still wait for the result of a run that has just ended; and `30` would be 30 seconds."""
 
 _BROKER_FILE: Final = "ckworkflow-broker.sqlite3"
 _EMBEDDED_MARK: Final = "workflow_broker_is_default"
@@ -47,6 +51,8 @@ _ALWAYS: Final[dict[str, Any]] = {
     "worker_send_task_events": True,  # or Flower shows nothing
     "task_send_sent_event": True,
     "broker_connection_retry_on_startup": True,
+    # Or a Redis that goes away ends the worker. By name: whoever only starts runs needs no consumer.
+    "worker_consumer": "ckworkflow.worker.consumer:Consumer",
 }
 _ONE_AHEAD: Final[dict[str, Any]] = {
     # A step awaits for long: what one worker has taken ahead, another cannot run.
@@ -81,13 +87,15 @@ def read(app: Celery) -> Settings:
     Raises:
         UnsupportedBrokerError: The configured broker loses messages.
         InvalidDurationError: `workflow_horizon` is not a time span.
-        InvalidSettingError: `workflow_packages` is not a list of names.
+        InvalidSettingError: `workflow_packages` is not a list of names, or `workflow_retention` no time span of
+            an hour at least.
     """
     check_broker(app)
     return Settings(
         database_url=app.conf.get("workflow_database_url") or Settings().database_url,
         packages=packages(app),
         horizon=_horizon(app),
+        retention=_retention(app),
     )
 
 
@@ -186,6 +194,21 @@ def _horizon(app: Celery) -> timedelta:
         return parse_span(value)
     # RabbitMQ delays in whole seconds for quorum queues, and Celery raises below one second.
     return timedelta() if _uses_quorum_queues(app) else Settings().horizon
+
+
+def _retention(app: Celery) -> timedelta | None:
+    value = app.conf.get("workflow_retention")
+    if value is None:
+        return None
+    try:
+        span = parse_span(value)
+    except InvalidDurationError as error:
+        reason = f"{error.reason}. Write it like '30 days'; None keeps all runs"
+        raise InvalidSettingError("workflow_retention", value, reason) from error
+    if span < LEAST_RETENTION:
+        reason = "it is shorter than an hour. A bare number means seconds: write it like '30 days'"
+        raise InvalidSettingError("workflow_retention", value, reason)
+    return span
 
 
 def _uses_quorum_queues(app: Celery) -> bool:

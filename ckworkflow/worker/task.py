@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -31,7 +32,10 @@ from ckworkflow.engine.attempts import Claimed, Dropped, Early, Failure, Recorde
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeoutError
 from ckworkflow.hooks import StepContext, current_step
 from ckworkflow.model import NodeId, RunId
+from ckworkflow.plan import Chain
+from ckworkflow.plan import Task as PlannedTask
 from ckworkflow.worker import runtime as runtimes
+from ckworkflow.worker.ahead import RunAhead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,17 +67,61 @@ class StepTask(Task):
     throws = (FatalError,)
     step: ClassVar[Step[..., Any]]
 
-    def run(self, run_id: str, node_id: str, generation: int) -> None:
-        """Run the step that a message names, if it is still to be run."""
+    def run(self, run_id: str, node_id: str, generation: int, opens: bool = False) -> None:  # noqa: FBT001, FBT002  # as in the message
+        """Run the step that a message names, if it is still to be run, and those that follow it in place.
+
+        With `opens` the message was one of a window, and others are held back until it is claimed.
+        """
         runtime = runtimes.running()
-        claimed = self._claim(runtime, RunId(run_id), NodeId(node_id), generation)
-        carries = self._carries()
+        claimed = self._claim(runtime, RunId(run_id), NodeId(node_id), generation, opens=opens)
+        runtime.engine.publish(claimed.run_id, claimed.pieces)
+        chain: list[Any] = self.request.chain if self.request.chain is not None else []
+        ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=self.request.hostname)
+        attempt = self._attempt(runtime, self.step, claimed, self._carries(), ahead)
+        following = attempt.following
+        while following is not None:
+            # Its message is not needed any more; what comes after it may still be right.
+            if chain and first_nodes(chain[-1]) == {(following.row.node_id, following.row.generation)}:
+                chain.pop()
+            else:
+                chain.clear()
+            following = self._run_in_place(runtime, following, chain, ahead)
+        if attempt.failure is not None:
+            self._fail(attempt)
+
+    def _run_in_place(
+        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead
+    ) -> Claimed | None:
+        """Run a step that was claimed with the record of the one before it; return the next such."""
+        step = registry.require_step(claimed.row.name)
+        with ahead.telling(claimed) as told:
+            try:
+                carries = first_nodes(chain[-1]) if chain else frozenset()
+                attempt = self._attempt(runtime, step, claimed, carries, ahead)
+            except Ignore:  # the worker stops
+                told.failure = attempts.RELEASED
+                chain.clear()
+                return None
+            told.failure = attempt.failure
+        if attempt.failure is not None and attempt.recorded.retry_in is not None:
+            row = claimed.row
+            again = PlannedTask(row.node_id, row.name, row.generation, attempt.recorded.retry_in)
+            runtime.engine.publish(claimed.run_id, [Chain((again,))])
+        return attempt.following
+
+    def _attempt(
+        self, runtime: Runtime, step: Step[..., Any], claimed: Claimed,
+        carries: frozenset[tuple[NodeId, int]], ahead: RunAhead,
+    ) -> Attempt:  # fmt: skip
+        """Run a claimed step, record how it ended, and do what follows from the record."""
         failure: Failure | None = None
         try:
-            value = _execute(runtime, self.step, claimed)
+            value = _execute(runtime, step, claimed)
             recorded = _until_reachable(
                 runtime,
-                lambda: attempts.record_success(runtime.engine, claimed, value, carries=carries),
+                lambda: attempts.record_success(
+                    runtime.engine, claimed, value, carries=carries, may_run=ahead.may_run
+                ),
             )
         except StoppedError:
             _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
@@ -83,19 +131,21 @@ class StepTask(Task):
             recorded = _until_reachable(
                 runtime,
                 lambda: attempts.record_failure(
-                    runtime.engine, claimed, failure, step=self.step, carries=carries
+                    runtime.engine, claimed, failure, step=step, carries=carries
                 ),
             )
         # Not in the handler: what the body raises would have the step's error for its context.
-        self._follow(runtime, claimed, recorded)
-        if failure is not None:
-            self._fail(failure, recorded)
+        return Attempt(recorded, failure, self._follow(runtime, claimed, recorded, ahead))
 
-    def _claim(self, runtime: Runtime, run_id: RunId, node_id: NodeId, generation: int) -> Claimed:
+    def _claim(
+        self, runtime: Runtime, run_id: RunId, node_id: NodeId, generation: int, *, opens: bool
+    ) -> Claimed:
         while True:
             claimed = _until_reachable(
                 runtime,
-                lambda: attempts.claim(runtime.engine, run_id, node_id, generation, step=self.name),
+                lambda: attempts.claim(
+                    runtime.engine, run_id, node_id, generation, step=self.name, opens=opens
+                ),
             )
             if isinstance(claimed, Claimed):
                 return claimed
@@ -118,17 +168,28 @@ class StepTask(Task):
         chain = self.request.chain
         return first_nodes(chain[-1]) if chain else first_nodes(self.request.chord)
 
-    def _follow(self, runtime: Runtime, claimed: Claimed, recorded: Recorded) -> None:
-        if not recorded.keeps_chain and self.request.chain and recorded.retry_in is None:
+    def _follow(
+        self, runtime: Runtime, claimed: Claimed, recorded: Recorded, ahead: RunAhead
+    ) -> Claimed | None:
+        """Publish what a record made possible and let the body go on; return a step to run in place."""
+        if recorded.keeps_chain:
+            if not self.request.chain:
+                _joins.completed_by = self.request.id
+        elif self.request.chain and recorded.retry_in is None and recorded.next is None:
             # What SQL does not want next must not be sent: Celery reads this list after the body.
             self.request.chain.clear()
         if recorded.has_ended:
             runtime.engine.notify()
         runtime.engine.publish(claimed.run_id, recorded.pieces)
-        if recorded.wakes_body:
-            advance(runtime.engine, claimed.run_id)
+        if not recorded.wakes_body:
+            return recorded.next
+        row = advance(runtime.engine, claimed.run_id, may_run=None if recorded.next else ahead.may_run)
+        return recorded.next or attempts.begun(claimed.run_id, claimed.workflow, row)
 
-    def _fail(self, failure: Failure, recorded: Recorded) -> None:
+    def _fail(self, attempt: Attempt) -> None:
+        failure, recorded = attempt.failure, attempt.recorded
+        if failure is None:
+            return
         # Celery's events and logs get the scrubbed text and no live exception: that may hold a token.
         text = f"{str(failure.data.get('type')).rpartition(':')[2]}: {failure.data.get('message')}"
         if recorded.retry_in is not None:
@@ -137,6 +198,28 @@ class StepTask(Task):
             raise FatalError(text) from None
         self.send_event("task-retried", exception=text, traceback=None)
         raise Ignore from None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How a step that was run has ended."""
+
+    recorded: Recorded
+    failure: Failure | None
+    following: Claimed | None
+
+
+class _Joins(threading.local):
+    completed_by: str | None = None
+
+
+_joins = _Joins()
+
+
+def completes_join(task_id: str) -> bool:
+    """Whether the record of the task that ended last on this thread leaves its chord's body to Celery."""
+    is_this, _joins.completed_by = _joins.completed_by == task_id, None
+    return is_this
 
 
 def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:

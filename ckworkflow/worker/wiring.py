@@ -16,14 +16,13 @@ from celery.signals import import_modules, worker_shutting_down
 
 from ckworkflow import canvas
 from ckworkflow.definition import discover
-from ckworkflow.engine import attempts, installation
+from ckworkflow.engine import installation
 from ckworkflow.engine.installation import Installation
 from ckworkflow.worker import backend, embedded, pools, runtime, settings, task
 from ckworkflow.worker.clock import Clock
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
 
     from celery import Celery
 
@@ -51,13 +50,13 @@ def install(app: Celery, *, is_own: bool = False) -> Installation:
             is_embedded=partial(settings.is_embedded, app),
         )
         setattr(app, _WIRED, found)
-        _wire(app, found, is_own=is_own)
+        _wire(app, is_own=is_own)
     installation.install(found)
     return found
 
 
-def _wire(app: Celery, found: Installation, *, is_own: bool) -> None:
-    backend.install(app, fire=partial(_fire, found))
+def _wire(app: Celery, *, is_own: bool) -> None:
+    backend.install(app, fire=task.completes_join)
     pools.install(app, is_own=is_own)
     app.steps["worker"].add(Clock)
 
@@ -78,11 +77,6 @@ def _wire(app: Celery, found: Installation, *, is_own: bool) -> None:
         on_configured()
     if app.finalized:
         on_finalized()
-
-
-def _fire(found: Installation, task_id: str, _body: Mapping[str, Any]) -> bool:
-    parsed = canvas.parse_task_id(task_id)
-    return parsed is not None and attempts.fire(found.engine, parsed[0], parsed[1])
 
 
 def _start_embedded(app: Celery, loop: asyncio.AbstractEventLoop | None) -> EmbeddedWorker:

@@ -39,6 +39,8 @@ START = datetime(2030, 1, 1, tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
 SLACK = timedelta(milliseconds=1)
 """How much later than in a script things come due in the engine, where more moments pass."""
+AHEAD = 0.7
+"""How often the worker goes on in place, where it may."""
 EVENT_LIMIT = 2_000
 TICKS_IN_TIME = 3
 """How often the clocks look at a run while the script lets time pass; then they come late."""
@@ -255,6 +257,7 @@ class SimWorker:
         self.interrupts = 0.0
         self.doubles = 0.0
         self.drops = 0.0
+        self.ahead = 0.0
         self._depth = 0
         self._outer: _Process | None = None
         self._born = 0
@@ -314,6 +317,7 @@ class SimWorker:
             run_id = found[0].run_id
             self._bury(self.processes[0])
         try:
+            self.ahead = 0.0  # what a script names comes by a message
             for move in script:
                 if self._has_ended(run_id):
                     break
@@ -323,6 +327,7 @@ class SimWorker:
                     if is_strict:
                         raise
                     break
+            self.ahead = AHEAD
             self._finish(run_id)
         finally:
             self.database.kill, self.database.between = None, lambda: None
@@ -495,24 +500,43 @@ class SimWorker:
             if claimed.wakes_body:
                 advance(engine, run_id)
             return False
+        engine.publish(run_id, claimed.pieces)
+        following, message = self._run(engine, claimed, message)
+        while following is not None:
+            row = following.row
+            rest = message.rest
+            is_next = bool(rest) and _first_nodes(rest[0]) == {(row.node_id, row.generation)}
+            task = Task(row.node_id, row.name, row.generation)
+            message = Message(run_id, task, rest[1:] if is_next else (), None, self.clock.now)
+            following, message = self._run(engine, following, message)
+        return True
+
+    def _run(
+        self, engine: SimEngine, claimed: Claimed, message: Message
+    ) -> tuple[Claimed | None, Message]:
+        """Run a claimed step, and do what follows from its record."""
+        run_id = message.run_id
         carries = _first_nodes(message.rest[0] if message.rest else message.chord)
-        recorded, is_success = self._attempt(engine, claimed, task.name, carries)
-        rest = message.rest
-        if not recorded.keeps_chain and recorded.retry_in is None:
-            rest = ()
+        recorded, is_success = self._attempt(engine, claimed, message.task.name, carries)
         if recorded.has_ended:
             engine.notify()
         engine.publish(run_id, recorded.pieces)
+        following = recorded.next
         if recorded.wakes_body:
-            advance(engine, run_id)
+            row = advance(engine, run_id, may_run=None if following else self._may_run)
+            following = following or attempts.begun(run_id, claimed.workflow, row)
         if recorded.retry_in is not None:
             self.queue.append(replace(message, eta=self.clock.now + recorded.retry_in))
-        elif is_success and rest:
-            self._send(run_id, rest[0], rest[1:], message.chord)
-        elif is_success and message.chord is not None and not message.rest:
-            if attempts.fire(engine, run_id, task.node_id):
-                self._send(run_id, message.chord, (), None)
-        return True
+        elif is_success and recorded.keeps_chain and message.rest:
+            self._send(run_id, message.rest[0], message.rest[1:], message.chord)
+        elif is_success and recorded.keeps_chain and message.chord is not None:
+            self._send(run_id, message.chord, (), None)
+        if not recorded.keeps_chain and recorded.next is None:
+            message = replace(message, rest=())
+        return following, message
+
+    def _may_run(self, _name: str) -> bool:
+        return self.rng.random() < self.ahead
 
     def _attempt(
         self, engine: SimEngine, claimed: Claimed, name: str, carries: frozenset[tuple[NodeId, int]]
@@ -537,7 +561,9 @@ class SimWorker:
         self.records.add(self.database.count + 1)
         # Outside the handler: another process may come in between.
         if failure is None:
-            recorded = attempts.record_success(engine, claimed, value, carries=carries)
+            recorded = attempts.record_success(
+                engine, claimed, value, carries=carries, may_run=self._may_run
+            )
         else:
             recorded = attempts.record_failure(engine, claimed, failure, step=step, carries=carries)
         self._running = None

@@ -108,8 +108,9 @@ def test_a_schema_that_does_not_fit_stops_the_worker(
 
     said = refusal(workers, "-P", pool)
     assert (
-        "its revision 9 may be used from code revision 8 on, and this is 1. Upgrade ckworkflow" in said
-    )
+        "its revision 9 may be used from code revision 8 on, and this is "
+        f"{schema.CODE_REVISION}. Upgrade ckworkflow"
+    ) in said
 
 
 def test_a_broken_workflow_module_is_reported_and_the_others_load(

@@ -6,16 +6,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from ckworkflow import codec, sleep, step
 from ckworkflow.definition import Workflow, registry
 from ckworkflow.engine import failures
 from ckworkflow.errors import ReplayDivergenceError
 from ckworkflow.model import NodeStatus, RunStatus
+from ckworkflow.store import tables
+from ckworkflow.testing import worker
+from ckworkflow.worker import clock, embedded
+from waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckworkflow.engine.installation import Installation
     from ckworkflow.model import RunId
     from desk import Desk
 
@@ -118,4 +124,18 @@ def test_a_divergence_loses_nothing(desk: Desk) -> None:
 
     node = desk.node(run_id, "0:1")
     assert (node.name, node.status, node.output) == (ask.name, NodeStatus.COMPLETED, '"yes"')
-    assert [attempt.outcome for attempt in desk.attempts(run_id)] == ["completed"]
+    assert node.attempt == 1
+
+
+def test_an_embedded_worker_stops_when_the_database_has_left_its_code_behind(
+    home: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(clock, "SCHEMA_SECONDS", 0.05)
+    contracted = sa.insert(tables.schema_info).values(revision=9, oldest_code=9)
+
+    with worker():
+        assert embedded._running is not None
+        home.engine.database.transact(lambda tx: tx.execute(contracted))
+        until(lambda: not embedded._running.is_alive)
+
+    assert "may be used from code revision 9 on" in caplog.text

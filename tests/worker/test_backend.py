@@ -160,7 +160,7 @@ def test_the_body_is_published_when_the_engine_says_so(backend, published):
 
     backend.mark_as_done(OURS, None, request, store_result=False)
 
-    assert told == [(OURS, request.chord), OURS]
+    assert told == [(OURS,), OURS]
     [(signature, options)] = published
     assert signature.id == task_id("r1", "0:2", 1)
     assert options == {"root_id": "r1", "parent_id": OURS}

@@ -12,6 +12,7 @@ from ckworkflow.engine import installation
 from ckworkflow.errors import (
     CkWorkflowError,
     InvalidDurationError,
+    InvalidSettingError,
     UnsupportedBrokerError,
     UnsupportedPoolError,
 )
@@ -152,6 +153,24 @@ def test_packages_that_are_no_names_are_refused(make_app, bad):
 def test_a_horizon_that_is_no_time_span_is_refused(make_app):
     with pytest.raises(InvalidDurationError, match="soon"):
         settings.read(make_app(workflow_horizon="soon"))
+
+
+def test_runs_are_kept_for_ever_unless_a_retention_is_set(make_app):
+    assert settings.read(make_app()).retention is None
+    assert settings.read(make_app(workflow_retention="30 days")).retention == timedelta(days=30)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("a while", "'a while' is not a number and a unit"),
+        (30, "shorter than an hour"),
+        (-1, "negative"),
+    ],
+)
+def test_a_retention_that_cannot_be_meant_is_refused(make_app, bad, reason):
+    with pytest.raises(InvalidSettingError, match=f"workflow_retention = .* cannot be used: .*{reason}"):
+        settings.read(make_app(workflow_retention=bad))
 
 
 def test_quorum_queues_carry_no_delays(make_app):

@@ -1,0 +1,163 @@
+"""Retention: the rows of runs that ended long ago go, a few runs at a time.
+
+A run goes whole or not at all, with its nodes, joins and attempts, so that nobody finds half of one. It
+goes only while it is finished and no worker runs a step of it (one that its end left behind may still write
+its outcome). On a server each transaction takes the runs that nobody else has locked; it waits for nobody.
+
+Not here: which runs are old, and when to look (`ckworkflow.engine.retention`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from ckworkflow.model import RunId, RunStatus
+from ckworkflow.store.tables import duties, metadata, nodes, runs
+
+if TYPE_CHECKING:
+    from ckworkflow.store.database import Transaction
+
+__all__ = ["Batch", "count_old_runs", "delete_old_runs", "due_at", "postpone", "take_turn"]
+
+_DUTY: Final = "retention"
+_PARTS: Final = [
+    table
+    for table in reversed(metadata.sorted_tables)
+    if any(key.column.table is runs for key in table.foreign_keys)
+]
+"""The tables whose rows belong to a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction deleted.
+
+    Attributes:
+        runs: The runs, by the status in which they had ended.
+        rows: All rows, those of the runs included.
+        last: When the last of them had ended; `None` when there was none. There is none older that could go.
+        is_full: There may be more.
+    """
+
+    runs: dict[RunStatus, int]
+    rows: int
+    last: datetime | None
+    is_full: bool
+
+
+def count_old_runs(
+    tx: Transaction, *, before: datetime, statuses: Sequence[RunStatus]
+) -> dict[RunStatus, int]:
+    """Count the runs that could go, by status."""
+    query = (
+        sa.select(runs.c.status, sa.func.count())
+        .where(*_is_old(before, statuses))
+        .group_by(runs.c.status)
+    )
+    return {RunStatus(status): number for status, number in tx.execute(query)}
+
+
+def delete_old_runs(
+    tx: Transaction,
+    *,
+    before: datetime,
+    statuses: Sequence[RunStatus],
+    after: datetime | None = None,
+    most_runs: int,
+    most_rows: int,
+) -> Batch:
+    """Delete some of the oldest runs.
+
+    Args:
+        tx: A write transaction of its own.
+        before: Only runs that ended before this.
+        statuses: Only runs that ended like this; final ones.
+        after: Only runs that ended then or later: `last` of the batch before, so that what was passed over
+            is not read again.
+        most_runs: At most so many.
+        most_rows: No further run once there are so many nodes. One that has more goes all the same, by itself.
+    """
+    query = (
+        sa.select(runs.c.id, runs.c.status, runs.c.finished_at)
+        .where(*_is_old(before, statuses))
+        .order_by(runs.c.finished_at)
+        .limit(most_runs)
+        .with_for_update(skip_locked=True)
+    )
+    if after is not None:
+        query = query.where(runs.c.finished_at >= after)
+    found = tx.execute(query).all()
+    sizes = _sizes(tx, [row.id for row in found])
+    taken, total = 0, 0
+    for row in found:
+        total += sizes.get(row.id, 0)
+        if taken and total > most_rows:
+            break
+        taken += 1
+    chosen = found[:taken]
+    ids = [row.id for row in chosen]
+    by_status: dict[RunStatus, int] = {}
+    for row in chosen:
+        status = RunStatus(row.status)
+        by_status[status] = by_status.get(status, 0) + 1
+    return Batch(
+        by_status,
+        _delete(tx, ids) if ids else 0,
+        chosen[-1].finished_at if chosen else None,
+        is_full=len(found) == most_runs or taken < len(found),
+    )
+
+
+def _is_old(before: datetime, statuses: Sequence[RunStatus]) -> Sequence[sa.ColumnElement[bool]]:
+    at_work = sa.select(nodes.c.run_id).where(nodes.c.owner.is_not(None))
+    return (
+        runs.c.finished_at < before,
+        runs.c.status.in_([status for status in statuses if status.is_final]),
+        runs.c.id.not_in(at_work),
+    )
+
+
+def _sizes(tx: Transaction, ids: Sequence[str]) -> dict[RunId, int]:
+    query = sa.select(nodes.c.run_id, sa.func.count()).where(nodes.c.run_id.in_(ids))
+    return {RunId(run_id): number for run_id, number in tx.execute(query.group_by(nodes.c.run_id))}
+
+
+def _delete(tx: Transaction, ids: Sequence[str]) -> int:
+    # By hand and not by the cascade, which would look for the rows of each run by themselves.
+    rows = sum(tx.execute(sa.delete(part).where(part.c.run_id.in_(ids))).rowcount for part in _PARTS)
+    return rows + tx.execute(sa.delete(runs).where(runs.c.id.in_(ids))).rowcount
+
+
+# -- whose turn it is ---------------------------------------------------------------------------------
+
+
+def due_at(tx: Transaction) -> datetime | None:
+    """When some clock is to look for old runs; `None`: none ever has."""
+    return tx.execute(sa.select(duties.c.due_at).where(duties.c.name == _DUTY)).scalar_one_or_none()
+
+
+def take_turn(tx: Transaction, *, now: datetime, until: datetime) -> bool:
+    """Take the duty until a time; of several clocks that see it due, one is told `True`."""
+    moved = tx.execute(
+        sa.update(duties).where(duties.c.name == _DUTY, duties.c.due_at <= now).values(due_at=until)
+    )
+    if moved.rowcount:
+        return True
+    if due_at(tx) is not None:
+        return False
+    try:
+        with tx.begin_nested():
+            tx.execute(sa.insert(duties).values(name=_DUTY, due_at=until))
+    except sa.exc.IntegrityError:  # another clock was first
+        return False
+    return True
+
+
+def postpone(tx: Transaction, until: datetime) -> None:
+    """Say when some clock is to look again."""
+    tx.execute(sa.update(duties).where(duties.c.name == _DUTY).values(due_at=until))

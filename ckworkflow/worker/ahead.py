@@ -1,0 +1,211 @@
+"""Run-ahead: how far a worker goes on in place, and what the world sees of it.
+
+A step that is claimed with the record of the one before it needs no message. It is a Celery task all the
+same: it has the id and the name that its message would have had, Celery's signals are sent for it, and so
+are the events that Flower lives on.
+
+A worker goes on for a time box, so that one long run does not keep a slot from others; the dearer it is
+for another worker to take over (which may have to replay the body), the longer. It does not go on with a
+step of another queue, with a rate limit, or while the worker stops.
+
+Not here: the claim itself (`ckworkflow.engine.attempts`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import signals, states
+
+from ckworkflow import canvas
+from ckworkflow.definition import Step, registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
+    from ckworkflow.engine.attempts import Claimed, Failure
+    from ckworkflow.worker.runtime import Runtime
+
+__all__ = ["RunAhead", "flush_events"]
+
+logger = logging.getLogger(__name__)
+
+BOX_SECONDS = 0.05
+BOX_SECONDS_PER_NODE = 0.0005
+"""What is added for each node that the run has had: about what a replay of it costs."""
+FLUSH_SECONDS = 0.25
+"""How long events are kept to be sent together."""
+
+
+class RunAhead:
+    """What one message may run in place, after its own step.
+
+    Args:
+        app: The app.
+        step: The message's step.
+        claimed: Its node.
+        runtime: The runtime of this process.
+        hostname: The worker's name, as Celery prints it.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        step: Step[..., Any],
+        claimed: Claimed,
+        runtime: Runtime,
+        *,
+        hostname: str | None,
+    ) -> None:
+        self._app, self._runtime, self._hostname = app, runtime, hostname
+        self._queue = _queue_of(app, step.name, step.options.queue)
+        ordinal = int(claimed.row.node_id.rpartition(":")[2])
+        self._ends_at = time.monotonic() + BOX_SECONDS + BOX_SECONDS_PER_NODE * ordinal
+        self._parent = canvas.task_id(claimed.run_id, claimed.row.node_id, claimed.row.generation)
+        self._root = claimed.run_id
+
+    def may_run(self, name: str) -> bool:
+        """Whether a step of that name may run now in this process, without a message."""
+        step = registry.steps.get(name)
+        return (
+            step is not None
+            and step.options.rate_limit is None
+            and not self._runtime.is_stopping
+            and time.monotonic() < self._ends_at
+            and _queue_of(self._app, name, step.options.queue) == self._queue
+        )
+
+    @contextlib.contextmanager
+    def telling(self, claimed: Claimed) -> Iterator[Told]:
+        """Tell Celery's signals and events of a step that runs inside; set what it failed with, if it does."""
+        row = claimed.row
+        task = self._app.tasks.get(row.name)
+        task_id = canvas.task_id(claimed.run_id, row.node_id, row.generation)
+        told = Told()
+        args = (claimed.run_id, row.node_id, row.generation)
+        began = time.monotonic()
+        events = _events(self._app, self._hostname)
+        if events is not None:
+            events.add(
+                "task-received", uuid=task_id, name=row.name, args=repr(args), kwargs="{}",
+                root_id=self._root, parent_id=self._parent, retries=row.attempt - 1, eta=None, expires=None,
+            )  # fmt: skip
+            events.add("task-started", uuid=task_id)
+        _send(signals.task_prerun, task, task_id=task_id, task=task, args=args, kwargs={})
+        try:
+            yield told
+        finally:
+            self._parent = task_id
+            failure = told.failure
+            if events is not None and failure is None:
+                took = time.monotonic() - began
+                events.add("task-succeeded", uuid=task_id, result="None", runtime=took)
+            elif events is not None and failure is not None:
+                kind = "task-retried" if failure.action in ("retry", "release") else "task-failed"
+                events.add(kind, uuid=task_id, exception=_one_line(failure), traceback=None)
+            state = states.SUCCESS if failure is None else states.FAILURE
+            if failure is None:
+                _send(signals.task_success, task, result=None)
+            _send(
+                signals.task_postrun, task, task_id=task_id, task=task, args=args, kwargs={}, retval=None,
+                state=state,
+            )  # fmt: skip
+
+
+class Told:
+    """What the world is to be told of a step."""
+
+    failure: Failure | None = None
+
+
+def _one_line(failure: Failure) -> str:
+    return f"{str(failure.data.get('type')).rpartition(':')[2]}: {failure.data.get('message')}"
+
+
+def _send(signal: Any, sender: Any, **arguments: Any) -> None:
+    if signal.receivers:
+        signal.send(sender=sender, **arguments)
+
+
+@functools.lru_cache(maxsize=4096)
+def _queue_of(app: Celery, name: str, queue: str | None) -> str:
+    """The queue to which a step's message would go: also by `task_routes`."""
+    route = app.amqp.router.route({} if queue is None else {"queue": queue}, name)
+    found = route.get("queue")
+    return str(getattr(found, "name", found))
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+class _Events:
+    """Events of this process, sent many at a time; what cannot be sent is dropped, for it is only a view."""
+
+    def __init__(self, app: Celery, hostname: str | None) -> None:
+        self._app, self._hostname = app, hostname
+        self._lock = threading.Lock()
+        self._dispatcher = self._open()
+        self._wake = threading.Event()
+        self.pid = os.getpid()
+        threading.Thread(target=self._run, name="ckworkflow-events", daemon=True).start()
+
+    def add(self, kind: str, **fields: Any) -> None:
+        self._dispatcher.send(kind, **fields)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self) -> None:
+        with self._lock:
+            try:
+                self._dispatcher.flush(errors=False)
+            except Exception as error:  # noqa: BLE001  # a broker that is down, in any way of its client
+                logger.debug("events dropped: %s", error)
+                with contextlib.suppress(Exception):
+                    self._dispatcher.connection.close()
+                self._dispatcher = self._open()
+
+    def _open(self) -> Any:
+        # The limit is out of reach: a thread of our own says when to send.
+        return self._app.events.Dispatcher(
+            self._app.connection_for_write(), hostname=self._hostname, buffer_group={"task"},
+            buffer_limit=10**9,
+        )  # fmt: skip
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            time.sleep(FLUSH_SECONDS)
+            self._wake.clear()
+            self.flush()
+
+
+_made: _Events | None = None
+_made_lock = threading.Lock()
+
+
+def _events(app: Celery, hostname: str | None) -> _Events | None:
+    global _made  # noqa: PLW0603  # one for each process
+    if not app.conf.worker_send_task_events:
+        return None
+    found = _made
+    if found is None or found.pid != os.getpid():
+        with _made_lock:
+            found = _made
+            if found is None or found.pid != os.getpid():
+                found = _made = _Events(app, hostname)
+    return found
+
+
+def flush_events() -> None:
+    """Send what events are left, before the process ends."""
+    found = _made
+    if found is not None and found.pid == os.getpid():
+        found.flush()
