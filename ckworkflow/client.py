@@ -34,7 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-POLL_SECONDS = (0.005, 0.1)
+POLL_SECONDS = (0.001, 0.1)
 """The first and the longest pause between two looks at a run that another process ends."""
 NO_WORKER_SECONDS = 5.0
 
@@ -235,7 +235,7 @@ def _return_value(run_id: RunId, timeout: float | None, stop: _Stop) -> Any:
         with engine.changed:
             # Woken by a record of this process; what another process records is found by looking.
             engine.changed.wait(min(pause, left))
-        pause = min(pause * 1.5, longest)
+        pause = min(pause * 1.2, longest)
     return None
 
 

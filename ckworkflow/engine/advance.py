@@ -105,7 +105,9 @@ def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> 
         if snapshot is None:
             return begun
         committed = _continue(engine, run_id, snapshot, may_run if begun is None else None)
-        begun = begun or committed.begun
+        if committed.begun is not None:
+            begun = committed.begun
+            engine.active.add((run_id, begun.node_id))
         if committed.is_released:
             return begun
 

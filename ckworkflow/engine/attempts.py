@@ -149,9 +149,12 @@ def claim(
 
     With `opens` the message was one of a window: another of those held back is to be published.
     """
-    return engine.database.transact(
+    claimed = engine.database.transact(
         lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
     )
+    if isinstance(claimed, Claimed):
+        engine.active.add((run_id, node_id))
+    return claimed
 
 
 def _claim(
@@ -245,10 +248,18 @@ def record_success(
         if foreseen is not None:
             foreseen.close()
         raise
+    _note_record(engine, claimed, recorded)
     if foreseen is not None:
         foreseen.keep(engine, claimed.run_id)
     else:
         engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
+    return recorded
+
+
+def _note_record(engine: Engine, claimed: Claimed, recorded: Recorded) -> Recorded:
+    engine.active.discard((claimed.run_id, claimed.row.node_id))
+    if recorded.next is not None:
+        engine.active.add((claimed.run_id, recorded.next.row.node_id))
     return recorded
 
 
@@ -259,8 +270,10 @@ def record_failure(
     """Record a failed attempt: for good, or until the next one."""
     data = failure.data
     if failure.action == "release":
-        return engine.database.transact(
-            lambda tx: _suspend(engine, tx, claimed, failure, failure.delay or FAULT_DELAY, "released")
+        return _end(
+            engine,
+            claimed,
+            lambda tx: _suspend(engine, tx, claimed, failure, failure.delay or FAULT_DELAY, "released"),
         )
     if failure.action == "retry" and step is not None:
         attempts = claimed.counted_attempt
@@ -268,21 +281,25 @@ def record_failure(
             delay = failure.delay
             if delay is None:
                 delay = step.options.delay_after(max(1, attempts))
-            return engine.database.transact(
-                lambda tx: _suspend(engine, tx, claimed, failure, delay, "retried")
+            return _end(
+                engine, claimed, lambda tx: _suspend(engine, tx, claimed, failure, delay, "retried")
             )
         data = failures.exhausted(claimed.row.name, attempts, data)
     elif failure.action == "hopeless":
         data = failures.hopeless(claimed.row.name, data)
     error = codec.dumps(data)
-    return engine.database.transact(lambda tx: _record(engine, tx, claimed, None, error, carries))
+    return _end(engine, claimed, lambda tx: _record(engine, tx, claimed, None, error, carries))
 
 
 def release(engine: Engine, claimed: Claimed) -> Recorded:
     """Give a step back at once and at no cost: this worker is stopping."""
-    return engine.database.transact(
-        lambda tx: _suspend(engine, tx, claimed, RELEASED, timedelta(), "released")
+    return _end(
+        engine, claimed, lambda tx: _suspend(engine, tx, claimed, RELEASED, timedelta(), "released")
     )
+
+
+def _end(engine: Engine, claimed: Claimed, work: Callable[[Transaction], Recorded]) -> Recorded:
+    return _note_record(engine, claimed, engine.database.transact(work))
 
 
 def _record(

@@ -53,6 +53,8 @@ class Engine:
         self.database = Database(settings.database_url, clock=clock)
         self.bodies = BodyCache(settings.bodies_kept)
         self.changed = threading.Condition()
+        self.active: set[tuple[RunId, NodeId]] = set()
+        """The steps that this process runs now."""
         self._publish = publish
         self._is_checked = False
         self._check_lock = threading.Lock()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
@@ -168,6 +168,28 @@ def beat(engine: Engine, *, role: str) -> None:
     engine.database.transact(renew)
 
 
+def release_orphans(engine: Engine, suspects: frozenset[tuple[RunId, NodeId]]) -> frozenset[Any]:
+    """Free what this process owns and does not run: a claim whose commit was not answered, for example.
+
+    Args:
+        engine: The engine.
+        suspects: What this returned the last time. Only what was found twice is freed: a claim is known in SQL
+            a moment before it is known here.
+
+    Returns:
+        What to give it the next time.
+    """
+    owner = engine.owner
+    owned = engine.database.read(lambda tx: nodes.owned_nodes(tx, owner))
+    found = frozenset(owned) - frozenset(engine.active)
+    for run_id, node_id in sorted(found & suspects):
+        logger.warning("step owned but not run", extra={"run_id": run_id, "node_id": node_id})
+        engine.database.transact(
+            lambda tx, run_id=run_id, node_id=node_id: _free(engine, tx, run_id, owner, only=node_id)  # type: ignore[misc]  # bound now
+        )
+    return found - suspects
+
+
 def leave(engine: Engine) -> None:
     """Forget this process, which has given back all it owned."""
     owner = engine.owner
@@ -208,12 +230,16 @@ def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:
         runs.update_run(tx, run_id, wake_at=run.now)
 
 
-def _free(engine: Engine, tx: Transaction, run_id: RunId, process_id: str) -> None:
+def _free(
+    engine: Engine, tx: Transaction, run_id: RunId, process_id: str, *, only: NodeId | None = None
+) -> None:
     run = runs.lock_run(tx, run_id, engine.database)
     signals = run.signals
     for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
-        if row.owner != process_id:
+        if row.owner != process_id or only not in (None, row.node_id):
             continue
+        if (run_id, row.node_id) in engine.active:
+            continue  # of this process, and claimed anew meanwhile
         if row.losses + 1 >= engine.settings.loss_limit:
             error = FatalError(
                 f"step {row.name} lost its worker {row.losses + 1} times in a row, so it is not tried again. "
@@ -224,7 +250,7 @@ def _free(engine: Engine, tx: Transaction, run_id: RunId, process_id: str) -> No
             signals += 1
         else:
             lost = codec.dumps(
-                {"type": "ckworkflow:WorkerLost", "message": f"process {process_id} died"}
+                {"type": "ckworkflow:WorkerLost", "message": f"process {process_id} lost it"}
             )
             records.suspend_attempt(
                 tx, run, row, outcome="lost", due_at=run.now, error=lost, is_free=True, is_loss=True

@@ -28,15 +28,15 @@ __all__ = ["FINAL", "Old", "count", "prune", "prune_when_due"]
 logger = logging.getLogger(__name__)
 
 FINAL: Final = tuple(status for status in RunStatus if status.is_final)
-MOST_RUNS: Final = 500
-MOST_ROWS: Final = 2_000
+MOST_RUNS: Final = 200
+MOST_ROWS: Final = 1_000
 """The size of a batch. A run with more nodes than this is one by itself."""
 
 LOOK: Final = timedelta(minutes=1)
 """How often a clock asks whether somebody has looked."""
 REST: Final = timedelta(minutes=10)
 """How long nobody looks when nothing old was left."""
-AGAIN: Final = timedelta(seconds=1)
+AGAIN: Final = timedelta(seconds=0.5)
 """How soon the next batch follows when there is more."""
 
 
@@ -93,17 +93,17 @@ def prune(
     """
     before = engine.database.read(lambda tx: _before(engine, tx, older_than))
     deleted: dict[RunStatus, int] = {}
-    total, last, is_full = 0, None, True
-    while is_full:
+    total, place = 0, None
+    while True:
         began = time.monotonic()
-        batch = _batch(engine, before, statuses, last)
+        batch = _batch(engine, before, statuses, place)
         for status, number in batch.runs.items():
             deleted[status] = deleted.get(status, 0) + number
-        total, last, is_full = total + batch.rows, batch.last, batch.is_full and bool(batch.runs)
+        total, place = total + batch.rows, batch.next
         report(sum(deleted.values()))
-        if is_full:
-            time.sleep(time.monotonic() - began)
-    return Old(before, deleted, total)
+        if place is None:
+            return Old(before, deleted, total)
+        time.sleep(time.monotonic() - began)
 
 
 def prune_when_due(engine: Engine, *, older_than: timedelta) -> timedelta:
@@ -125,7 +125,7 @@ def prune_when_due(engine: Engine, *, older_than: timedelta) -> timedelta:
         logger.info(
             "old runs deleted: %d", sum(batch.runs.values()), extra={**numbers, "rows": batch.rows}
         )
-    if not batch.is_full:
+    if batch.next is None:
         return LOOK
     database.transact(lambda tx: rows.postpone(tx, database.now(tx) + AGAIN))
     return AGAIN
@@ -136,7 +136,7 @@ def _before(engine: Engine, tx: Transaction, older_than: timedelta) -> datetime:
 
 
 def _batch(
-    engine: Engine, before: datetime, statuses: Collection[RunStatus], after: datetime | None
+    engine: Engine, before: datetime, statuses: Collection[RunStatus], after: rows.Place | None
 ) -> Batch:
     return engine.database.transact(
         lambda tx: rows.delete_old_runs(

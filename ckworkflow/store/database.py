@@ -157,9 +157,9 @@ class Database:
     def _is_transient(self, error: sa.exc.DBAPIError) -> bool:
         if self.is_sqlite:
             return "locked" in str(error.orig) or "busy" in str(error.orig)
-        return getattr(error.orig, "sqlstate", None) in _RETRY_SQLSTATES or (
-            error.connection_invalidated and getattr(error.orig, "sqlstate", None) is not None
-        )
+        # A connection that has died took the others of the pool with it: the next one is new. What a commit that
+        # was under way has done is not known then; each transaction finds out by the row that it fences with.
+        return getattr(error.orig, "sqlstate", None) in _RETRY_SQLSTATES or error.connection_invalidated
 
     def _is_unreachable(self, error: sa.exc.DBAPIError) -> bool:
         if self.is_sqlite:
@@ -170,16 +170,18 @@ class Database:
         return state is None or state.startswith(("08", "57P", "28", "3D"))
 
     def _make_engine(self) -> sa.Engine:
-        options: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 5, "max_overflow": 5}
+        # Every transaction here ends by itself, and a dead connection is found out by its first statement: to
+        # undo and to ask once more would cost a round trip each.
+        options: dict[str, Any] = {
+            "poolclass": QueuePool, "pool_size": 5, "max_overflow": 5, "pool_reset_on_return": None,
+        }  # fmt: skip
         if self.is_sqlite:
             options.update(connect_args={"timeout": 30, "check_same_thread": False})
             path = self._url.database
             if path and path != ":memory:":
                 self._make_folder(Path(path).expanduser().absolute().parent)
-        else:
-            options.update(pool_pre_ping=True)
-            if "connect_timeout" not in self._url.query:
-                options.update(connect_args={"connect_timeout": CONNECT_SECONDS})
+        elif "connect_timeout" not in self._url.query:
+            options.update(connect_args={"connect_timeout": CONNECT_SECONDS})
         engine = sa.create_engine(self._url, **options)
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _prepare_sqlite)

@@ -158,6 +158,12 @@ def load_plan(tx: Transaction, run_id: RunId) -> tuple[Plan, dict[NodeId, NodeRo
     return Plan(plan_nodes, plan_joins), rows
 
 
+def owned_nodes(tx: Transaction, owner: str) -> list[tuple[RunId, NodeId]]:
+    """The nodes that a process owns."""
+    query = sa.select(nodes.c.run_id, nodes.c.node_id).where(nodes.c.owner == owner)
+    return [(RunId(row[0]), NodeId(row[1])) for row in tx.execute(query)]
+
+
 def carried_runs(tx: Transaction) -> list[RunId]:
     """The runs that sleep until a message with a countdown ends it: those within the horizon."""
     query = sa.select(nodes.c.run_id).where(nodes.c.is_carried, nodes.c.status == NodeStatus.RUNNING)

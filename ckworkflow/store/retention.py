@@ -16,21 +16,26 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from ckworkflow.model import RunId, RunStatus
+from ckworkflow.model import RunStatus
 from ckworkflow.store.tables import duties, metadata, nodes, runs
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Transaction
 
-__all__ = ["Batch", "count_old_runs", "delete_old_runs", "due_at", "postpone", "take_turn"]
+__all__ = ["Batch", "Place", "count_old_runs", "delete_old_runs", "due_at", "postpone", "take_turn"]
 
 _DUTY: Final = "retention"
+_PLACE: Final = [runs.c.finished_at.type, runs.c.id.type]
 _PARTS: Final = [
     table
     for table in reversed(metadata.sorted_tables)
     if any(key.column.table is runs for key in table.foreign_keys)
 ]
 """The tables whose rows belong to a run."""
+
+
+Place = tuple[datetime, str]
+"""A place in the order in which runs go: when one had ended, and its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +45,22 @@ class Batch:
     Attributes:
         runs: The runs, by the status in which they had ended.
         rows: All rows, those of the runs included.
-        last: When the last of them had ended; `None` when there was none. There is none older that could go.
-        is_full: There may be more.
+        next: Where the next batch begins; `None` when this was the last one.
     """
 
     runs: dict[RunStatus, int]
     rows: int
-    last: datetime | None
-    is_full: bool
+    next: Place | None
 
 
 def count_old_runs(
     tx: Transaction, *, before: datetime, statuses: Sequence[RunStatus]
 ) -> dict[RunStatus, int]:
     """Count the runs that could go, by status."""
+    at_work = sa.select(nodes.c.run_id).where(nodes.c.owner.is_not(None))
     query = (
         sa.select(runs.c.status, sa.func.count())
-        .where(*_is_old(before, statuses))
+        .where(*_is_old(before, statuses), runs.c.id.not_in(at_work))
         .group_by(runs.c.status)
     )
     return {RunStatus(status): number for status, number in tx.execute(query)}
@@ -67,7 +71,7 @@ def delete_old_runs(
     *,
     before: datetime,
     statuses: Sequence[RunStatus],
-    after: datetime | None = None,
+    after: Place | None = None,
     most_runs: int,
     most_rows: int,
 ) -> Batch:
@@ -77,57 +81,61 @@ def delete_old_runs(
         tx: A write transaction of its own.
         before: Only runs that ended before this.
         statuses: Only runs that ended like this; final ones.
-        after: Only runs that ended then or later: `last` of the batch before, so that what was passed over
-            is not read again.
+        after: `next` of the batch before: what that passed over is not read again.
         most_runs: At most so many.
         most_rows: No further run once there are so many nodes. One that has more goes all the same, by itself.
     """
     query = (
         sa.select(runs.c.id, runs.c.status, runs.c.finished_at)
         .where(*_is_old(before, statuses))
-        .order_by(runs.c.finished_at)
+        .order_by(runs.c.finished_at, runs.c.id)
         .limit(most_runs)
         .with_for_update(skip_locked=True)
     )
     if after is not None:
-        query = query.where(runs.c.finished_at >= after)
+        place = sa.tuple_(runs.c.finished_at, runs.c.id)
+        query = query.where(runs.c.finished_at >= after[0], place > sa.tuple_(*after, types=_PLACE))
     found = tx.execute(query).all()
+    # One by one, and not as a condition of the query: for that a server may read all nodes of all runs.
     sizes = _sizes(tx, [row.id for row in found])
-    taken, total = 0, 0
-    for row in found:
-        total += sizes.get(row.id, 0)
-        if taken and total > most_rows:
-            break
-        taken += 1
-    chosen = found[:taken]
-    ids = [row.id for row in chosen]
     by_status: dict[RunStatus, int] = {}
-    for row in chosen:
+    ids: list[str] = []
+    total, last, is_full = 0, None, len(found) == most_runs
+    for row in found:
+        size, at_work = sizes.get(row.id, (0, 0))
+        if ids and total + size > most_rows:
+            is_full = True
+            break
+        last = (row.finished_at, row.id)
+        if at_work:
+            continue
+        ids.append(row.id)
+        total += size
         status = RunStatus(row.status)
         by_status[status] = by_status.get(status, 0) + 1
-    return Batch(
-        by_status,
-        _delete(tx, ids) if ids else 0,
-        chosen[-1].finished_at if chosen else None,
-        is_full=len(found) == most_runs or taken < len(found),
-    )
+    return Batch(by_status, _delete(tx, ids), last if is_full else None)
 
 
 def _is_old(before: datetime, statuses: Sequence[RunStatus]) -> Sequence[sa.ColumnElement[bool]]:
-    at_work = sa.select(nodes.c.run_id).where(nodes.c.owner.is_not(None))
     return (
         runs.c.finished_at < before,
         runs.c.status.in_([status for status in statuses if status.is_final]),
-        runs.c.id.not_in(at_work),
     )
 
 
-def _sizes(tx: Transaction, ids: Sequence[str]) -> dict[RunId, int]:
-    query = sa.select(nodes.c.run_id, sa.func.count()).where(nodes.c.run_id.in_(ids))
-    return {RunId(run_id): number for run_id, number in tx.execute(query.group_by(nodes.c.run_id))}
+def _sizes(tx: Transaction, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Count the nodes of each run, and those of them that some worker runs."""
+    query = (
+        sa.select(nodes.c.run_id, sa.func.count(), sa.func.count(nodes.c.owner))
+        .where(nodes.c.run_id.in_(ids))
+        .group_by(nodes.c.run_id)
+    )
+    return {run_id: (size, at_work) for run_id, size, at_work in tx.execute(query)} if ids else {}
 
 
 def _delete(tx: Transaction, ids: Sequence[str]) -> int:
+    if not ids:
+        return 0
     # By hand and not by the cascade, which would look for the rows of each run by themselves.
     rows = sum(tx.execute(sa.delete(part).where(part.c.run_id.in_(ids))).rowcount for part in _PARTS)
     return rows + tx.execute(sa.delete(runs).where(runs.c.id.in_(ids))).rowcount

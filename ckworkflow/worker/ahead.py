@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
-import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +22,7 @@ from celery import signals, states
 
 from ckworkflow import canvas
 from ckworkflow.definition import Step, registry
+from ckworkflow.worker.events import events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,15 +32,11 @@ if TYPE_CHECKING:
     from ckworkflow.engine.attempts import Claimed, Failure
     from ckworkflow.worker.runtime import Runtime
 
-__all__ = ["RunAhead", "flush_events"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["RunAhead"]
 
 BOX_SECONDS = 0.05
 BOX_SECONDS_PER_NODE = 0.0005
 """What is added for each node that the run has had: about what a replay of it costs."""
-FLUSH_SECONDS = 0.25
-"""How long events are kept to be sent together."""
 
 
 class RunAhead:
@@ -92,7 +86,7 @@ class RunAhead:
         told = Told()
         args = (claimed.run_id, row.node_id, row.generation)
         began = time.monotonic()
-        events = _events(self._app, self._hostname)
+        events = events_of(self._app, self._hostname)
         if events is not None:
             events.add(
                 "task-received", uuid=task_id, name=row.name, args=repr(args), kwargs="{}",
@@ -141,71 +135,3 @@ def _queue_of(app: Celery, name: str, queue: str | None) -> str:
     route = app.amqp.router.route({} if queue is None else {"queue": queue}, name)
     found = route.get("queue")
     return str(getattr(found, "name", found))
-
-
-# -- events ---------------------------------------------------------------------------------------
-
-
-class _Events:
-    """Events of this process, sent many at a time; what cannot be sent is dropped, for it is only a view."""
-
-    def __init__(self, app: Celery, hostname: str | None) -> None:
-        self._app, self._hostname = app, hostname
-        self._lock = threading.Lock()
-        self._dispatcher = self._open()
-        self._wake = threading.Event()
-        self.pid = os.getpid()
-        threading.Thread(target=self._run, name="ckworkflow-events", daemon=True).start()
-
-    def add(self, kind: str, **fields: Any) -> None:
-        self._dispatcher.send(kind, **fields)
-        if not self._wake.is_set():
-            self._wake.set()
-
-    def flush(self) -> None:
-        with self._lock:
-            try:
-                self._dispatcher.flush(errors=False)
-            except Exception as error:  # noqa: BLE001  # a broker that is down, in any way of its client
-                logger.debug("events dropped: %s", error)
-                with contextlib.suppress(Exception):
-                    self._dispatcher.connection.close()
-                self._dispatcher = self._open()
-
-    def _open(self) -> Any:
-        # The limit is out of reach: a thread of our own says when to send.
-        return self._app.events.Dispatcher(
-            self._app.connection_for_write(), hostname=self._hostname, buffer_group={"task"},
-            buffer_limit=10**9,
-        )  # fmt: skip
-
-    def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            time.sleep(FLUSH_SECONDS)
-            self._wake.clear()
-            self.flush()
-
-
-_made: _Events | None = None
-_made_lock = threading.Lock()
-
-
-def _events(app: Celery, hostname: str | None) -> _Events | None:
-    global _made  # noqa: PLW0603  # one for each process
-    if not app.conf.worker_send_task_events:
-        return None
-    found = _made
-    if found is None or found.pid != os.getpid():
-        with _made_lock:
-            found = _made
-            if found is None or found.pid != os.getpid():
-                found = _made = _Events(app, hostname)
-    return found
-
-
-def flush_events() -> None:
-    """Send what events are left, before the process ends."""
-    found = _made
-    if found is not None and found.pid == os.getpid():
-        found.flush()

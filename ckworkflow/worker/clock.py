@@ -21,7 +21,7 @@ from ckworkflow.engine import recovery, retention
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
 from ckworkflow.store import schema
-from ckworkflow.worker import ahead
+from ckworkflow.worker import events
 from ckworkflow.worker import runtime as runtimes
 from ckworkflow.worker.heartbeat import Heartbeat
 from ckworkflow.worker.pools import exit_on_error
@@ -174,7 +174,7 @@ class Clock(bootsteps.StartStopStep):
             self._thread.stop()
         # Celery stops the pool after this step, and the steps that still run need the loop to end on.
         worker.pool.stop()
-        ahead.flush_events()
+        events.flush_events()
         if self._heartbeat is not None:
             self._heartbeat.stop()
         runtimes.stop()

@@ -1,15 +1,19 @@
 """The consumer of a worker: Celery's own, which lives on when its broker goes away.
 
-With kombu 5.7, a Redis that goes away while the worker holds messages ends the worker: a channel that could
-not be closed is closed a second time, when its connection is gone, and the error of that is none that Celery
-expects there. Nothing is lost by passing over it: what the worker held is in the database.
+With Celery and kombu 5.7, a Redis that goes away while the worker holds messages ends the worker. A channel
+that could not be closed is closed a second time, when its connection is gone; and each step that ends later
+acknowledges on that channel. What both raise is nothing that Celery expects there. Passing over it loses
+nothing: an unacknowledged message is delivered again, and dropped, since its node is owned or done.
 
-Not here: how a connection is made again, which is Celery's.
+Not here: how a connection is made again, which is Celery's; what is in flight, which is the database's.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
@@ -27,3 +31,39 @@ class Consumer(CeleryConsumer):
             super().on_connection_error_after_connected(exc)
         except Exception as error:  # noqa: BLE001  # the connection is given up anyway
             logger.debug("lost connection not closed in order: %r", error)
+
+    def call_soon_ack(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge or reject a message on the thread that owns its channel, if that still is there.
+
+        Args:
+            p: `ack_log_error` or `reject_log_error` of the message.
+            *args: Its arguments.
+            **kwargs: The same.
+        """
+        quiet = _QUIET.get(getattr(p, "__name__", ""))
+        message = getattr(p, "__self__", None)
+        if quiet is not None and message is not None:
+            # A method still, and by the same name: the prefork pool tells by both what it must run at its end.
+            p = MethodType(quiet, message)
+        return super().call_soon_ack(p, *args, **kwargs)
+
+
+# Not one traceback for each message that a lost connection has left, as kombu's own have it: the consumer has
+# told of the loss.
+
+
+def ack_log_error(message: Any, _logger: Any, _errors: Any, **options: Any) -> None:
+    try:
+        message.ack(**options)
+    except Exception as error:  # noqa: BLE001  # see above
+        logger.debug("message not acknowledged: %r", error)
+
+
+def reject_log_error(message: Any, _logger: Any, _errors: Any, **options: Any) -> None:
+    try:
+        message.reject(**options)
+    except Exception as error:  # noqa: BLE001  # see above
+        logger.debug("message not rejected: %r", error)
+
+
+_QUIET = {function.__name__: function for function in (ack_log_error, reject_log_error)}

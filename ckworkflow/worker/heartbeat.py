@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckworkflow.engine import recovery
 from ckworkflow.errors import CkWorkflowError
@@ -57,8 +57,10 @@ class Heartbeat:
             logger.warning("process row left behind: %s", error)
 
     def _run(self) -> None:
+        suspects: frozenset[Any] = frozenset()
         while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
             try:
                 recovery.beat(self._engine, role=self._role)
+                suspects = recovery.release_orphans(self._engine, suspects)
             except Exception as error:  # noqa: BLE001  # the next beat may succeed; a dead database is logged
                 logger.warning("heartbeat failed: %s", error)

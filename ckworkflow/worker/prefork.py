@@ -22,7 +22,7 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from ckworkflow import integration as integrations
 from ckworkflow.engine.identity import pid_started
 from ckworkflow.engine.installation import current
-from ckworkflow.worker import ahead
+from ckworkflow.worker import events
 from ckworkflow.worker import runtime as runtimes
 
 if TYPE_CHECKING:
@@ -99,5 +99,5 @@ def _open(**_: Any) -> None:
 
 
 def _close(**_: Any) -> None:
-    ahead.flush_events()
+    events.flush_events()
     runtimes.stop()

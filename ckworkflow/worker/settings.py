@@ -88,7 +88,7 @@ def read(app: Celery) -> Settings:
         UnsupportedBrokerError: The configured broker loses messages.
         InvalidDurationError: `workflow_horizon` is not a time span.
         InvalidSettingError: `workflow_packages` is not a list of names, or `workflow_retention` no time span of
-            an hour at least.
+            an hour at least, or `workflow_horizon` is set for quorum queues.
     """
     check_broker(app)
     return Settings(
@@ -190,10 +190,16 @@ def _default_broker(conf: Any) -> str:
 
 def _horizon(app: Celery) -> timedelta:
     value = app.conf.get("workflow_horizon")
-    if value is not None:
-        return parse_span(value)
-    # RabbitMQ delays in whole seconds for quorum queues, and Celery raises below one second.
-    return timedelta() if _uses_quorum_queues(app) else Settings().horizon
+    span = None if value is None else parse_span(value)
+    if not _uses_quorum_queues(app):
+        return Settings().horizon if span is None else span
+    if span:
+        reason = (
+            "a quorum queue carries no delays: Celery would send them through queues of its own, in whole seconds, "
+            "or have a worker hold them in its prefetch window. Leave it out; sleeps then wait in the database"
+        )
+        raise InvalidSettingError("workflow_horizon", value, reason)
+    return timedelta()
 
 
 def _retention(app: Celery) -> timedelta | None:
@@ -212,7 +218,11 @@ def _retention(app: Celery) -> timedelta | None:
 
 
 def _uses_quorum_queues(app: Celery) -> bool:
-    if not any(_family(url) == "amqp" for url in _broker_urls(app.conf)):
+    conf = app.conf
+    if not any(_family(url) == "amqp" for url in _broker_urls(conf)):
         return False
-    found, _ = detect_quorum_queues(app, "amqp")
-    return bool(found)
+    # A queue that a step names is declared when it is first used, so Celery finds it only later.
+    is_missing_quorum = (
+        conf.task_create_missing_queues and conf.task_create_missing_queue_type == "quorum"
+    )
+    return bool(is_missing_quorum or detect_quorum_queues(app, "amqp")[0])

@@ -18,14 +18,17 @@ from ckworkflow import canvas
 from ckworkflow.definition import discover
 from ckworkflow.engine import installation
 from ckworkflow.engine.installation import Installation
-from ckworkflow.worker import backend, embedded, pools, runtime, settings, task
+from ckworkflow.worker import backend, embedded, events, pools, runtime, settings, task
 from ckworkflow.worker.clock import Clock
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from celery import Celery
 
+    from ckworkflow.model import RunId
+    from ckworkflow.plan import Piece
     from ckworkflow.worker.embedded import EmbeddedWorker
 
 __all__ = ["install"]
@@ -45,7 +48,7 @@ def install(app: Celery, *, is_own: bool = False) -> Installation:
         found = Installation(
             app,
             settings=partial(settings.read, app),
-            publish=partial(canvas.publish, app),
+            publish=partial(_publish, app),
             start_embedded=partial(_start_embedded, app),
             is_embedded=partial(settings.is_embedded, app),
         )
@@ -77,6 +80,11 @@ def _wire(app: Celery, *, is_own: bool) -> None:
         on_configured()
     if app.finalized:
         on_finalized()
+
+
+def _publish(app: Celery, run_id: RunId, pieces: Sequence[Piece]) -> bool:
+    sent = events.events_of(app) if app.conf.task_send_sent_event else None
+    return canvas.publish(app, run_id, pieces, tell_sent=None if sent is None else sent.add)
 
 
 def _start_embedded(app: Celery, loop: asyncio.AbstractEventLoop | None) -> EmbeddedWorker:

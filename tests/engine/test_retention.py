@@ -330,7 +330,7 @@ def test_of_many_clocks_one_deletes_one_batch_at_a_time(
             asked = sorted({wait.total_seconds() for wait in waits})
         return [len(remaining(desk)["runs"]), *asked]
 
-    assert look()[:2] == [1, 1], "one batch was full, so it is looked again in a second"
+    assert look()[:2] == [1, 0.5], "one batch was full, so it is looked again at once"
     assert look()[0] == 1
     desk.clock.advance(retention.AGAIN)
     assert look() == [0, 60]

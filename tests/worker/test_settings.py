@@ -173,11 +173,43 @@ def test_a_retention_that_cannot_be_meant_is_refused(make_app, bad, reason):
         settings.read(make_app(workflow_retention=bad))
 
 
-def test_quorum_queues_carry_no_delays(make_app):
-    quorum = Queue("celery", queue_arguments={"x-queue-type": "quorum"})
-    app = make_app(broker_url="amqp://localhost", task_queues=[quorum])
+QUORUM = [
+    {"task_queues": [Queue("celery", queue_arguments={"x-queue-type": "quorum"})]},
+    {"task_default_queue_type": "quorum"},
+    {"task_create_missing_queue_type": "quorum"},
+]
+
+
+@pytest.mark.parametrize("quorum", QUORUM, ids=["named", "default", "missing"])
+def test_quorum_queues_carry_no_delays(make_app, quorum):
+    app = make_app(broker_url="amqp://localhost", **quorum)
 
     assert settings.read(app).horizon == timedelta()
+
+
+@pytest.mark.parametrize("quorum", QUORUM, ids=["named", "default", "missing"])
+def test_a_horizon_for_quorum_queues_is_refused(make_app, quorum):
+    app = make_app(broker_url="amqp://localhost", workflow_horizon="5 seconds", **quorum)
+
+    with pytest.raises(InvalidSettingError, match="a quorum queue carries no delays"):
+        settings.read(app)
+
+
+def test_a_horizon_of_nothing_goes_with_quorum_queues(make_app):
+    app = make_app(broker_url="amqp://localhost", workflow_horizon=0, task_default_queue_type="quorum")
+
+    assert settings.read(app).horizon == timedelta()
+
+
+def test_queues_of_another_broker_are_not_quorum_queues(make_app):
+    app = make_app(broker_url=REDIS, task_create_missing_queue_type="quorum")
+
+    assert settings.read(app).horizon == timedelta(seconds=15)
+
+
+def test_a_worker_has_our_consumer_unless_the_user_names_another(make_app):
+    assert make_app().conf.worker_consumer == "ckworkflow.worker.consumer:Consumer"
+    assert make_app(worker_consumer="shop:Consumer").conf.worker_consumer == "shop:Consumer"
 
 
 @pytest.mark.parametrize(

@@ -511,7 +511,7 @@ def test_a_worker_stops_at_once_when_it_is_told_to(worker):
     process.terminate()
     asked = time.monotonic()
     assert process.wait(PATIENCE_SECONDS) == 0
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 5  # Celery alone would wait for what never comes
 
 
 def children_of(pid):

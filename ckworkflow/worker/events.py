@@ -1,0 +1,96 @@
+"""Events of tasks that Celery does not send by itself: of steps run in place, and of messages sent past it.
+
+They are what Flower lives on. Many go out together, on a thread and a connection of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["Events", "events_of", "flush_events"]
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 0.25
+"""How long events are kept to be sent together."""
+
+
+class Events:
+    """Events of this process, sent many at a time; what cannot be sent is dropped, for it is only a view."""
+
+    def __init__(self, app: Celery, hostname: str | None) -> None:
+        self._app, self._hostname = app, hostname
+        self._lock = threading.Lock()
+        self._dispatcher = self._open()
+        self._wake = threading.Event()
+        self.pid = os.getpid()
+        threading.Thread(target=self._run, name="ckworkflow-events", daemon=True).start()
+
+    def add(self, kind: str, **fields: Any) -> None:
+        """Send an event soon."""
+        self._dispatcher.send(kind, **fields)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self) -> None:
+        """Send what there is."""
+        with self._lock:
+            try:
+                self._dispatcher.flush(errors=False)
+            except Exception as error:  # noqa: BLE001  # a broker that is down, in any way of its client
+                logger.debug("events dropped: %s", error)
+                with contextlib.suppress(Exception):
+                    self._dispatcher.connection.close()
+                self._dispatcher = self._open()
+
+    def _open(self) -> Any:
+        # The limit is out of reach: a thread of our own says when to send.
+        return self._app.events.Dispatcher(
+            self._app.connection_for_write(), hostname=self._hostname, buffer_group={"task"},
+            buffer_limit=10**9,
+        )  # fmt: skip
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            time.sleep(FLUSH_SECONDS)
+            self._wake.clear()
+            self.flush()
+
+
+_made: Events | None = None
+_made_lock = threading.Lock()
+
+
+def events_of(app: Celery, hostname: str | None = None) -> Events | None:
+    """The events of this process; `None` where the app sends none.
+
+    Args:
+        app: The app.
+        hostname: The worker's name, as Celery prints it; of a process that is none, Celery makes one up.
+    """
+    global _made  # noqa: PLW0603  # one for each process
+    if not app.conf.worker_send_task_events:
+        return None
+    found = _made
+    if found is None or found.pid != os.getpid():
+        with _made_lock:
+            found = _made
+            if found is None or found.pid != os.getpid():
+                found = _made = Events(app, hostname)
+    return found
+
+
+def flush_events() -> None:
+    """Send what events are left, before the process ends."""
+    found = _made
+    if found is not None and found.pid == os.getpid():
+        found.flush()
