@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 from ckworkflow.definition import registry
 from ckworkflow.model import NodeId, RunId
+from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREFIX = "ckw"
+_broker = Outage(logger, "broker")
 
 
 def task_id(run_id: RunId, node_id: NodeId, generation: int) -> str:
@@ -70,10 +72,9 @@ def publish(
                     _send(app, producer, run_id, tasks, tell_sent)
     except (OperationalError, OSError) as error:
         # The run is in SQL and has a wake_at: a broker that is down costs time and nothing else.
-        logger.warning(
-            "broker unreachable: %s", error, extra={"run_id": run_id, "error": type(error).__name__}
-        )
+        _broker.begins(error)
         return False
+    _broker.ends()
     return True
 
 

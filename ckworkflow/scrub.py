@@ -1,7 +1,7 @@
 """Scrubbing: what must never reach a log, a table or a screen is cut out of text.
 
-Guarantee: after `scrub`, a text holds no Discord bot token, no webhook or interaction token in a URL,
-and no password in a database or broker URL. The text says where something was cut.
+Guarantee: after `scrub`, a text holds no Discord bot token, no interaction token, no webhook token in a
+URL, and no password in a database or broker URL. The text says where something was cut.
 
 Not here: who scrubs (the engine its stored errors, `ckworkflow.discord` the logs of discord.py).
 """
@@ -16,6 +16,8 @@ __all__ = ["scrub"]
 _RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     # A bot token: user id, time and signature in base64url. "Bot " before it is Discord's scheme.
     (re.compile(r"(?<![\w-])[\w-]{23,28}\.[\w-]{6,7}\.[\w-]{27,}"), "[token]"),
+    # An interaction's token: base64 of "interaction:", its id and a signature.
+    (re.compile(r"(?<![\w+-])aW50ZXJhY3Rpb246[\w+/-]{16,}={0,2}"), "[token]"),
     (re.compile(r"(/webhooks/\d+/)[^/\s?'\")>]+"), r"\1[token]"),
     (re.compile(r"(/interactions/\d+/)[^/\s?'\")>]+"), r"\1[token]"),
     # The payload of an interaction, as discord.py's debug log prints it.

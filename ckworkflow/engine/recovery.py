@@ -8,6 +8,7 @@ once too often is harmless, because a claim takes a node once.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 TOGETHER = 25
 """Runs that are recovered in one transaction."""
+SUSPECTS_APART = timedelta(seconds=1)
+LONGEST_APART = 5
 HOLD = timedelta(seconds=10)
 """For how long a clock keeps a run that it has taken from others; it may die meanwhile."""
 
@@ -203,11 +206,17 @@ def bury_dead(engine: Engine) -> None:
         gone = is_gone(row.host, row.boot_id, row.pid, row.pid_started)
         if row.process_id == engine.owner or not (gone or row.alive_until < now):
             continue
-        owned = engine.database.read(lambda tx, row=row: processes.owned_runs(tx, row.process_id))  # type: ignore[misc]  # bound now
+        owned, worst = engine.database.read(
+            lambda tx, row=row: (  # type: ignore[misc]  # bound now
+                processes.owned_runs(tx, row.process_id), nodes.most_losses(tx, row.process_id),
+            )
+        )  # fmt: skip
         logger.warning("process is dead", extra={"process_id": row.process_id, "runs": len(owned)})
         for run_id in owned:
             engine.database.transact(
-                lambda tx, run_id=run_id, row=row: _free(engine, tx, run_id, row.process_id)  # type: ignore[misc]  # bound now
+                lambda tx, run_id=run_id, row=row, worst=worst: _free(  # type: ignore[misc]  # bound now
+                    engine, tx, run_id, row.process_id, worst=worst
+                )
             )
 
         def forget(tx: Transaction, row: ProcessRow = row) -> None:
@@ -231,8 +240,15 @@ def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:
 
 
 def _free(
-    engine: Engine, tx: Transaction, run_id: RunId, process_id: str, *, only: NodeId | None = None
-) -> None:
+    engine: Engine, tx: Transaction, run_id: RunId, process_id: str, *, only: NodeId | None = None,
+    worst: int = 0,
+) -> None:  # fmt: skip
+    """Take back what a process owned in a run.
+
+    Of all that ran in it, only the steps that have lost the most processes so far (`worst`) are charged with
+    another: if one of them kills its workers, the others are its victims. And these come back one by one, at
+    random, so that the one is soon told from the others.
+    """
     run = runs.lock_run(tx, run_id, engine.database)
     signals = run.signals
     for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
@@ -240,9 +256,10 @@ def _free(
             continue
         if (run_id, row.node_id) in engine.active:
             continue  # of this process, and claimed anew meanwhile
-        if row.losses + 1 >= engine.settings.loss_limit:
+        is_charged = row.losses >= worst
+        if is_charged and row.losses + 1 >= engine.settings.loss_limit:
             error = FatalError(
-                f"step {row.name} lost its worker {row.losses + 1} times in a row, so it is not tried again. "
+                f"step {row.name} lost its worker {row.losses + 1} times, so it is not tried again. "
                 f"A step that is killed with its process usually needs more memory than there is.",
                 kind="worker_lost",
             )
@@ -252,9 +269,11 @@ def _free(
             lost = codec.dumps(
                 {"type": "ckworkflow:WorkerLost", "message": f"process {process_id} lost it"}
             )
+            apart = SUSPECTS_APART * min(row.losses, LONGEST_APART) * random.random()  # noqa: S311  # no secret
             records.suspend_attempt(
-                tx, run, row, outcome="lost", due_at=run.now, error=lost, is_free=True, is_loss=True
-            )
+                tx, run, row, outcome="lost", due_at=run.now + (apart if is_charged else timedelta()),
+                error=lost, is_free=True, is_loss=is_charged,
+            )  # fmt: skip
     if not run.status.is_final:
         runs.update_run(
             tx,

@@ -32,6 +32,9 @@ MOST_RUNS: Final = 200
 MOST_ROWS: Final = 1_000
 """The size of a batch. A run with more nodes than this is one by itself."""
 
+SQLITE_REST_SECONDS: Final = 0.1
+"""Another process that waits to write into a file asks again after so long at most: it must have its turn."""
+
 LOOK: Final = timedelta(minutes=1)
 """How often a clock asks whether somebody has looked."""
 REST: Final = timedelta(minutes=10)
@@ -103,7 +106,8 @@ def prune(
         report(sum(deleted.values()))
         if place is None:
             return Old(before, deleted, total)
-        time.sleep(time.monotonic() - began)
+        least = SQLITE_REST_SECONDS if engine.database.is_sqlite else 0.0
+        time.sleep(max(least, time.monotonic() - began))
 
 
 def prune_when_due(engine: Engine, *, older_than: timedelta) -> timedelta:

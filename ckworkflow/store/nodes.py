@@ -164,6 +164,12 @@ def owned_nodes(tx: Transaction, owner: str) -> list[tuple[RunId, NodeId]]:
     return [(RunId(row[0]), NodeId(row[1])) for row in tx.execute(query)]
 
 
+def most_losses(tx: Transaction, owner: str) -> int:
+    """How many processes the unluckiest of the nodes that a process owns has lost before."""
+    query = sa.select(sa.func.max(nodes.c.losses)).where(nodes.c.owner == owner)
+    return tx.execute(query).scalar_one() or 0
+
+
 def carried_runs(tx: Transaction) -> list[RunId]:
     """The runs that sleep until a message with a countdown ends it: those within the horizon."""
     query = sa.select(nodes.c.run_id).where(nodes.c.is_carried, nodes.c.status == NodeStatus.RUNNING)

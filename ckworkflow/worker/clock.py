@@ -20,6 +20,7 @@ from celery.worker import state
 from ckworkflow.engine import recovery, retention
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
+from ckworkflow.outage import Outage
 from ckworkflow.store import schema
 from ckworkflow.worker import events
 from ckworkflow.worker import runtime as runtimes
@@ -89,6 +90,7 @@ class ClockThread:
 
     def _run(self) -> None:
         buried = 0.0
+        outage = Outage(logger, "database of the clock")
         while not self._is_stopped:
             wait = POLL_SECONDS
             try:
@@ -102,8 +104,10 @@ class ClockThread:
                 if left is not None:
                     wait = min(max(left.total_seconds(), 0.001), POLL_SECONDS)
             except Exception as error:  # noqa: BLE001  # a database that is down is waited for
-                logger.warning("clock waits for the database: %s", error)
+                outage.begins(error)
                 wait = 1.0
+            else:
+                outage.ends()
             self._wakes_at = time.monotonic() + wait
             self._wake.wait(wait)
             self._wake.clear()

@@ -32,6 +32,7 @@ from ckworkflow.engine.attempts import Claimed, Dropped, Early, Failure, Recorde
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeoutError
 from ckworkflow.hooks import StepContext, current_step
 from ckworkflow.model import NodeId, RunId
+from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain
 from ckworkflow.plan import Task as PlannedTask
 from ckworkflow.worker import runtime as runtimes
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.worker.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_database = Outage(logger, "database")
 IN_PLACE = timedelta(seconds=1)
 """A message that is this early at most waits in its slot instead of being sent again."""
 
@@ -160,7 +163,7 @@ class StepTask(Task):
     def _drop(self, runtime: Runtime, run_id: RunId, node_id: NodeId, dropped: Dropped) -> None:
         logger.debug("message dropped: %s", dropped.reason, extra={"run_id": run_id, "node_id": node_id})
         if dropped.wakes_body:
-            advance(runtime.engine, run_id)
+            _go_on(runtime, run_id)
         raise Ignore
 
     def _carries(self) -> frozenset[tuple[NodeId, int]]:
@@ -183,7 +186,7 @@ class StepTask(Task):
         runtime.engine.publish(claimed.run_id, recorded.pieces)
         if not recorded.wakes_body:
             return recorded.next
-        row = advance(runtime.engine, claimed.run_id, may_run=None if recorded.next else ahead.may_run)
+        row = _go_on(runtime, claimed.run_id, None if recorded.next else ahead.may_run)
         return recorded.next or attempts.begun(claimed.run_id, claimed.workflow, row)
 
     def _fail(self, attempt: Attempt) -> None:
@@ -227,13 +230,27 @@ def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
     pause = 0.5
     while True:
         try:
-            return call()
+            value = call()
         except DatabaseUnavailableError as error:
+            _database.begins(error)
             if runtime.is_stopping:
                 raise
-            logger.warning("step waits for the database: %s", error)
             time.sleep(pause)
             pause = min(pause * 2, 15.0)
+        else:
+            _database.ends()
+            return value
+
+
+def _go_on(
+    runtime: Runtime, run_id: RunId, may_run: Callable[[str], bool] | None = None
+) -> NodeRow | None:
+    """Let the body of a run go on; while the database is down, that is the clock's to do."""
+    try:
+        return advance(runtime.engine, run_id, may_run=may_run)
+    except DatabaseUnavailableError as error:
+        _database.begins(error)
+        return None
 
 
 # -- running the function ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from ckworkflow import sleep, step, workflow
 from ckworkflow.engine import retention
+from ckworkflow.engine.advance import advance
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.model import RunStatus
 from ckworkflow.store import runs as run_store
@@ -219,19 +220,22 @@ def test_a_batch_is_bounded_and_a_large_run_goes_by_itself(
     assert not any(remaining(desk).values())
 
 
-def test_a_finished_run_of_which_a_step_still_runs_stays_until_the_step_has_ended(desk: Desk) -> None:
+def test_a_finished_run_of_which_a_step_still_runs_stays_and_holds_up_no_other(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "MOST_RUNS", 1)
     run_id = desk.start(failing_beside)
-    late = desk.claim(run_id, "0.1:1")
-    failed = desk.claim(run_id, "0.2:1")
-    desk.fail(failed, ValueError("-1"), fetch)
+    late, failing = desk.claim(run_id, "0.1:1"), desk.claim(run_id, "0.2:1")
+    desk.fail(failing, ValueError("-1"), fetch)
     desk.work(run_id, fails=lambda row: True)
-    from ckworkflow.engine.advance import advance
-
     advance(desk.engine, run_id)
     assert desk.run(run_id).status is RunStatus.FAILED
+    desk.clock.advance(DAY)
+    ended(desk)
     desk.clock.advance(MONTH)
 
-    assert retention.prune(desk.engine, older_than=DAY).total == 0
+    assert retention.prune(desk.engine, older_than=DAY).total == 1
+    assert remaining(desk)["runs"] == {run_id}
     desk.succeed(late, 1)
     assert retention.prune(desk.engine, older_than=DAY).total == 1
 

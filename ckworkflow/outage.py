@@ -1,0 +1,47 @@
+"""Outages: something that cannot be reached is said once, and once more when it is back.
+
+Two hundred threads that wait for one database would say it two hundred times a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+__all__ = ["Outage"]
+
+
+class Outage:
+    """Whether something is out of reach, as far as this process knows.
+
+    Args:
+        logger: Where to say it.
+        what: Its name: `database`, `broker`.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str) -> None:
+        self._logger, self._what = logger, what
+        self._lock = threading.Lock()
+        self._since: float | None = None
+
+    def begins(self, error: BaseException) -> None:
+        """Note that it was not reached; the first to note it says so."""
+        with self._lock:
+            is_new = self._since is None
+            if is_new:
+                self._since = time.monotonic()
+        if is_new:
+            self._logger.warning(
+                "%s unreachable: %s", self._what, error, extra={"error": type(error).__name__}
+            )
+
+    def ends(self) -> None:
+        """Note that it was reached."""
+        if self._since is None:
+            return
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None:
+            seconds = round(time.monotonic() - since, 1)
+            self._logger.warning("%s is back after %s s", self._what, seconds)
