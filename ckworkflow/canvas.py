@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 PREFIX = "ckw"
 _broker = Outage(logger, "broker")
 
+OPENS = "ckworkflow_opens"
+"""The header of a message that is one of a window, while others are held back."""
+
 
 def task_id(run_id: RunId, node_id: NodeId, generation: int) -> str:
     """Return the id of the Celery task of a node."""
@@ -139,7 +142,8 @@ def _signature(app: Celery, run_id: RunId, task: Task) -> Signature:
 
 
 def _args(run_id: RunId, task: Task) -> tuple[Any, ...]:
-    return (run_id, task.node_id, task.generation, *((True,) if task.opens else ()))
+    # Of the release before this one, too: what its workers do not know travels as a header.
+    return run_id, task.node_id, task.generation
 
 
 def _options(run_id: RunId, task: Task) -> dict[str, Any]:
@@ -151,6 +155,8 @@ def _options(run_id: RunId, task: Task) -> dict[str, Any]:
             for name, value in (("queue", step.options.queue), ("priority", step.options.priority))
             if value is not None
         )
+    if task.opens:
+        options["headers"] = {OPENS: True}
     if task.until is not None:
         options["eta"] = task.until
     elif task.delay:

@@ -202,7 +202,7 @@ class Engine:
             level,
             "run %s",
             status.value,
-            extra={"run_id": run.run_id, "workflow": run.workflow, "error": failures.one_line(error)},
+            extra={"run_id": run.run_id, "workflow": run.workflow, "error": failures.outline(error)},
         )
 
 

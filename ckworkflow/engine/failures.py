@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import re
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ MESSAGE_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000
 CAUSE_LIMIT = 5
 _TRACEBACK = "__ckworkflow_traceback__"
+_WORD = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _FIELDS = ("code", "kind", "status", "details")
 
 
@@ -94,6 +96,25 @@ def one_line(text: str | None) -> str | None:
         return str(data)
     name = str(data.get("type", "")).rpartition(":")[2]
     return f"{name}: {data.get('message')}".splitlines()[0]
+
+
+def outline(text_or_data: str | Mapping[str, Any] | None) -> str | None:
+    """Say what kind of failure an error is, and nothing of what the step was told: `ValueError (code 7)`.
+
+    For logs and Celery's events, and so for Flower, which more people read than the database. A message
+    quotes what it is about; that stays in SQL (`ckworkflow runs show`).
+    """
+    data = codec.loads(text_or_data) if isinstance(text_or_data, str) else text_or_data
+    if not isinstance(data, Mapping):
+        return None
+    name = str(data.get("type", "")).rpartition(":")[2]
+    # A word to branch on, and not a sentence that happens to be in an attribute of that name.
+    facts = [
+        f"{field} {data[field]}"
+        for field in ("status", "code", "kind")
+        if field in data and _WORD.fullmatch(str(data[field]))
+    ]
+    return f"{name} ({', '.join(facts)})" if facts else name
 
 
 def from_data(data: Mapping[str, Any]) -> BaseException:

@@ -174,6 +174,7 @@ class Database:
         # undo and to ask once more would cost a round trip each.
         options: dict[str, Any] = {
             "poolclass": QueuePool, "pool_size": 5, "max_overflow": 5, "pool_reset_on_return": None,
+            "hide_parameters": True,  # values are private: no error may quote them into logs or Celery's events
         }  # fmt: skip
         if self.is_sqlite:
             options.update(connect_args={"timeout": 30, "check_same_thread": False})

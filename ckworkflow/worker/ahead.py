@@ -22,6 +22,7 @@ from celery import signals, states
 
 from ckworkflow import canvas
 from ckworkflow.definition import Step, registry
+from ckworkflow.engine import failures
 from ckworkflow.worker.events import events_of
 
 if TYPE_CHECKING:
@@ -103,8 +104,9 @@ class RunAhead:
                 took = time.monotonic() - began
                 events.add("task-succeeded", uuid=task_id, result="None", runtime=took)
             elif events is not None and failure is not None:
-                kind = "task-retried" if failure.action in ("retry", "release") else "task-failed"
-                events.add(kind, uuid=task_id, exception=_one_line(failure), traceback=None)
+                kind = "task-retried" if told.is_tried_again else "task-failed"
+                text = f"{failures.outline(failure.data)}; see `ckworkflow runs show {claimed.run_id}`"
+                events.add(kind, uuid=task_id, exception=text, traceback=None)
             state = states.SUCCESS if failure is None else states.FAILURE
             if failure is None:
                 _send(signals.task_success, task, result=None)
@@ -118,10 +120,7 @@ class Told:
     """What the world is to be told of a step."""
 
     failure: Failure | None = None
-
-
-def _one_line(failure: Failure) -> str:
-    return f"{str(failure.data.get('type')).rpartition(':')[2]}: {failure.data.get('message')}"
+    is_tried_again = False
 
 
 def _send(signal: Any, sender: Any, **arguments: Any) -> None:

@@ -24,9 +24,9 @@ from celery import Task
 from celery.exceptions import Ignore
 
 from ckworkflow import integration as integrations
-from ckworkflow.canvas import first_nodes
+from ckworkflow.canvas import OPENS, first_nodes
 from ckworkflow.definition import Step, registry
-from ckworkflow.engine import attempts
+from ckworkflow.engine import attempts, failures
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.attempts import Claimed, Dropped, Early, Failure, Recorded
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeoutError
@@ -70,12 +70,10 @@ class StepTask(Task):
     throws = (FatalError,)
     step: ClassVar[Step[..., Any]]
 
-    def run(self, run_id: str, node_id: str, generation: int, opens: bool = False) -> None:  # noqa: FBT001, FBT002  # as in the message
-        """Run the step that a message names, if it is still to be run, and those that follow it in place.
-
-        With `opens` the message was one of a window, and others are held back until it is claimed.
-        """
+    def run(self, run_id: str, node_id: str, generation: int) -> None:
+        """Run the step that a message names, if it is still to be run, and those that follow it in place."""
         runtime = runtimes.running()
+        opens = bool(self.request.get(OPENS))
         claimed = self._claim(runtime, RunId(run_id), NodeId(node_id), generation, opens=opens)
         runtime.engine.publish(claimed.run_id, claimed.pieces)
         chain: list[Any] = self.request.chain if self.request.chain is not None else []
@@ -102,10 +100,11 @@ class StepTask(Task):
                 carries = first_nodes(chain[-1]) if chain else frozenset()
                 attempt = self._attempt(runtime, step, claimed, carries, ahead)
             except Ignore:  # the worker stops
-                told.failure = attempts.RELEASED
+                told.failure, told.is_tried_again = attempts.RELEASED, True
                 chain.clear()
                 return None
             told.failure = attempt.failure
+            told.is_tried_again = not attempt.is_final
         if attempt.failure is not None and attempt.recorded.retry_in is not None:
             row = claimed.row
             again = PlannedTask(row.node_id, row.name, row.generation, attempt.recorded.retry_in)
@@ -131,13 +130,14 @@ class StepTask(Task):
             raise Ignore from None
         except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
             failure = attempts.judge(error, now=lambda: datetime.now(UTC))
+        # Not in the handler: what is raised here would have the step's error, and its text, for its context.
+        if failure is not None:
             recorded = _until_reachable(
                 runtime,
                 lambda: attempts.record_failure(
                     runtime.engine, claimed, failure, step=step, carries=carries
                 ),
             )
-        # Not in the handler: what the body raises would have the step's error for its context.
         return Attempt(recorded, failure, self._follow(runtime, claimed, recorded, ahead))
 
     def _claim(
@@ -155,7 +155,8 @@ class StepTask(Task):
             if isinstance(claimed, Early):
                 if claimed.wait > IN_PLACE:
                     # Never just dropped: the rest of the time travels with the same chain.
-                    raise self.retry(countdown=claimed.wait.total_seconds())
+                    headers = {OPENS: True} if opens else None
+                    raise self.retry(countdown=claimed.wait.total_seconds(), headers=headers)
                 time.sleep(max(claimed.wait.total_seconds(), 0))
                 continue
             self._drop(runtime, run_id, node_id, claimed)
@@ -193,14 +194,18 @@ class StepTask(Task):
         failure, recorded = attempt.failure, attempt.recorded
         if failure is None:
             return
-        # Celery's events and logs get the scrubbed text and no live exception: that may hold a token.
-        text = f"{str(failure.data.get('type')).rpartition(':')[2]}: {failure.data.get('message')}"
+        text = public_text(failure, RunId(self.request.args[0]))
         if recorded.retry_in is not None:
             raise self.retry(exc=FatalError(text), countdown=recorded.retry_in.total_seconds())
-        if failure.action in ("fatal", "hopeless") or recorded.wakes_body:
+        if attempt.is_final:
             raise FatalError(text) from None
         self.send_event("task-retried", exception=text, traceback=None)
         raise Ignore from None
+
+
+def public_text(failure: Failure, run_id: RunId) -> str:
+    """Say what Celery's events and logs may: the kind of failure and where the rest is, no live exception."""
+    return f"{failures.outline(failure.data)}; see `ckworkflow runs show {run_id}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,14 @@ class Attempt:
     recorded: Recorded
     failure: Failure | None
     following: Claimed | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the step has failed for good."""
+        failure = self.failure
+        return failure is not None and (
+            failure.action in ("fatal", "hopeless") or self.recorded.wakes_body
+        )
 
 
 class _Joins(threading.local):
