@@ -19,7 +19,8 @@ class Identity:
 
     Attributes:
         process_id: Its name in the database.
-        host: The machine's name.
+        host: Where its pid means what it means: the machine's name, and the namespace of its pids. Two
+            containers may have one name.
         boot_id: The machine's boot; empty where the system does not say.
         pid: Its pid.
         pid_started: When that pid started, in the system's own unit; empty where it does not say.
@@ -41,7 +42,11 @@ def this_process() -> Identity:
 def _identity(pid: int) -> Identity:
     host = socket.gethostname()
     return Identity(
-        f"{host}:{pid}:{uuid.uuid4().hex[:8]}", host, _boot_id(), pid, pid_started(pid) or ""
+        f"{host}:{pid}:{uuid.uuid4().hex[:8]}",
+        f"{host}{_pid_namespace()}",
+        _boot_id(),
+        pid,
+        pid_started(pid) or "",
     )
 
 
@@ -76,6 +81,13 @@ def _answers(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _pid_namespace() -> str:
+    try:
+        return f" {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
 
 
 @functools.cache
