@@ -55,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 LEAST_RETRY = timedelta(seconds=1)
 FAULT_DELAY = timedelta(seconds=5)
+SUSPECT_LOSSES = 3
+"""Of steps that have lost so many workers, one runs at a time: then a death tells which of them kills."""
+SUSPECT_WAIT = timedelta(seconds=2)
 _HOPELESS = (
     HookContextError, InvalidDurationError, MissingTokenError, NotAWorkflowError, UnserializableValueError,
     WorkflowCallError,
@@ -176,8 +179,8 @@ def _claim(
         return Dropped(f"the node is {row.status}")
     if row.unmet:
         return Dropped("the node waits for others")
-    if row.due_at is not None and row.due_at > run.now:
-        return Early(row.due_at - run.now)
+    if (early := _early(tx, run, row)) is not None:
+        return early
     error = None
     try:
         value = resolve_value(tx, run_id, codec.loads(row.args))
@@ -200,6 +203,15 @@ def _claim(
     return Claimed(
         run_id, run.workflow, claimed, tuple(value["args"]), value["kwargs"], error, opens, pieces
     )
+
+
+def _early(tx: Transaction, run: RunRow, row: NodeRow) -> Early | None:
+    """How long a node that waits for no other must wait still."""
+    if row.due_at is not None and row.due_at > run.now:
+        return Early(row.due_at - run.now)
+    if row.losses >= SUSPECT_LOSSES and nodes.is_suspect_running(tx, losses=SUSPECT_LOSSES):
+        return Early(SUSPECT_WAIT)
+    return None
 
 
 def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early | None:

@@ -8,7 +8,6 @@ once too often is harmless, because a claim takes a node once.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -35,8 +34,6 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 TOGETHER = 25
 """Runs that are recovered in one transaction."""
-SUSPECTS_APART = timedelta(seconds=1)
-LONGEST_APART = 5
 HOLD = timedelta(seconds=10)
 """For how long a clock keeps a run that it has taken from others; it may die meanwhile."""
 
@@ -246,8 +243,8 @@ def _free(
     """Take back what a process owned in a run.
 
     Of all that ran in it, only the steps that have lost the most processes so far (`worst`) are charged with
-    another: if one of them kills its workers, the others are its victims. And these come back one by one, at
-    random, so that the one is soon told from the others.
+    another: if one of them kills its workers, the others are its victims. After some losses such steps run one
+    at a time (`attempts.SUSPECT_LOSSES`), so that the one is told from the others.
     """
     run = runs.lock_run(tx, run_id, engine.database)
     signals = run.signals
@@ -269,11 +266,16 @@ def _free(
             lost = codec.dumps(
                 {"type": "ckworkflow:WorkerLost", "message": f"process {process_id} lost it"}
             )
-            apart = SUSPECTS_APART * min(row.losses, LONGEST_APART) * random.random()  # noqa: S311  # no secret
             records.suspend_attempt(
-                tx, run, row, outcome="lost", due_at=run.now + (apart if is_charged else timedelta()),
-                error=lost, is_free=True, is_loss=is_charged,
-            )  # fmt: skip
+                tx,
+                run,
+                row,
+                outcome="lost",
+                due_at=run.now,
+                error=lost,
+                is_free=True,
+                is_loss=is_charged,
+            )
     if not run.status.is_final:
         runs.update_run(
             tx,

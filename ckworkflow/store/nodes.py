@@ -170,6 +170,14 @@ def most_losses(tx: Transaction, owner: str) -> int:
     return tx.execute(query).scalar_one() or 0
 
 
+def is_suspect_running(tx: Transaction, *, losses: int) -> bool:
+    """Whether a node is running, in any run, that has lost so many processes."""
+    query = (
+        sa.select(nodes.c.node_id).where(nodes.c.owner.is_not(None), nodes.c.losses >= losses).limit(1)
+    )
+    return tx.execute(query).first() is not None
+
+
 def carried_runs(tx: Transaction) -> list[RunId]:
     """The runs that sleep until a message with a countdown ends it: those within the horizon."""
     query = sa.select(nodes.c.run_id).where(nodes.c.is_carried, nodes.c.status == NodeStatus.RUNNING)
