@@ -25,6 +25,7 @@ from ckworkflow.definition import Step
 from ckworkflow.duration import parse_wait
 from ckworkflow.engine import failures
 from ckworkflow.engine.advance import Foreseen, MayRun, foresee
+from ckworkflow.engine.recovery import beat
 from ckworkflow.engine.resolve import resolve_value
 from ckworkflow.errors import (
     FatalError,
@@ -152,6 +153,9 @@ def claim(
 
     With `opens` the message was one of a window: another of those held back is to be published.
     """
+    if engine.pulse.is_older_than(engine.settings.silence / 2):
+        # Stopped for a while, perhaps taken for dead: who owns something must be known to live.
+        beat(engine, role="worker")
     claimed = engine.database.transact(
         lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -37,6 +38,29 @@ Publish = Callable[[RunId, Sequence[Piece]], bool]
 LONGEST_BACKOFF = timedelta(minutes=5)
 
 
+class Pulse:
+    """When this process last said in SQL that it lives, by the monotonic clock; a client never does."""
+
+    beaten_at: float | None = None
+    since: float | None = None
+    """Since when it has done so without a gap."""
+
+    def beat(self, *, longest_gap: timedelta) -> None:
+        """Note a beat."""
+        now = time.monotonic()
+        if self.beaten_at is None or now - self.beaten_at > longest_gap.total_seconds():
+            self.since = now
+        self.beaten_at = now
+
+    def is_older_than(self, span: timedelta) -> bool:
+        """Whether the last beat was so long ago."""
+        return self.beaten_at is not None and time.monotonic() - self.beaten_at > span.total_seconds()
+
+    def is_younger_than(self, span: timedelta) -> bool:
+        """Whether it beats for a shorter time than that."""
+        return self.since is not None and time.monotonic() - self.since < span.total_seconds()
+
+
 class Engine:
     """See the module.
 
@@ -55,6 +79,9 @@ class Engine:
         self.changed = threading.Condition()
         self.active: set[tuple[RunId, NodeId]] = set()
         """The steps that this process runs now."""
+        self.pulse = Pulse()
+        self.strangers: dict[str, datetime] = {}
+        """Owners of steps that no row tells of, and when they were first seen."""
         self._publish = publish
         self._is_checked = False
         self._check_lock = threading.Lock()

@@ -8,7 +8,7 @@ once too often is harmless, because a claim takes a node once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -161,11 +161,12 @@ def beat(engine: Engine, *, role: str) -> None:
         now = engine.database.now(tx)
         row = ProcessRow(
             here.process_id, role, here.host, here.boot_id, here.pid, here.pid_started,
-            now + 6 * engine.settings.heartbeat,
+            now + engine.settings.silence,
         )  # fmt: skip
         processes.renew_process(tx, row, now=now)
 
     engine.database.transact(renew)
+    engine.pulse.beat(longest_gap=3 * engine.settings.heartbeat)
 
 
 def release_orphans(engine: Engine, suspects: frozenset[tuple[RunId, NodeId]]) -> frozenset[Any]:
@@ -198,10 +199,18 @@ def leave(engine: Engine) -> None:
 
 def bury_dead(engine: Engine) -> None:
     """Free what dead processes owned: at once on this host, elsewhere when their row has lapsed."""
-    now, known = engine.database.read(lambda tx: (engine.database.now(tx), processes.list_processes(tx)))
-    for row in known:
+    now, known, strangers = engine.database.read(
+        lambda tx: (
+            engine.database.now(tx), processes.list_processes(tx), processes.list_strangers(tx),
+        )
+    )  # fmt: skip
+    # Whoever was silent because the database was away must have had the time to speak again: as much as this
+    # process has had without a gap.
+    may_go_by_time = not engine.pulse.is_younger_than(engine.settings.silence)
+    for row in [*known, *_lasting(engine, strangers, now)]:
         gone = is_gone(row.host, row.boot_id, row.pid, row.pid_started)
-        if row.process_id == engine.owner or not (gone or row.alive_until < now):
+        has_lapsed = may_go_by_time and row.alive_until < now
+        if row.process_id == engine.owner or not (gone or has_lapsed):
             continue
         owned, worst = engine.database.read(
             lambda tx, row=row: (  # type: ignore[misc]  # bound now
@@ -226,6 +235,19 @@ def bury_dead(engine: Engine) -> None:
         engine.database.transact(forget)
         for run_id in engine.database.read(nodes.carried_runs):
             engine.database.transact(lambda tx, run_id=run_id: _recall(engine, tx, run_id))  # type: ignore[misc]  # bound now
+
+
+def _lasting(engine: Engine, strangers: Iterable[str], now: datetime) -> list[ProcessRow]:
+    """Owners without a row that have been there for as long as a silence that is taken for death.
+
+    They were buried, went on, claimed something before their next beat, and have died.
+    """
+    engine.strangers = {owner: engine.strangers.get(owner, now) for owner in strangers}
+    return [
+        ProcessRow(owner, "worker", "", "", 0, "", seen_at)
+        for owner, seen_at in engine.strangers.items()
+        if now - seen_at >= engine.settings.silence
+    ]
 
 
 def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:

@@ -34,3 +34,8 @@ class Settings:
     loss_limit: int = 10
     retention: timedelta | None = None
     bodies_kept: int = 64
+
+    @property
+    def silence(self) -> timedelta:
+        """How long a process may be silent before it is taken for dead, where its host cannot be asked."""
+        return 6 * self.heartbeat

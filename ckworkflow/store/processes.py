@@ -55,6 +55,14 @@ def list_processes(tx: Transaction) -> list[ProcessRow]:
     ]  # fmt: skip
 
 
+def list_strangers(tx: Transaction) -> list[str]:
+    """Who owns nodes and has no row."""
+    query = sa.select(nodes.c.owner).where(
+        nodes.c.owner.is_not(None), nodes.c.owner.not_in(sa.select(processes.c.id))
+    )
+    return [row[0] for row in tx.execute(query.distinct())]
+
+
 def has_live_worker(tx: Transaction, *, now: datetime) -> bool:
     """Whether a worker has renewed its row lately."""
     query = sa.select(processes.c.id).where(processes.c.role == "worker", processes.c.alive_until > now)

@@ -1,0 +1,47 @@
+"""Processes that are taken for dead and are not, and those that die where nobody looks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import engine_flows
+from ckworkflow.engine import recovery
+from ckworkflow.model import NodeStatus
+from desk import Desk, ManualClock
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(f"sqlite:///{tmp_path / 'desk.sqlite3'}", ManualClock(), "here")
+    yield desk
+    desk.close()
+
+
+def let_time_pass(desk: Desk, other: Desk, *, is_alive: bool = True) -> None:
+    """Let as much time pass as it takes to take anybody for dead, and for any run to be looked at."""
+    settings = desk.engine.settings
+    for _ in range(10):
+        desk.clock.advance(max(2 * settings.lease, settings.look_again_after))
+        desk.register(desk)
+        recovery.bury_dead(desk.engine)
+        desk.tick()
+
+
+def test_a_step_claimed_by_a_process_that_was_buried_comes_back_when_it_dies(desk: Desk) -> None:
+    other = desk.another("other")
+    run_id = desk.start(engine_flows.doubling, 3)
+    desk.register(other)
+    # It is stopped, so its row goes; then it goes on, takes a message before its next beat, and is killed.
+    desk.clock.advance(10 * 6 * desk.engine.settings.heartbeat)
+    desk.register(desk)
+    recovery.bury_dead(desk.engine)
+    other.claim(run_id)
+
+    let_time_pass(desk, other)
+
+    assert desk.node(run_id).status is NodeStatus.PLANNED
+    other.close()
