@@ -1,0 +1,205 @@
+"""Run-ahead: what a record claims besides, what it foresees, and when it must not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckworkflow import step, workflow
+from ckworkflow.engine import attempts
+from ckworkflow.engine.attempts import Claimed, Dropped, Recorded
+from ckworkflow.model import NodeStatus, RunStatus
+from ckworkflow.plan import WINDOW
+from desk import Desk, ManualClock
+
+
+@step
+def one(number: int = 1) -> int:
+    return number
+
+
+@workflow
+async def chain() -> int:
+    number = await one()
+    return await one(number)
+
+
+@workflow
+async def looks() -> int:
+    total = 0
+    for _ in range(3):
+        if await one():
+            total += 1
+    return total
+
+
+@workflow
+async def wide(members: int) -> int:
+    await asyncio.gather(*[one(number) for number in range(members)])
+    return await one()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(f"sqlite:///{tmp_path / 'desk.sqlite3'}", ManualClock(), "here")
+    yield desk
+    desk.close()
+
+
+def go_on(desk: Desk, claimed: Claimed, value: Any = 1) -> Recorded:
+    """Record a result, in a process that runs ahead with anything."""
+    return attempts.record_success(
+        desk.engine, claimed, value, carries=frozenset(), may_run=lambda _: True
+    )
+
+
+def test_the_record_of_a_step_claims_the_next_one_and_nothing_is_published(desk: Desk) -> None:
+    run_id = desk.start(chain)
+    desk.messages.clear()
+
+    recorded = go_on(desk, desk.claim(run_id), 7)
+
+    assert recorded.next is not None
+    assert recorded.next.args == (7,)
+    assert desk.node(run_id, "0:2").owner == desk.engine.owner
+    assert (recorded.pieces, desk.published) == ([], [])
+    assert desk.claim(run_id, "0:2") == Dropped("the node is running")
+
+
+def test_the_last_record_of_a_chain_ends_the_run(desk: Desk) -> None:
+    run_id = desk.start(chain)
+    following = go_on(desk, desk.claim(run_id), 7).next
+    assert following is not None
+
+    assert go_on(desk, following, 8).has_ended
+    assert desk.run(run_id).output == "8"
+
+
+def test_a_body_that_looks_at_each_result_goes_on_with_the_record(desk: Desk) -> None:
+    run_id = desk.start(looks)
+    commits = count_commits(desk)
+
+    claimed: Claimed | None = desk.claim(run_id)
+    while claimed is not None:
+        claimed = go_on(desk, claimed).next
+
+    assert desk.run(run_id).status is RunStatus.COMPLETED
+    assert desk.run(run_id).output == "3"
+    assert len(commits) == 1 + 3  # the claim, and one for each step
+
+
+def test_without_the_body_the_run_goes_the_usual_way(desk: Desk) -> None:
+    run_id = desk.start(looks)
+    desk.engine.bodies.clear()
+
+    recorded = go_on(desk, desk.claim(run_id))
+
+    assert recorded.wakes_body
+    assert recorded.next is None
+
+
+def test_what_was_foreseen_is_thrown_away_when_the_run_has_moved_on(desk: Desk) -> None:
+    """Another process has taken the run over: what this one would have written with its record is stale."""
+    run_id = desk.start(looks)
+    claimed = desk.claim(run_id)
+    other = desk.another("other")
+    other.take_lease(run_id)
+
+    recorded = go_on(desk, claimed)
+
+    assert recorded.wakes_body
+    assert recorded.next is None
+    assert desk.node(run_id).status is NodeStatus.COMPLETED
+    assert desk.node(run_id).delivered is None
+    other.close()
+
+
+def test_a_worker_that_lost_its_step_claims_nothing_with_its_late_record(desk: Desk) -> None:
+    run_id = desk.start(chain)
+    other = desk.another("other")
+    late = other.claim(run_id)
+    desk.lose(other)
+    mine = desk.claim(run_id)
+
+    assert go_on(other, late) == Recorded()
+    assert desk.node(run_id, "0:2").status is NodeStatus.PLANNED
+    assert go_on(desk, mine).next is not None
+    other.close()
+
+
+def test_a_step_that_may_not_run_here_is_published(desk: Desk) -> None:
+    run_id = desk.start(chain)
+
+    recorded = attempts.record_success(
+        desk.engine, desk.claim(run_id), 7, carries=frozenset(), may_run=lambda _: False
+    )
+
+    assert recorded.next is None
+    assert len(recorded.pieces) == 1
+
+
+def test_a_wide_group_is_published_in_windows_and_each_claim_makes_room(desk: Desk) -> None:
+    run_id = desk.start(wide, WINDOW + 3)
+    [group] = desk.published
+    assert len(group.members) == WINDOW
+
+    opened = []
+    for member in group.members[:5]:
+        [task] = member.items
+        assert task.opens
+        claimed = attempts.claim(
+            desk.engine, run_id, task.node_id, task.generation, step=task.name, opens=True
+        )
+        opened += [piece.items[0].node_id for piece in claimed.pieces]
+
+    assert opened == [f"0.{number}:1" for number in range(WINDOW + 1, WINDOW + 4)]
+
+
+def test_who_has_finished_one_of_a_wide_group_claims_one_of_those_held_back(desk: Desk) -> None:
+    run_id = desk.start(wide, WINDOW + 1)
+    task = desk.published[0].members[0].items[0]
+    claimed = attempts.claim(desk.engine, run_id, task.node_id, task.generation, step=task.name)
+    held = f"0.{WINDOW + 1}:1"
+
+    assert go_on(desk, claimed).next is None  # not told that any are held back
+    second = desk.published[0].members[1].items[0]
+    opener = attempts.claim(
+        desk.engine, run_id, second.node_id, second.generation, step=second.name, opens=True
+    )
+    assert [piece.items[0].node_id for piece in opener.pieces] == [held]
+
+
+def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:
+    run_id = desk.start(wide, 2 * WINDOW + 7)
+    queue = [member.items[0] for member in desk.published[0].members]
+    ran: list[str] = []
+    while queue:
+        task = queue.pop(0)
+        found = attempts.claim(
+            desk.engine, run_id, task.node_id, task.generation, step=task.name, opens=task.opens
+        )
+        claimed = found if isinstance(found, Claimed) else None
+        while claimed is not None:
+            queue += [piece.items[0] for piece in claimed.pieces]
+            ran.append(claimed.row.node_id)
+            claimed = go_on(desk, claimed).next
+
+    assert len(ran) == len(set(ran)) == 2 * WINDOW + 8
+    assert desk.run(run_id).status is RunStatus.COMPLETED
+
+
+def count_commits(desk: Desk) -> list[object]:
+    import sqlalchemy as sa
+
+    commits: list[object] = []
+    # Reads commit too: only what began to write counts.
+    sa.event.listen(
+        desk.engine.database.engine,
+        "commit",
+        lambda tx: tx.get_execution_options().get("ckworkflow_write", True) and commits.append(tx),
+    )
+    return commits

@@ -1,0 +1,105 @@
+"""The shared writer: threads share commits, and one that fails undoes nobody else's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from ckworkflow.store.database import Database, Transaction
+
+TABLE = sa.Table("counts", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'counts.sqlite3'}")
+    database.transact(TABLE.metadata.create_all)
+    yield database
+    database.dispose()
+
+
+def numbers(database: Database) -> list[int]:
+    return list(database.read(lambda tx: tx.execute(sa.select(TABLE)).scalars().all()))
+
+
+class Gate:
+    """Holds the writer until others have queued behind it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database, self._is_inside, self._may_go = database, threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=database.transact, args=(self._wait,))
+
+    def _wait(self, _: Transaction) -> None:
+        self._is_inside.set()
+        assert self._may_go.wait(30)
+
+    def close(self) -> None:
+        self._thread.start()
+        assert self._is_inside.wait(30)
+
+    def open_when_queued(self, count: int) -> None:
+        writer = self._database._writer
+        assert writer is not None
+        while len(writer._queue) < count:
+            assert self._thread.is_alive()
+        self._may_go.set()
+        self._thread.join()
+
+
+def test_threads_that_queue_behind_one_another_share_a_commit(database: Database) -> None:
+    commits: list[object] = []
+    sa.event.listen(database.engine, "commit", commits.append)
+    gate = Gate(database)
+    gate.close()
+
+    with ThreadPoolExecutor(20) as pool:
+        written = [
+            pool.submit(
+                database.transact, lambda tx, n=n: tx.execute(sa.insert(TABLE), {"number": n}) and n
+            )
+            for n in range(20)
+        ]
+        gate.open_when_queued(20)
+
+    assert len(commits) == 2  # the one that held the gate, and one for all
+    assert sorted(each.result() for each in written) == numbers(database) == list(range(20))
+
+
+def test_one_that_raises_undoes_only_its_own(database: Database) -> None:
+    def write(tx: Transaction, number: int) -> int:
+        tx.execute(sa.insert(TABLE), {"number": number})
+        if number == 3:
+            raise ValueError(number)
+        return number
+
+    gate = Gate(database)
+    gate.close()
+    with ThreadPoolExecutor(6) as pool:
+        written = [pool.submit(database.transact, lambda tx, n=n: write(tx, n)) for n in range(6)]
+        gate.open_when_queued(6)
+
+    errors = [each.exception() for each in written]
+    assert [error for error in errors if error is not None] == [errors[3]]
+    assert isinstance(errors[3], ValueError)
+    assert numbers(database) == [0, 1, 2, 4, 5]
+
+
+def test_a_transaction_sees_what_those_before_it_in_the_group_wrote(database: Database) -> None:
+    gate = Gate(database)
+    gate.close()
+
+    def add_next(tx: Transaction) -> int:
+        found: int = tx.execute(sa.select(sa.func.count()).select_from(TABLE)).scalar_one()
+        tx.execute(sa.insert(TABLE), {"number": found})
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        written = [pool.submit(database.transact, add_next) for _ in range(8)]
+        gate.open_when_queued(8)
+
+    assert sorted(each.result() for each in written) == list(range(8))
