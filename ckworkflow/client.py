@@ -34,8 +34,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-POLL_SECONDS = (0.001, 0.1)
-"""The first and the longest pause between two looks at a run that another process ends."""
+LOOK_SECONDS = 1.0
+"""How often who waits looks itself: whether its caller has gone, and whether a worker is alive."""
 NO_WORKER_SECONDS = 5.0
 
 _executor = ThreadPoolExecutor(8, thread_name_prefix="ckworkflow-client")
@@ -214,28 +214,26 @@ def _steps(run_id: RunId) -> list[StepInfo]:
 def _return_value(run_id: RunId, timeout: float | None, stop: _Stop) -> Any:
     engine = _engine()
     began = time.monotonic()
-    pause, longest = POLL_SECONDS
     is_warned = False
-    while not stop.is_set:
-        status = engine.database.read(lambda tx: runs.read_status(tx, run_id))
-        if status is None or status.is_final:
-            return _outcome(_record(run_id))
-        waited = time.monotonic() - began
-        if timeout is not None and waited >= timeout:
-            raise ReturnValueTimeoutError(run_id, timeout, is_worker_alive=_is_worker_alive(engine))
-        if waited >= NO_WORKER_SECONDS and not is_warned:
-            is_warned = True
-            if not _is_worker_alive(engine):
-                logger.warning(
-                    "run %s waits: no worker is alive. Run `celery -A ckworkflow worker`, or load the bot "
-                    "extension.",
-                    run_id,
-                )
-        left = longest if timeout is None else max(timeout - waited, 0)
-        with engine.changed:
-            # Woken by a record of this process; what another process records is found by looking.
-            engine.changed.wait(min(pause, left))
-        pause = min(pause * 1.2, longest)
+    with engine.watch.waiting(run_id) as ended:
+        while not stop.is_set:
+            status = engine.database.read(lambda tx: runs.read_status(tx, run_id))
+            if status is None or status.is_final:
+                return _outcome(_record(run_id))
+            waited = time.monotonic() - began
+            if timeout is not None and waited >= timeout:
+                raise ReturnValueTimeoutError(run_id, timeout, is_worker_alive=_is_worker_alive(engine))
+            if waited >= NO_WORKER_SECONDS and not is_warned:
+                is_warned = True
+                if not _is_worker_alive(engine):
+                    logger.warning(
+                        "run %s waits: no worker is alive. Run `celery -A ckworkflow worker`, or load the bot "
+                        "extension.",
+                        run_id,
+                    )
+            left = LOOK_SECONDS if timeout is None else min(timeout - waited, LOOK_SECONDS)
+            if ended.wait(max(left, 0)):
+                ended.clear()
     return None
 
 

@@ -19,6 +19,7 @@ from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import BodyCache
 from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.resolve import resolve_tree
+from ckworkflow.engine.watch import RunWatch
 from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Piece, Plan, PlanNode, cut_pieces
 from ckworkflow.store import nodes, plans, records, runs, schema
@@ -76,7 +77,7 @@ class Engine:
         self.settings = settings
         self.database = Database(settings.database_url, clock=clock)
         self.bodies = BodyCache(settings.bodies_kept)
-        self.changed = threading.Condition()
+        self.watch = RunWatch(self.database)
         self.active: set[tuple[RunId, NodeId]] = set()
         """The steps that this process runs now."""
         self.pulse = Pulse()
@@ -111,8 +112,7 @@ class Engine:
 
     def notify(self) -> None:
         """Tell waiting callers of this process that some run has ended."""
-        with self.changed:
-            self.changed.notify_all()
+        self.watch.notify()
 
     def on_wake(self, waker: Callable[[datetime], None]) -> Callable[[], None]:
         """Call back when a run must be looked at at a given time; return what ends this."""

@@ -143,6 +143,17 @@ def read_status(tx: Transaction, run_id: RunId) -> RunStatus | None:
     return None if value is None else RunStatus(value)
 
 
+def live_of(tx: Transaction, run_ids: Sequence[RunId]) -> list[RunId]:
+    """Which of these runs have not ended."""
+    rows = tx.execute(_LIVE_OF, {"b_runs": list(run_ids)})
+    return [RunId(row[0]) for row in rows]
+
+
+_LIVE_OF = sa.select(runs.c.id).where(
+    runs.c.id.in_(sa.bindparam("b_runs", expanding=True)), runs.c.status.in_(LIVE)
+)
+
+
 def read_input(tx: Transaction, run_id: RunId) -> str:
     """Read the encoded arguments of a run."""
     text: str = tx.execute(sa.select(runs.c.input).where(runs.c.id == run_id)).scalar_one()
