@@ -231,8 +231,12 @@ def _return_value(run_id: RunId, timeout: float | None, stop: _Stop) -> Any:
                         "extension.",
                         run_id,
                     )
-            left = LOOK_SECONDS if timeout is None else min(timeout - waited, LOOK_SECONDS)
-            if ended.wait(max(left, 0)):
+            looks_in = [LOOK_SECONDS]
+            if timeout is not None:
+                looks_in.append(timeout - waited)
+            if not is_warned:
+                looks_in.append(NO_WORKER_SECONDS - waited)
+            if ended.wait(max(min(looks_in), 0)):
                 ended.clear()
     return None
 
