@@ -4,18 +4,24 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Tests mostly wait for processes. Each of these has servers of its own.
 SIDE_BY_SIDE ?= --numprocesses 3 --dist worksteal
+SOAK_SECONDS ?= 1800
 # Activated, so that `celery` and `ckworkflow` started by a test are those of the environment.
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 BOT_READY = $(VENV)/.ckworkflow-bot
 DEV_READY = $(VENV)/.ckworkflow-dev
+# Apart from the other one: what the peers bring along must not be there when the tests run.
+BENCH_VENV = $(VENV)/bench
+BENCH_READY = $(BENCH_VENV)/.ckworkflow-bench
 
-.PHONY: help demo bot test fast check dev format clean
+.PHONY: help demo bot test fast soak check bench dev format clean
 
 help:
 	@echo "make demo    the example bot against a fake Discord: greet, kill -9 in the middle, go on"
 	@echo "make bot     the same bot on the real Discord (needs DISCORD_TOKEN)"
 	@echo "make test    every test; make fast: those that need no server and no other process"
+	@echo "make soak    kill -9 at every write on every combination, then the nemesis for SOAK_SECONDS (1800)"
 	@echo "make check   ruff, mypy, import-linter, public names: what CI checks before the tests"
+	@echo "make bench   ours beside raw Celery and DBOS, a few minutes; make bench FULL=1: all of it"
 	@echo "make dev     the development environment, in $(VENV)"
 	@echo "make format  let ruff rewrite;   make clean: remove what was made"
 
@@ -31,6 +37,14 @@ $(DEV_READY): pyproject.toml tools/venv.sh
 	@tools/venv.sh $(VENV)
 	@$(PIP) --editable ".[dev]"
 	@touch $@ $(BOT_READY)
+
+$(BENCH_READY): pyproject.toml tools/venv.sh benchmarks/requirements.txt
+	@echo "Setting up $(BENCH_VENV) (once) ..."
+	@mkdir -p $(VENV)
+	@tools/venv.sh $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable ".[redis,postgres]" --requirement benchmarks/requirements.txt
+	@touch $@
 
 demo: $(BOT_READY)
 	@cd examples/seed_bot && $(RUN) python demo.py
@@ -49,6 +63,11 @@ dev: $(DEV_READY)
 test: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE)
 
+# One and then the other: the nemesis measures what a lease is worth, so it has the machine to itself.
+soak: $(DEV_READY)
+	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
+	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest tests/nemesis
+
 fast: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m fast
 
@@ -59,6 +78,10 @@ check: $(DEV_READY)
 	cd examples/seed_bot && $(RUN) mypy --config-file ../../pyproject.toml .
 	$(RUN) lint-imports
 	$(RUN) python -m pytest -q tests/test_public_names.py
+
+bench: $(BENCH_READY)
+	$(BENCH_VENV)/bin/python benchmarks/run.py --json $(VENV)/bench-results.json \
+		$(if $(FULL),--curves,--quick) $(ARGS)
 
 format: $(DEV_READY)
 	$(RUN) ruff check --fix-only .

@@ -16,16 +16,31 @@ from typing import TYPE_CHECKING
 import pytest
 
 import services
-from services import postgres_server, postgres_url, redis_server, redis_url
+import totals
+from services import (
+    postgres_server,
+    postgres_url,
+    rabbitmq_server,
+    rabbitmq_url,
+    redis_server,
+    redis_url,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["postgres_server", "postgres_url", "redis_server", "redis_url"]
+__all__ = [
+    "postgres_server",
+    "postgres_url",
+    "rabbitmq_server",
+    "rabbitmq_url",
+    "redis_server",
+    "redis_url",
+]
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1_000_000_000
-SERVICES = {"redis_url": "redis", "postgres_url": "postgres"}
+SERVICES = {"redis_url": "redis", "rabbitmq_url": "rabbitmq", "postgres_url": "postgres"}
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -38,7 +53,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 def _has_tier(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(tier) for tier in ("slow", "redis", "postgres"))
+    return any(item.get_closest_marker(tier) for tier in ("slow", *SERVICES.values()))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
     with contextlib.suppress(OSError):
         if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the long tests have counted."""
+    totals.report(terminalreporter)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-def let_time_pass(desk: Desk, other: Desk, *, is_alive: bool = True) -> None:
+def let_time_pass(desk: Desk) -> None:
     """Let as much time pass as it takes to take anybody for dead, and for any run to be looked at."""
     settings = desk.engine.settings
     for _ in range(10):
@@ -41,7 +41,26 @@ def test_a_step_claimed_by_a_process_that_was_buried_comes_back_when_it_dies(des
     recovery.bury_dead(desk.engine)
     other.claim(run_id)
 
-    let_time_pass(desk, other)
+    let_time_pass(desk)
 
     assert desk.node(run_id).status is NodeStatus.PLANNED
+    other.close()
+
+
+def test_after_an_outage_of_the_database_nobody_is_taken_for_dead_who_could_not_speak(
+    desk: Desk,
+) -> None:
+    other = desk.another("other")
+    run_id = desk.start(engine_flows.doubling, 3)
+    desk.register(other)
+    other.claim(run_id)
+    # Both have beaten until the database went away, and the clock is the first to find that it is back.
+    pulse = desk.engine.pulse
+    pulse.beat(longest_gap=desk.engine.settings.silence)
+    pulse.since = pulse.beaten_at = time.monotonic() - 600
+    desk.clock.advance(2 * desk.engine.settings.silence)
+
+    recovery.bury_dead(desk.engine)
+
+    assert desk.node(run_id).status is NodeStatus.RUNNING
     other.close()

@@ -15,6 +15,7 @@ TOKEN = "A" * 24 + ".abcdef." + "x" * 38
         (f"Bot {TOKEN}", "Bot [token]"),
         (f"token={TOKEN}, more", "token=[token], more"),
         ("POST https://discord.com/api/v10/webhooks/12345/aW50ZXI6/messages/@original", None),
+        (f"answer with aW50ZXJhY3Rpb246{'MTIz' * 40}, soon", "answer with [token], soon"),
         ("/interactions/987/aW50ZXJhY3Rpb24/callback", "/interactions/987/[token]/callback"),
         ("""{'id': '1', 'token': 'aW50ZXJhY3Rpb246MTIzNDU2Nzg5'}""", "{'id': '1', 'token': '[token]'}"),
         ("postgresql+psycopg://bot:pa55@db/ck", "postgresql+psycopg://bot:[password]@db/ck"),

@@ -1,0 +1,121 @@
+"""The client of our side: what a bot does, `await start(...)` and `await run.return_value()` on one loop.
+
+With `--embedded` the worker runs in this process, as in a bot without a broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from typing import Any
+
+import bench_flows as flows
+from protocol import serve
+
+from ckworkflow import Run, start
+from ckworkflow.testing import worker
+
+TIMEOUT_SECONDS = 600.0
+STARTS_AT_ONCE = 64  # so many commands of a busy bot are under way at the same time
+
+
+async def start_many(workflow: Any, count: int, *args: Any, pace: float = 0.0) -> list[Run[Any]]:
+    """Start runs as concurrent commands would, one every `pace` seconds or as fast as it goes."""
+    gate = asyncio.Semaphore(STARTS_AT_ONCE)
+
+    async def one(number: int) -> Run[Any]:
+        await asyncio.sleep(number * pace)
+        async with gate:
+            return await start(workflow, *args)
+
+    return list(await asyncio.gather(*[one(number) for number in range(count)]))
+
+
+async def finish(runs: list[Run[Any]]) -> list[Any]:
+    """Wait for runs, one after the other: the time of the last is what counts."""
+    return [await run.return_value(TIMEOUT_SECONDS) for run in runs]
+
+
+async def chains(runs: int) -> dict[str, float]:
+    """Many runs of five steps: seconds from the first start to the last result."""
+    began = time.perf_counter()
+    await finish(await start_many(flows.five, runs))
+    return {"seconds": time.perf_counter() - began}
+
+
+async def lone(times: int, pause: float) -> dict[str, list[float]]:
+    """One run of five steps at a time, on a system that was idle for `pause` seconds."""
+    taken = []
+    for _ in range(times):
+        await asyncio.sleep(pause)
+        began = time.perf_counter()
+        await (await start(flows.five)).return_value(TIMEOUT_SECONDS)
+        taken.append(time.perf_counter() - began)
+    return {"seconds": taken}
+
+
+async def long(kind: str, length: int) -> dict[str, float]:
+    """One run of many steps."""
+    workflow = {"chain": flows.chain, "loop": flows.loop}[kind]
+    began = time.perf_counter()
+    answer = await (await start(workflow, length)).return_value(TIMEOUT_SECONDS)
+    assert answer == length, answer
+    return {"seconds": time.perf_counter() - began}
+
+
+async def wide(width: int) -> dict[str, float]:
+    """One fan-out and its join."""
+    began = time.perf_counter()
+    answer = await (await start(flows.wide, width)).return_value(TIMEOUT_SECONDS)
+    assert answer == width, answer
+    return {"seconds": time.perf_counter() - began}
+
+
+async def timers(count: int, seconds: float, pace: float) -> dict[str, list[float]]:
+    """Lateness of sleeps: from the due time on record to the clock of the step that follows."""
+    runs = await start_many(flows.timer, count, seconds, pace=pace)
+    read = await finish(runs)
+    late = []
+    for run, at in zip(runs, read, strict=True):
+        due = next(step.due_at for step in await run.steps() if step.kind == "sleep")
+        assert due is not None
+        late.append(at - due.timestamp())
+    return {"late": late}
+
+
+async def awaits(count: int, seconds: float) -> dict[str, float]:
+    """Many runs of one step that waits."""
+    began = time.perf_counter()
+    await finish(await start_many(flows.resting, count, seconds))
+    return {"seconds": time.perf_counter() - began}
+
+
+async def sleepers(count: int, seconds: float) -> dict[str, float]:
+    """Start runs that sleep for long; keeps nothing of them, as in a bot its commands would not."""
+    left = iter(range(count))
+
+    async def command() -> None:
+        for _ in left:
+            await start(flows.sleeper, seconds)
+
+    began = time.perf_counter()
+    await asyncio.gather(*[command() for _ in range(STARTS_AT_ONCE)])
+    return {"seconds": time.perf_counter() - began}
+
+
+def main() -> None:
+    """Serve the workloads."""
+    logging.basicConfig(level=logging.WARNING)
+    with contextlib.ExitStack() as stack:
+        if "--embedded" in sys.argv:
+            stack.enter_context(worker())
+        runner = stack.enter_context(asyncio.Runner())
+        bodies = {f.__name__: f for f in (chains, lone, long, wide, timers, awaits, sleepers)}
+        serve({name: lambda f=f, **k: runner.run(f(**k)) for name, f in bodies.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Representative workflows whose every step has a side effect, and what each must come to.
+
+`FLOWS` says for each what it returns (or that it fails), and which effects it has; `optional` ones may be
+missing, because a sibling that failed may end the body first. They are meant for a `workflow_horizon` of
+0.3 s: `SHORT` is a sleep within it, which travels as a countdown, `LONG` one beyond it, which only SQL carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckworkflow import FatalError, sleep, step, workflow
+from effects import effect, linger
+
+HORIZON_SECONDS = 0.3
+SHORT = 0.1
+LONG = 0.5
+
+
+# No retries where none are wanted: an attempt that was lost with its process must not count as one.
+@step(max_retries=0)
+def give(label: str, value: int) -> int:
+    effect(label)
+    linger()
+    return value
+
+
+@step(max_retries=0)
+async def add(label: str, *values: int) -> int:
+    effect(label)
+    return sum(values)
+
+
+@step(max_retries=0)
+async def refuse(label: str) -> int:
+    effect(label)
+    raise FatalError("the step refuses", code=50007)
+
+
+@step(max_retries=2, retry_delay=SHORT)
+async def fail_twice(label: str) -> int:
+    if effect(label) < 2:
+        raise ValueError("not yet")
+    return 7
+
+
+@step(max_retries=1, retry_delay=LONG)
+def fail_once(label: str) -> int:
+    if effect(label) < 1:
+        raise ValueError("not yet")
+    return 8
+
+
+@workflow
+async def chain():
+    first = await give("first", 1)
+    second = await add("second", first, 10)
+    return await add("third", second, 100)
+
+
+@workflow
+async def chord():
+    one, two, three = await asyncio.gather(give("one", 1), add("two", 2), give("three", 3))
+    return await add("total", one, two, three)
+
+
+@workflow
+async def two_in_a_row(label: str, value: int):
+    first = await give(f"{label}, first", value)
+    return await add(f"{label}, second", first, 1)
+
+
+@workflow
+async def chord_of_chains():
+    left, right = await asyncio.gather(two_in_a_row("left", 10), two_in_a_row("right", 20))
+    total = await add("total", left, right)
+    return await add("last", total, 1)
+
+
+@workflow
+async def pair(label: str):
+    return await asyncio.gather(give(f"{label}, one", 1), add(f"{label}, two", 2))
+
+
+@workflow
+async def nested_gather():
+    alone, ones, twos = await asyncio.gather(add("alone", 5), pair("left"), pair("right"))
+    return await add("total", alone, ones[0], ones[1], twos[0], twos[1])
+
+
+@workflow
+async def short_sleep():
+    first = await give("before", 1)
+    await sleep(SHORT)
+    return await add("after", first, 1)
+
+
+@workflow
+async def long_sleep():
+    first = await give("before", 1)
+    await sleep(LONG)
+    return await add("after", first, 1)
+
+
+@workflow
+async def retry():
+    value = await fail_twice("fails twice")
+    return await add("after", value, 1)
+
+
+@workflow
+async def late_retry():
+    value = await fail_once("fails once")
+    return await add("after", value, 1)
+
+
+@workflow
+async def continuation():
+    found = await give("looked at", 4)
+    if found > 3:
+        more = await add("taken", found, 1)
+    else:
+        more = await add("never", found)
+    return await add("last", more, 1)
+
+
+@workflow
+async def handled_failure():
+    first = await give("first", 1)
+    try:
+        await refuse("refused")
+    except FatalError as error:
+        first = await add("handler", first, error.code)
+    finally:
+        await give("always", 0)
+    return first
+
+
+@workflow
+async def inlined():
+    inner = await two_in_a_row("inner", 3)
+    return await add("outer", inner, 10)
+
+
+@workflow
+async def failing_member():
+    try:
+        await asyncio.gather(give("sibling", 1), refuse("refused"), two_in_a_row("other", 1))
+    except FatalError as error:
+        return await add("handler", error.code)
+    return None
+
+
+@workflow
+async def failed_run():
+    await asyncio.gather(give("sibling", 1), refuse("refused"))
+    return await give("never", 1)
+
+
+@workflow
+async def loop():
+    total = 0
+    for number in range(4):
+        value = await give(f"turn {number}", number)
+        if value % 2:
+            total += value
+    return await add("total", total)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A workflow and what it must come to.
+
+    Attributes:
+        result: What it returns; with `error`, nothing.
+        error: What the text of its error contains.
+        effects: How often each step has its effect where no worker dies.
+        optional: Those that may also be missing.
+    """
+
+    workflow: Any
+    result: Any
+    effects: Mapping[str, int]
+    error: str | None = None
+    optional: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def name(self) -> str:
+        return str(self.workflow.name).rpartition(".")[2]
+
+
+def _once(*labels: str) -> dict[str, int]:
+    return dict.fromkeys(labels, 1)
+
+
+FLOWS = {
+    flow.name: flow
+    for flow in (
+        Flow(chain, 111, _once("first", "second", "third")),
+        Flow(chord, 6, _once("one", "two", "three", "total")),
+        Flow(
+            chord_of_chains, 33,
+            _once("left, first", "left, second", "right, first", "right, second", "total", "last"),
+        ),
+        Flow(
+            nested_gather, 11,
+            _once("alone", "left, one", "left, two", "right, one", "right, two", "total"),
+        ),
+        Flow(short_sleep, 2, _once("before", "after")),
+        Flow(long_sleep, 2, _once("before", "after")),
+        Flow(retry, 8, {"fails twice": 3, "after": 1}),
+        Flow(late_retry, 9, {"fails once": 2, "after": 1}),
+        Flow(continuation, 6, _once("looked at", "taken", "last")),
+        Flow(handled_failure, 50008, _once("first", "refused", "handler", "always")),
+        Flow(inlined, 14, _once("inner, first", "inner, second", "outer")),
+        Flow(
+            failing_member, 50007, _once("sibling", "refused", "other, first", "other, second", "handler"),
+            optional=frozenset({"sibling", "other, first", "other, second"}),
+        ),
+        Flow(
+            failed_run, None, _once("sibling", "refused"), error="the step refuses",
+            optional=frozenset({"sibling"}),
+        ),
+        Flow(loop, 4, _once("turn 0", "turn 1", "turn 2", "turn 3", "total")),
+    )
+}  # fmt: skip

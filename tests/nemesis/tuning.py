@@ -1,0 +1,49 @@
+"""Short leases and short patience: called in each process of a cluster before its app is made.
+
+With the defaults every stop beyond a lease would take half a minute, and the nemesis has two in all. It also has
+the processes of a pool say to which worker they belong, since that cannot be asked of one that is dead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+HEARTBEAT_SECONDS = 0.6
+LEASE_SECONDS = 6 * HEARTBEAT_SECONDS
+"""How long a process may be silent before it is taken for dead."""
+CHILDREN = "children.txt"
+
+
+def install() -> None:
+    from celery.signals import worker_process_init
+
+    from ckworkflow.worker import settings
+
+    read = settings.read
+
+    def tuned(app: Any) -> Any:
+        return dataclasses.replace(
+            read(app), heartbeat=timedelta(seconds=HEARTBEAT_SECONDS), lease=timedelta(seconds=LEASE_SECONDS),
+            redispatch_after=timedelta(seconds=1), look_again_after=timedelta(seconds=10),
+        )  # fmt: skip
+
+    settings.read = tuned
+    worker_process_init.connect(_note_child, weak=False)
+
+
+def _note_child(**_: Any) -> None:
+    with Path(CHILDREN).open("a") as file:
+        file.write(f"{os.getpid()} {os.getpgrp()}\n")
+
+
+def children(folder: Path) -> Iterator[tuple[int, int]]:
+    """The processes of pools in this folder, each with its group."""
+    path = folder / CHILDREN
+    for line in path.read_text().splitlines() if path.exists() else ():
+        pid, group = line.split()
+        yield int(pid), int(group)
