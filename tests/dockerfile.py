@@ -197,6 +197,8 @@ class Builder:
         (self.base / "etc/hosts").write_text("127.0.0.1 localhost redis postgres\n")
         # Nothing may come from the project's folder or from the environment of the tests.
         for hidden in {ROOT, Path(sys.prefix)}:
+            if hidden != ROOT and hidden.is_relative_to(ROOT):
+                continue  # hidden with it
             run("mount", "-t", "tmpfs", "tmpfs", self.base / str(hidden).lstrip("/"))
 
     def _copy(self, root: Path, now: Image, words: list[str]) -> None:

@@ -5,6 +5,9 @@ that could not be closed is closed a second time, when its connection is gone; a
 acknowledges on that channel. What both raise is nothing that Celery expects there. Passing over it loses
 nothing: an unacknowledged message is delivered again, and dropped, since its node is owned or done.
 
+And with kombu 5.7 the solo pool's acknowledgements wait for the event loop's next timer, up to two seconds, and
+with them the next message: the loop does not look for them before it sleeps. They are sent at once here.
+
 Not here: how a connection is made again, which is Celery's; what is in flight, which is the database's.
 """
 
@@ -15,6 +18,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 __all__ = ["Consumer"]
@@ -33,7 +37,7 @@ class Consumer(CeleryConsumer):
             logger.debug("lost connection not closed in order: %r", error)
 
     def call_soon_ack(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Acknowledge or reject a message on the thread that owns its channel, if that still is there.
+        """Acknowledge or reject a message on the thread that owns its channel, if the channel still is there.
 
         Args:
             p: `ack_log_error` or `reject_log_error` of the message.
@@ -45,6 +49,9 @@ class Consumer(CeleryConsumer):
         if quiet is not None and message is not None:
             # A method still, and by the same name: the prefork pool tells by both what it must run at its end.
             p = MethodType(quiet, message)
+            if isinstance(self.pool, SoloPool):
+                p(*args, **kwargs)  # steps run on that very thread
+                return p
         return super().call_soon_ack(p, *args, **kwargs)
 
 
@@ -52,16 +59,16 @@ class Consumer(CeleryConsumer):
 # told of the loss.
 
 
-def ack_log_error(message: Any, _logger: Any, _errors: Any, **options: Any) -> None:
+def ack_log_error(message: Any, _logger: Any, _errors: Any, *args: Any, **options: Any) -> None:
     try:
-        message.ack(**options)
+        message.ack(*args, **options)
     except Exception as error:  # noqa: BLE001  # see above
         logger.debug("message not acknowledged: %r", error)
 
 
-def reject_log_error(message: Any, _logger: Any, _errors: Any, **options: Any) -> None:
+def reject_log_error(message: Any, _logger: Any, _errors: Any, *args: Any, **options: Any) -> None:
     try:
-        message.reject(**options)
+        message.reject(*args, **options)
     except Exception as error:  # noqa: BLE001  # see above
         logger.debug("message not rejected: %r", error)
 

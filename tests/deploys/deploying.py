@@ -34,10 +34,10 @@ def total(*numbers: int) -> int:
 
 
 @step
-async def gated(number: int) -> int:
+async def gated(number: int, gate: str) -> int:
     """Wait until the test lets it pass."""
     ran("waiting")
-    while not Path(os.environ["GATE"]).exists():
+    while not Path(os.environ["GATES"], gate).exists():
         await asyncio.sleep(0.02)
     ran("effect")
     return number
@@ -69,17 +69,19 @@ async def asleep(number: int) -> int:
 
 @workflow
 async def in_a_chain(number: int) -> int:
-    return await double(await gated(await double(number)))
+    return await double(await gated(await gated(await double(number), "first"), "second"))
 
 
 @workflow
 async def in_a_gather(number: int) -> int:
-    one, two = await asyncio.gather(double(number), gated(number))
-    return await total(one, two)
+    one, two = await asyncio.gather(double(number), gated(number, "first"))
+    return await total(one, await gated(two, "second"))
 
 
 @workflow
 async def in_a_loop(number: int) -> int:
-    while number < 10:
-        number = await double(await gated(number))
+    for gate in ("first", "second"):
+        passed = await gated(number, gate)
+        if passed == number:
+            number = await double(passed)
     return number

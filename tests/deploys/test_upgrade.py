@@ -44,12 +44,11 @@ class Deploy(WorkerHome):
 
     def __init__(self, folder: Path, settings: dict[str, Any], old_release: Path) -> None:
         self.old_release = old_release
-        self.gate = folder / "gate"
         path = os.pathsep.join([str(folder), str(CODE), str(TESTS)])
         self.new = {"PYTHONPATH": path}
         old = {"PYTHONPATH": os.pathsep.join([str(old_release), path])}
         settings = {"workflow_packages": ["deploying"], "workflow_horizon": 1, **settings}
-        super().__init__(folder, CODE, settings, env={**old, "GATE": str(self.gate)})
+        super().__init__(folder, CODE, settings, env={**old, "GATES": str(folder)})
         url = settings.get("workflow_database_url", f"sqlite:///{folder / 'ckworkflow.sqlite3'}")
         self.database = Database(url)
 
@@ -159,13 +158,16 @@ def test_an_upgrade_under_load_loses_nothing_and_old_runs_go_on_under_the_new_co
     home.assert_releases(OLD_REVISION, OLD_REVISION, schema.CODE_REVISION, schema.CODE_REVISION)
     for program in (old, new):
         load.start(program, 2)
-    wide = new.start("deploying:fan", 120)
+    # Just wider than a window, whose messages tell a new worker more than an old one: that opens no window,
+    # and what was left to it would wait for a clock.
+    wide = new.start("deploying:fan", 102)
     load.check(new)
-    assert new.result(wide) == 120 * 119
+    assert new.result(wide) == 102 * 101
     old_worker.terminate()
     home.wait_for(lambda: "Warm shutdown" in home.logs(), "the old worker to stop")
-    home.gate.touch()
+    (home.folder / "first").touch()
     assert old_worker.wait(TIMEOUT_SECONDS) == 0
+    (home.folder / "second").touch()
     home.let_the_sleepers_wake()
 
     assert {run_id: new.result(run_id) for run_id in standing} == standing

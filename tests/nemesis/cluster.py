@@ -306,13 +306,14 @@ class Cluster:
 
     # --- the database --------------------------------------------------------------------------------
 
-    def restart_database(self, number: signal.Signals) -> None:
+    def restart_database(self, number: signal.Signals, *, away_seconds: float = 0) -> None:
         """Restart the server; `SIGINT` cuts its clients off, `SIGQUIT` ends it where it stands."""
         self.reader.close()
         self.note(f"the database is stopped by {number.name}")
         process = self.postgres._process
         process.send_signal(number)
         process.wait(60)
+        time.sleep(away_seconds)
         self.postgres.start()
         self.note("the database is back")
 

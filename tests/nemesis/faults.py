@@ -41,7 +41,7 @@ class Nemesis:
             self._kill, self._kill, self._kill_child, self._stop_beyond_the_lease, self._stop_beyond_the_lease,
             self._stop_briefly, self._end_in_order, self._flush, self._restart_broker, self._double, self._double,
             self._shuffle, self._drop, self._restart_database_fast, self._restart_database_immediately,
-            self._cut_connections,
+            self._take_the_database_away, self._cut_connections,
         ]  # fmt: skip
 
     def work(self, seconds: float, *, each_moment: Callable[[], None]) -> None:
@@ -153,6 +153,11 @@ class Nemesis:
     def _restart_database_immediately(self) -> str:
         self._cluster.restart_database(signal.SIGQUIT)
         return "database restarts (immediate)"
+
+    def _take_the_database_away(self) -> str:
+        # Nobody can say that he lives, and nobody is dead.
+        self._cluster.restart_database(signal.SIGINT, away_seconds=LEASE_SECONDS + 0.5)
+        return "database outages beyond the lease"
 
     def _cut_connections(self) -> str:
         self._cluster.counts["database connections cut"] += self._cluster.cut_connections()

@@ -39,6 +39,11 @@ def install() -> None:
         recorded = record(engine, claimed, *args, **kwargs)
         if claimed.row.name.endswith(".first") and claimed.args[0] in {"recorded", "boundary"}:
             hold(claimed.args[0])
+        # What comes next was claimed with the record.
+        if recorded.next is not None and recorded.next.args == ("claimed",):
+            hold("claimed")
+        if recorded.next is not None and recorded.next.row.name.endswith(".published"):
+            hold("continued")
         return recorded
 
     def publish_not(engine: Engine, run_id: Any, pieces: Any) -> None:
