@@ -19,7 +19,7 @@ help:
 	@echo "make demo    the example bot against a fake Discord: greet, kill -9 in the middle, go on"
 	@echo "make bot     the same bot on the real Discord (needs DISCORD_TOKEN)"
 	@echo "make test    every test; make fast: those that need no server and no other process"
-	@echo "make soak    kill -9 at every write on every combination, then the nemesis for SOAK_SECONDS (1800)"
+	@echo "make soak    every combination, kill -9 at every write, then the nemesis for SOAK_SECONDS (1800)"
 	@echo "make check   ruff, mypy, import-linter, public names: what CI checks before the tests"
 	@echo "make bench   ours beside raw Celery and DBOS, a few minutes; make bench FULL=1: all of it"
 	@echo "make dev     the development environment, in $(VENV)"
@@ -65,8 +65,9 @@ test: $(DEV_READY)
 
 # One and then the other: the nemesis measures what a lease is worth, so it has the machine to itself.
 soak: $(DEV_READY)
-	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
-	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest tests/nemesis
+	$(RUN) python -m pytest -m soak tests/matrix tests/integration tests/deploys tests/docker
+	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest -m soak $(SIDE_BY_SIDE) tests/crash_everywhere
+	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest -m soak tests/nemesis
 
 fast: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m fast

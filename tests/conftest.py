@@ -11,7 +11,6 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,9 +25,6 @@ from services import (
     redis_url,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 __all__ = [
     "postgres_server",
     "postgres_url",
@@ -40,16 +36,25 @@ __all__ = [
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1_000_000_000
+SOAK_FOLDERS = {"crash_everywhere", "nemesis", "matrix", "integration", "deploys"}
+SOAK_FILES = {"test_docker_commands.py"}
+"""What takes minutes, or must have the machine to itself: `make soak`."""
 SERVICES = {"redis_url": "redis", "rabbitmq_url": "rabbitmq", "postgres_url": "postgres"}
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         wanted = {SERVICES[name] for name in getattr(item, "fixturenames", ()) if name in SERVICES}
         for marker in wanted:
             item.add_marker(marker)
         if not _has_tier(item):
             item.add_marker("fast")
+        elif any(folder in item.path.parts for folder in SOAK_FOLDERS) or item.path.name in SOAK_FILES:
+            item.add_marker("soak")
+    if "soak" not in config.option.markexpr:
+        kept = [item for item in items if not item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
 
 
 def _has_tier(item: pytest.Item) -> bool:

@@ -197,9 +197,10 @@ class Builder:
         (self.base / "etc/hosts").write_text("127.0.0.1 localhost redis postgres\n")
         # Nothing may come from the project's folder or from the environment of the tests.
         for hidden in {ROOT, Path(sys.prefix)}:
-            if hidden != ROOT and hidden.is_relative_to(ROOT):
-                continue  # hidden with it
-            run("mount", "-t", "tmpfs", "tmpfs", self.base / str(hidden).lstrip("/"))
+            target = self.base / str(hidden).lstrip("/")
+            if not target.exists() or (hidden != ROOT and hidden.is_relative_to(ROOT)):
+                continue  # not there at all, or hidden with the other
+            run("mount", "-t", "tmpfs", "tmpfs", target)
 
     def _copy(self, root: Path, now: Image, words: list[str]) -> None:
         source = self._context

@@ -196,14 +196,12 @@ def test_a_process_that_the_database_has_left_behind_says_so_and_stops(
     assert "the worker stops: The schema of sqlite:///" in home.logs()
     assert sentence.format(schema.CODE_REVISION) in home.logs()
     late = {
-        "old": home.spawn("old", "celery", "-A", "ckworkflow", "worker"),
-        "new": home.spawn("new", "celery", "-A", "ckworkflow", "worker", **home.new),
-        "start": home.spawn("start", "python", "-c", START, **home.new),
+        OLD_REVISION: home.spawn("late-1", "celery", "-A", "ckworkflow", "worker"),
+        schema.CODE_REVISION: home.spawn("late-2", "python", "-c", START, **home.new),
     }
-    for name, process in late.items():
-        assert process.wait(TIMEOUT_SECONDS) == 1, name
-        code = OLD_REVISION if name == "old" else schema.CODE_REVISION
-        assert sentence.format(code) in (home.folder / f"{name}.log").read_text()
+    for code, process in late.items():
+        assert process.wait(TIMEOUT_SECONDS) == 1
+        assert sentence.format(code) in (home.folder / f"late-{code}.log").read_text()
     count = sa.select(sa.func.count()).select_from(tables.runs)
     assert home.database.read(lambda tx: tx.execute(count).scalar_one()) == 0
     home.stop()

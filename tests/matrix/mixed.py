@@ -1,6 +1,7 @@
 """One workflow for each kind of thing that a run can do; every worker of the matrix runs them all at once.
 
-A step notes that it ran, so that a test can count. `BEHAVIOURS` says what each workflow returns.
+A step notes that it ran, so that a test can count. `BEHAVIOURS` says what each workflow returns, `STEPS` of how many
+steps it is; those of `big_fan_out` depend on its width.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from ckworkflow import FatalError, RetryableError, sleep, step, workflow
 from ckworkflow.hooks import use_step
 from journal import note
 
-WIDTH = 200
 SHORT_NAP, LONG_NAP = 0.5, 1.6
 RATE = 5
 LIMITED = 4
@@ -155,8 +155,8 @@ async def inlined() -> int:
 
 
 @workflow
-async def big_fan_out() -> int:
-    numbers = await asyncio.gather(*[double_async(number) for number in range(WIDTH)])
+async def big_fan_out(width: int) -> int:
+    numbers = await asyncio.gather(*[double_async(number) for number in range(width)])
     return await add_all(numbers)
 
 
@@ -207,7 +207,6 @@ BEHAVIOURS: dict[str, Any] = {
     "continuation": [2, 4],
     "failing_member": 405,
     "inlined": 20,
-    "big_fan_out": WIDTH * (WIDTH - 1),
     "own_queue": 6,
     "priority": 6,
     "rate_limit": sum(range(LIMITED)),
@@ -224,7 +223,6 @@ STEPS = {
     "long_sleep": 2,
     "continuation": 5,
     "inlined": 5,
-    "big_fan_out": WIDTH + 1,
     "own_queue": 3,
     "priority": 3,
     "rate_limit": LIMITED + 1,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import services
-from matrix import mixed
 from matrix.mixed import (
     BEHAVIOURS,
     BESIDE_A_FAILURE,
@@ -59,6 +58,8 @@ POOLS = {
     "prefork": ["--pool=prefork", "--concurrency=2"],
     "solo": ["--pool=solo"],
 }
+WIDTH = {"threads": 200, "prefork": 50, "solo": 50}
+"""Of the big fan-out: wide where a message is cheap, and that is on each broker and database."""
 CROSS = [
     (broker, DATABASES[(at + beside) % 2], pool)
     for at, broker in enumerate(BROKERS)
@@ -124,14 +125,16 @@ def test_everything_that_a_run_can_do_ends_right_with_each_step_run_once(
     home.start_worker(*POOLS[combination.pool], "-Q", f"ckworkflow,{OTHER_QUEUE}")
     began_at = time.time()
     runs |= {name: start(program, name) for name in BEHAVIOURS if name not in runs}
+    width = WIDTH[combination.pool]
+    runs["big_fan_out"] = start(program, "big_fan_out", width)
 
     results = {name: program.result(run_id, RESULT_SECONDS) for name, run_id in runs.items()}
 
-    assert results == BEHAVIOURS
+    assert results == {**BEHAVIOURS, "big_fan_out": width * (width - 1)}
     notes = {name: notes_of(home, run_id) for name, run_id in runs.items()}
     steps = {name: len({note["key"] for note in found}) for name, found in notes.items()}
     assert steps["failing_member"] in BESIDE_A_FAILURE
-    assert steps == {**STEPS, "failing_member": steps["failing_member"]}
+    assert steps == {**STEPS, "failing_member": steps["failing_member"], "big_fan_out": width + 1}
     ran = Counter((note["key"], note["attempt"]) for found in notes.values() for note in found)
     assert [what for what, times in ran.items() if times > 1] == []
     assert len(ran) == sum(steps.values()) + RETRIES
@@ -144,8 +147,8 @@ def test_everything_that_a_run_can_do_ends_right_with_each_step_run_once(
         assert combination.queue_kinds() == {combination.kind}
 
 
-def start(program: Program, name: str) -> str:
-    return program.start(f"{mixed.__name__.rpartition('.')[2]}:{name}")
+def start(program: Program, name: str, *args: Any) -> str:
+    return program.start(f"mixed:{name}", *args)
 
 
 def notes_of(home: WorkerHome, run_id: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from celery.signals import worker_shutting_down
 from ckworkflow.engine import attempts, recovery
 from ckworkflow.engine.attempts import Claimed
 from ckworkflow.engine.core import Engine
-from ckworkflow.worker import runtime
+from ckworkflow.worker import runtime, task
 from journal import note
 
 
@@ -27,6 +27,7 @@ def hold(place: str) -> None:
 
 def install() -> None:
     claim, record, publish = attempts.claim, attempts.record_success, Engine.publish
+    advance = task.advance
 
     def claim_and_hold(*args: Any, **kwargs: Any) -> Any:
         claimed = claim(*args, **kwargs)
@@ -51,6 +52,13 @@ def install() -> None:
             hold("continued")
         publish(engine, run_id, pieces)
 
+    def advance_and_hold(*args: Any, **kwargs: Any) -> Any:
+        row = advance(*args, **kwargs)
+        if row is not None and row.name.endswith(".published"):
+            hold("continued")
+        return row
+
+    task.advance = advance_and_hold
     attempts.claim, attempts.record_success = claim_and_hold, record_and_hold
     Engine.publish = publish_not  # type: ignore[method-assign]
 
