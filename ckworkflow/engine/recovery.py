@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 TOGETHER = 25
 """Runs that are recovered in one transaction."""
+LONGEST_GAP = 3
+"""Beats of a process that may fail without its having been away."""
 HOLD = timedelta(seconds=10)
 """For how long a clock keeps a run that it has taken from others; it may die meanwhile."""
 
@@ -166,7 +168,7 @@ def beat(engine: Engine, *, role: str) -> None:
         processes.renew_process(tx, row, now=now)
 
     engine.database.transact(renew)
-    engine.pulse.beat(longest_gap=3 * engine.settings.heartbeat)
+    engine.pulse.beat(longest_gap=LONGEST_GAP * engine.settings.heartbeat)
 
 
 def release_orphans(engine: Engine, suspects: frozenset[tuple[RunId, NodeId]]) -> frozenset[Any]:
@@ -206,7 +208,10 @@ def bury_dead(engine: Engine) -> None:
     )  # fmt: skip
     # Whoever was silent because the database was away must have had the time to speak again: as much as this
     # process has had without a gap.
-    may_go_by_time = not engine.pulse.is_younger_than(engine.settings.silence)
+    may_go_by_time = not (
+        engine.pulse.is_younger_than(engine.settings.silence)
+        or engine.pulse.is_older_than(LONGEST_GAP * engine.settings.heartbeat)
+    )
     for row in [*known, *_lasting(engine, strangers, now)]:
         gone = is_gone(row.host, row.boot_id, row.pid, row.pid_started)
         has_lapsed = may_go_by_time and row.alive_until < now

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from worker_home import WorkerHome
 
-pytestmark = pytest.mark.slow
+# Where an engine answers, the first of them builds an image.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 RESULT_SECONDS = 90.0
 only_redis = pytest.mark.parametrize("celery_broker", ["redis"], indirect=True)

@@ -1,0 +1,93 @@
+"""The consumer's acknowledgements, on messages of a real transport; what a lost broker does is in `tests/matrix`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
+from kombu import Connection
+
+from ckworkflow.worker.consumer import Consumer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kombu import Message
+
+ERRORS = (ConnectionError,)
+logger = logging.getLogger(__name__)
+
+
+@pytest.fixture
+def message() -> Iterator[Message]:
+    """A message that was taken and not acknowledged."""
+    with Connection("memory://") as connection, connection.SimpleQueue("steps") as queue:
+        queue.put("a step")
+        yield queue.get(block=False)
+
+
+class Hub:
+    """An event loop that has not come to what it was given."""
+
+    def __init__(self) -> None:
+        self.ready: list[Any] = []
+
+    def call_soon(self, callback: Any) -> Any:
+        self.ready.append(callback)
+        return callback
+
+
+def consumer(pool: type) -> Consumer:
+    made = Consumer.__new__(Consumer)
+    made.pool, made.hub = pool.__new__(pool), Hub()
+    return made
+
+
+def test_the_solo_pool_acknowledges_before_the_loop_sleeps(message: Message) -> None:
+    consumer(SoloPool).call_soon_ack(message.ack_log_error, logger, ERRORS)
+
+    assert message.acknowledged
+
+
+def test_other_pools_acknowledge_on_the_thread_of_the_loop(message: Message) -> None:
+    threads = consumer(ThreadPool)
+
+    threads.call_soon_ack(message.ack_log_error, logger, ERRORS)
+    assert not message.acknowledged
+    for callback in threads.hub.ready:
+        callback()
+
+    assert message.acknowledged
+
+
+@pytest.mark.parametrize("end", ["ack_log_error", "reject_log_error"])
+def test_a_message_of_a_lost_connection_ends_nothing_and_is_not_made_a_story_of(
+    message: Message, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What a channel of kombu's Redis transport raises once its connection has been given up.
+    def lose(*args: Any, **kwargs: Any) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'hostname'")
+
+    message.channel.basic_ack = message.channel.basic_reject = lose
+    solo = consumer(SoloPool)
+
+    with caplog.at_level(logging.INFO):
+        solo.call_soon_ack(getattr(message, end), logger, ERRORS)
+
+    assert not message.acknowledged
+    assert caplog.records == []
+
+
+def test_the_prefork_pool_finds_the_acknowledgements_that_it_must_send_at_its_end(
+    message: Message,
+) -> None:
+    from celery.concurrency.prefork import _is_ack_callback
+
+    threads = consumer(ThreadPool)
+
+    threads.call_soon_ack(message.reject_log_error, logger, ERRORS)
+
+    assert all(_is_ack_callback(callback) for callback in threads.hub.ready)
