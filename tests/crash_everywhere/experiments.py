@@ -199,9 +199,19 @@ class Benches:
             trace = "\n".join(self.at(combination).site.control.trace())
             self.discard(combination)
             where = f"{flow.name} on {combination}, killed at {list(deadly)}"
-            return Tally(
-                1, len(deadly), ["?"] * len(deadly), wrong=[f"{where}\n- {error}\npoints:\n{trace}"]
-            )
+            wrong = [f"{where}\n- {error}\npoints:\n{trace}"]
+            return Tally(1, len(deadly), ["?"] * len(deadly), wrong=wrong)
+        except BaseException:
+            self.discard(combination)  # or the next test would find it in the middle of this one
+            raise
+
+    def count(self, combination: Combination, flow: Flow) -> int:
+        """As `Bench.count`."""
+        try:
+            return self.at(combination).count(flow)
+        except BaseException:
+            self.discard(combination)
+            raise
 
     def kill_everywhere(
         self,

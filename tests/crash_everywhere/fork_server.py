@@ -17,7 +17,6 @@ import logging
 import os
 import pkgutil
 import random
-import signal
 import socket
 import sys
 import threading
@@ -54,7 +53,6 @@ def import_everything() -> None:
 
 def become(orders: dict[str, Any], line: socket.socket) -> None:
     """Be the process that was ordered, in a child that was just forked."""
-    os.setsid()
     log = os.open(orders["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -107,21 +105,31 @@ def be_program(orders: dict[str, Any], line: socket.socket) -> None:
 
 
 def serve(orders_from: socket.socket) -> None:
-    """Fork until the harness is gone."""
-    signal.signal(signal.SIGCHLD, _reap)
+    """Fork until the harness is gone.
+
+    A child that has ended stays a zombie until the harness has no more use for its number: a signal for it, or for
+    its group, can then never reach a stranger who has been given the same one.
+    """
     while True:
         data, files, _, _ = socket.recv_fds(orders_from, 65536, 1)
         if not data:
             return
+        if "release" in (orders := json.loads(data)):
+            os.waitpid(orders["release"], 0)
+            continue
         assert threading.active_count() == 1, threading.enumerate()
         began = time.perf_counter()
+        born, is_born = os.pipe()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.setsid()
+                os.write(is_born, b"!")
+                for file in (born, is_born):
+                    os.close(file)
                 orders_from.close()
-                become(json.loads(data), socket.socket(fileno=files[0]))
+                become(orders, socket.socket(fileno=files[0]))
                 status = 0
             except SystemExit as error:
                 status = error.code if isinstance(error.code, int) else 1
@@ -131,14 +139,11 @@ def serve(orders_from: socket.socket) -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
-        os.close(files[0])
+        for file in (files[0], is_born):
+            os.close(file)
+        os.read(born, 1)  # from now on it has a group that can be killed
+        os.close(born)
         orders_from.sendall(json.dumps({"pid": pid, "seconds": time.perf_counter() - began}).encode())
-
-
-def _reap(*_: object) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 def main() -> None:

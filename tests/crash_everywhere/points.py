@@ -241,8 +241,13 @@ class _Connection(sqlite3.Connection):
         if "RETURNING" not in sql:
             return _around(what, call)
         reach(f"before {what}")
+        try:
+            answer = call()
+        except BaseException:
+            reach(f"failed {what}")
+            raise
         cursor._is_open = what
-        return call()
+        return answer
 
 
 def _install_sqlite() -> None:
@@ -273,7 +278,8 @@ def _install_psycopg() -> None:
         tables = tables_written(sql)
         written |= tables
         is_single = bool(tables) and self.autocommit and self.pgconn.transaction_status == _IDLE
-        if written and not written <= _SIGNS_OF_LIFE:
+        # In a pipeline the end comes in several pieces, and is still one.
+        if written and not written <= _SIGNS_OF_LIFE and "_ckw_commits" not in self.__dict__:
             if (
                 name in {"_commit_gen", "_sync_gen", "_exit_gen"}
                 or _verb(sql) in {"COMMIT", "END"}
@@ -290,8 +296,8 @@ def _install_psycopg() -> None:
         if self.pgconn.transaction_status == _IDLE:
             committed = self.__dict__.pop("_ckw_commits", None)
             written.clear()
-            if committed is not None and name != "_rollback_gen":
-                reach(f"after {committed}")
+            if committed is not None:
+                reach(f"{'failed' if name == '_rollback_gen' else 'after'} {committed}")
         return answer
 
     psycopg.Connection.wait = waiting  # type: ignore[method-assign]

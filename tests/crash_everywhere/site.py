@@ -91,7 +91,12 @@ class ForkServer:
         theirs.close()
         answer = json.loads(self._socket.recv(1000))
         self.fork_seconds.append(answer["seconds"])
-        return Child(answer["pid"], ours)
+        return Child(answer["pid"], ours, self)
+
+    def release(self, pid: int) -> None:
+        """Let go of the number of a process that has ended."""
+        with contextlib.suppress(OSError):  # it was closed before what it made
+            self._socket.sendall(json.dumps({"release": pid}).encode())
 
     def close(self) -> None:
         self._socket.close()
@@ -99,10 +104,10 @@ class ForkServer:
 
 
 class Child:
-    """A process that the fork server made."""
+    """A process that the fork server made; its number is its own until `close`."""
 
-    def __init__(self, pid: int, line: socket.socket) -> None:
-        self.pid, self._socket = pid, line
+    def __init__(self, pid: int, line: socket.socket, server: ForkServer) -> None:
+        self.pid, self._socket, self._server = pid, line, server
         self._received = b""
         self._has_ended = False
 
@@ -147,16 +152,18 @@ class Child:
         self.close()
 
     def close(self) -> None:
+        """Let go of a process that has ended."""
         self._socket.close()
+        self._server.release(self.pid)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process of this number (the fork server waits for its children, so none is a zombie)."""
+    """Whether there is a process of this number that has not ended."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
         return False
-    return True
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 def wait_for(
@@ -455,7 +462,7 @@ class Site:
 
         wait_for(
             lambda: child.is_dead or (self.is_quiet() and not self.control.is_busy),
-            lambda: f"an empty broker\n{self.logs()}",
+            lambda: f"an empty broker (empty: {self.is_quiet()})\n{self.logs()}",
         )
 
     def logs(self) -> str:

@@ -32,7 +32,7 @@ RECOVERY_POINTS = 12
 """A worker that brings back a run is killed, too, at one of so many points."""
 SOAK_ROUNDS = 3
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_SOAK else 300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_SOAK else 600)]
 
 MAIN = [Combination("embedded", "sqlite"), Combination("redis", "postgres")]
 OTHER = [
@@ -77,7 +77,7 @@ def test_a_worker_killed_while_it_brings_back_a_run_loses_nothing(
             for _ in range(SOAK_ROUNDS):
                 tally.add(benches.kill_everywhere(combination, flow, also=also))
         else:
-            number = chance.randint(1, benches.at(combination).count(flow))
+            number = chance.randint(1, benches.count(combination, flow))
             tally.add(benches.kill_at(combination, flow, [number, also()]))
 
     conclude(record_property, f"{combination}, killed again, seed {SEED}", tally, workflows=len(FLOWS))
@@ -105,7 +105,7 @@ def test_on_every_combination_a_killed_worker_loses_nothing(
         if IS_SOAK:
             tally.add(benches.kill_everywhere(combination, flow))
         else:
-            number = chance.randint(1, benches.at(combination).count(flow))
+            number = chance.randint(1, benches.count(combination, flow))
             tally.add(benches.kill_at(combination, flow, [number]))
 
     conclude(record_property, f"{combination}, sampled, seed {SEED}", tally, workflows=len(flows))
