@@ -65,6 +65,8 @@ def pid_started(pid: int) -> str | None:
     """When a pid started; `None` when there is no such process (a zombie has ended too)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
+        return None  # it ended between the opening of its file and the reading
     except FileNotFoundError:
         return None if Path("/proc/self").exists() or not _answers(pid) else ""
     except OSError:

@@ -162,6 +162,6 @@ def gone_at(pid: int) -> float | None:
     """The time, once a killed process is dead or a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return time.time()
     return time.time() if state in "ZX" else None
