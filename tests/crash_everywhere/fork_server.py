@@ -33,11 +33,13 @@ def import_everything() -> None:
     import ckworkflow
 
     for name in (
-        "alembic.command", "alembic.config", "celery.app.amqp", "celery.app.control", "celery.app.events", "celery.app.log",
-        "celery.app.trace", "celery.apps.worker", "celery.bin.celery", "celery.bin.worker",
-        "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread",
-        "celery.events.state", "celery.fixups.django", "celery.loaders.app", "celery.worker.autoscale", "celery.worker.components",
-        "celery.worker.consumer", "celery.worker.consumer.delayed_delivery", "celery.worker.control", "celery.worker.strategy", "concurrent.futures.thread",
+        "alembic.command", "alembic.config", "celery.app.amqp", "celery.app.control",
+        "celery.app.events", "celery.app.log", "celery.app.trace", "celery.apps.worker",
+        "celery.bin.celery", "celery.bin.worker", "celery.concurrency.prefork",
+        "celery.concurrency.solo", "celery.concurrency.thread", "celery.events.state",
+        "celery.fixups.django", "celery.loaders.app", "celery.worker.autoscale",
+        "celery.worker.components", "celery.worker.consumer", "celery.worker.consumer.delayed_delivery",
+        "celery.worker.control", "celery.worker.strategy", "concurrent.futures.thread",
         "kombu.asynchronous.hub", "kombu.transport.pyamqp", "kombu.transport.redis", "psycopg", "redis",
         "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite",
     ):  # fmt: skip
