@@ -42,6 +42,12 @@ SOAK_FILES = {"test_docker_commands.py"}
 SERVICES = {"redis_url": "redis", "rabbitmq_url": "rabbitmq", "postgres_url": "postgres"}
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # To look into this folder is to import pytest-celery, for which nobody else is to wait.
+    is_integration = collection_path == Path(__file__).parent / "integration"
+    return True if is_integration and "soak" not in config.option.markexpr else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         wanted = {SERVICES[name] for name in getattr(item, "fixturenames", ()) if name in SERVICES}

@@ -95,7 +95,7 @@ def flaky() -> int:
     ran()
     attempt = use_step().attempt
     if attempt == 1:
-        raise ConnectionError("the first time always fails")
+        raise ValueError("the first time always fails")
     if attempt == 2:
         raise RetryableError("not now", retry_after="1 second")
     return attempt
