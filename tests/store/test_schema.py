@@ -40,7 +40,7 @@ def sqlite(tmp_path: Path) -> Database:
 def differences(database: Database) -> list[object]:
     def compare(tx):
         options = {"version_table": "ckworkflow_alembic", "compare_server_default": False}
-        context = MigrationContext.configure(tx, opts=options)
+        context = MigrationContext.configure(tx.connection, opts=options)
         return compare_metadata(context, metadata)
 
     return database.read(compare)
@@ -182,7 +182,7 @@ def old_server(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[D
     def make(tx: Any) -> None:
         config = Config()
         config.set_main_option("script_location", "ckworkflow.store:migrations")
-        config.attributes["connection"] = tx
+        config.attributes["connection"] = tx.connection
         command.upgrade(config, "0001")
 
     database = Database(postgres_url)
@@ -195,7 +195,7 @@ def shape(database: Database) -> dict[str, Any]:
     """All that the database knows of its tables."""
 
     def read(tx: Any) -> dict[str, Any]:
-        found = sa.inspect(tx)
+        found = sa.inspect(tx.connection)
         return {
             table: {
                 "columns": {
@@ -244,7 +244,7 @@ def index_names(database: Database) -> set[str]:
         lambda tx: {
             str(index["name"])
             for table in ("runs", "nodes")
-            for index in sa.inspect(tx).get_indexes(table)
+            for index in sa.inspect(tx.connection).get_indexes(table)
         }
     )
 
