@@ -73,7 +73,7 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """The engine of this process."""
+        """The engine of this process; on a server its connections commit each statement by itself."""
         if self._pid != os.getpid():
             # After a fork the parent's connections are the parent's: keep them unused and unclosed.
             self._inherited.append(self._engine)
