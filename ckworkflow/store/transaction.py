@@ -10,6 +10,7 @@ Not here: where transactions begin, and what is tried again (`ckworkflow.store.d
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,7 @@ class Transaction:
         self._connection = connection
         self._dialect = connection.dialect
         self._is_direct = is_direct(connection.dialect)
+        self._is_write = is_write
         self.is_piped = self._is_direct and is_write and connection.dialect.name == "postgresql"
         self._pipeline: Any = None
         self._driver: Any = connection.connection.driver_connection
@@ -198,31 +200,38 @@ class Transaction:
             raise self._told(error) from error
 
     def begin(self) -> None:
-        """Begin, on a server; on SQLite it has begun."""
-        if self.is_piped:
+        """Begin. On a server, one that only reads has nothing to begin: each statement is a transaction."""
+        if not self._is_direct:
+            self._connection.begin()
+        elif self._dialect.name == "sqlite":
+            # IMMEDIATE: one that reads first and writes later could not be tried again by SQLite itself.
+            self._say("BEGIN IMMEDIATE" if self._is_write else "BEGIN")
+        elif self._is_write:
             self._say("BEGIN")
 
-    def end(self) -> None:
-        """Commit, on a server, and wait until all of it is done."""
-        if self.is_piped:
+    def commit(self) -> None:
+        """Commit, and wait until it is done."""
+        if self._is_direct and (self._is_write or self._dialect.name == "sqlite"):
             self._say("COMMIT")
-            try:
-                self._leave_pipeline()
-            except self._dialect.loaded_dbapi.Error as error:
-                raise self._told(error) from error
+            self._leave_pipeline()
+        if self._connection.in_transaction():  # as SQLAlchemy sees it
+            self._connection.commit()
 
-    def close(self) -> None:
-        """Leave the connection as it was found; what an error has left is not waited for."""
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            try:
-                pipeline.__exit__(None, None, None)
-            except self._dialect.loaded_dbapi.Error:
-                pass  # the error that has ended this transaction is the one to tell
+    def roll_back(self) -> None:
+        """Undo all of it; what goes wrong here is not told, for something else has gone wrong before."""
+        with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
+            self._leave_pipeline()
+        with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
+            if self._is_direct and not self._connection.invalidated:
+                self._driver.rollback()
+        with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
+            if self._connection.in_transaction():
+                self._connection.rollback()
 
     def _say(self, words: str) -> None:
         try:
-            self._enter_pipeline()
+            if self.is_piped:
+                self._enter_pipeline()
             self._driver.execute(words)
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
@@ -241,8 +250,12 @@ class Transaction:
 
     def _leave_pipeline(self) -> None:
         pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
+        if pipeline is None:
+            return
+        try:
             pipeline.__exit__(None, None, None)
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._told(error) from error
 
     def _told(self, error: Exception) -> Exception:
         """The driver's error as SQLAlchemy tells it, without values; a dead connection is given up."""
