@@ -1,8 +1,9 @@
 """The faults: what is done to a cluster, in an order that a seed fixes.
 
 A deck of all of them is shuffled and dealt again and again, so each comes several times. What a fault needs to
-bite (messages that wait, steps that run) it brings about itself: for those against the broker the workers
-are stopped for a moment, far shorter than a lease, while a burst of runs is started.
+bite it brings about itself. Against the broker: messages that wait, for which the workers are stopped for a moment,
+far shorter than a lease, while a burst of runs is started. Against all else: a step that runs just now, in the
+very process that is to be hit; workers are so much faster than runs come that a blow in the dark hits nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from nemesis.tuning import LEASE_SECONDS
 BURST = 6
 _PAUSE_SECONDS = (0.3, 1.0)
 _MOMENT_SECONDS = 0.3
+_BUSY_SECONDS = 0.5
+"""How long a step is waited for in what is to be hit: it may just have lost its broker or its database."""
 
 
 class Nemesis:
@@ -75,13 +78,27 @@ class Nemesis:
 
     # --- against workers -----------------------------------------------------------------------------
 
+    def _amid_steps(self, *slots: Slot) -> set[int]:
+        """Start a burst of runs, and wait until a step runs in one of these places; by which processes."""
+        cluster = self._cluster
+        pids = {pid for slot in slots if slot.stopped_at is None for pid in cluster.pids(slot)}
+        for _ in range(BURST if pids else 0):
+            cluster.order_run(self._chance)
+        end = time.monotonic() + _BUSY_SECONDS
+        while not (busy := cluster.busy_pids() & pids) and time.monotonic() < end:
+            cluster.listen()
+        cluster.counts["blows at a running step"] += bool(busy)
+        return busy
+
     def _kill(self) -> str:
-        self._cluster.kill_worker(self._slot())
+        slot = self._slot()
+        self._amid_steps(slot)
+        self._cluster.kill_worker(slot)
         return "workers killed"
 
     def _kill_child(self) -> str:
-        prefork = [slot for slot in self._cluster.slots if slot.pool == "prefork"]
-        self._cluster.kill_child(prefork[0], self._chance)
+        slot = next(slot for slot in self._cluster.slots if slot.pool == "prefork")
+        self._cluster.kill_child(slot, self._chance, self._amid_steps(slot))
         return "pool processes killed"
 
     def _stop(self, slot: Slot, seconds: float) -> None:
@@ -95,7 +112,9 @@ class Nemesis:
         self._in(seconds, go_on)
 
     def _stop_beyond_the_lease(self) -> str:
-        self._stop(self._slot(), LEASE_SECONDS + self._chance.uniform(1.5, 3))
+        slot = self._slot()
+        self._amid_steps(slot)
+        self._stop(slot, LEASE_SECONDS + self._chance.uniform(1.5, 3))
         return "workers stopped beyond their lease"
 
     def _stop_briefly(self) -> str:
@@ -103,7 +122,9 @@ class Nemesis:
         return "workers stopped briefly"
 
     def _end_in_order(self) -> str:
-        self._cluster.end_worker(self._slot())
+        slot = self._slot()
+        self._amid_steps(slot)
+        self._cluster.end_worker(slot)
         return "workers ended in order"
 
     # --- against the broker --------------------------------------------------------------------------
@@ -141,24 +162,29 @@ class Nemesis:
         )
 
     def _restart_broker(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.restart_broker()
         return "broker restarts"
 
     # --- against the database ------------------------------------------------------------------------
 
     def _restart_database_fast(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.restart_database(signal.SIGINT)
         return "database restarts (fast)"
 
     def _restart_database_immediately(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.restart_database(signal.SIGQUIT)
         return "database restarts (immediate)"
 
     def _take_the_database_away(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         # Nobody can say that he lives, and nobody is dead.
         self._cluster.restart_database(signal.SIGINT, away_seconds=LEASE_SECONDS + 0.5)
         return "database outages beyond the lease"
 
     def _cut_connections(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.counts["database connections cut"] += self._cluster.cut_connections()
         return "times that all connections were cut"
