@@ -37,6 +37,8 @@ class Nemesis:
     def __init__(self, cluster: Cluster, seed: int) -> None:
         self._cluster = cluster
         self._chance = random.Random(seed)
+        # Apart: how much is drawn of it depends on what is there to be hit, and the order of faults must not.
+        self._detail = random.Random(f"{seed} detail")
         self._order = itertools.count()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._deck: list[Callable[[], str]] = []
@@ -83,7 +85,7 @@ class Nemesis:
         cluster = self._cluster
         pids = {pid for slot in slots if slot.stopped_at is None for pid in cluster.pids(slot)}
         for _ in range(BURST if pids else 0):
-            cluster.order_run(self._chance)
+            cluster.order_run(self._detail)
         end = time.monotonic() + _BUSY_SECONDS
         while not (busy := cluster.busy_pids() & pids) and time.monotonic() < end:
             cluster.listen()
@@ -98,8 +100,8 @@ class Nemesis:
 
     def _kill_child(self) -> str:
         slot = next(slot for slot in self._cluster.slots if slot.pool == "prefork")
-        self._cluster.kill_child(slot, self._chance, self._amid_steps(slot))
-        return "pool processes killed"
+        is_killed = self._cluster.kill_child(slot, self._detail, self._amid_steps(slot))
+        return "pool processes killed" if is_killed else "pools without a process to kill"
 
     def _stop(self, slot: Slot, seconds: float) -> None:
         worker = slot.worker
@@ -135,7 +137,7 @@ class Nemesis:
         for slot in halted:
             cluster.stop_worker(slot)
         for _ in range(BURST):
-            cluster.order_run(self._chance)
+            cluster.order_run(self._detail)
         end = time.monotonic() + _MOMENT_SECONDS
         wait_for(lambda: not cluster.is_client_busy or time.monotonic() > end, "a burst of runs")
         cluster.counts[what] += do()
@@ -148,17 +150,17 @@ class Nemesis:
 
     def _double(self) -> str:
         return self._while_messages_wait(
-            lambda: self._cluster.double(self._chance), "messages were doubled"
+            lambda: self._cluster.double(self._detail), "messages were doubled"
         )
 
     def _shuffle(self) -> str:
         return self._while_messages_wait(
-            lambda: self._cluster.shuffle(self._chance), "messages were reordered"
+            lambda: self._cluster.shuffle(self._detail), "messages were reordered"
         )
 
     def _drop(self) -> str:
         return self._while_messages_wait(
-            lambda: self._cluster.drop(self._chance), "messages were dropped"
+            lambda: self._cluster.drop(self._detail), "messages were dropped"
         )
 
     def _restart_broker(self) -> str:
