@@ -34,6 +34,7 @@ from ckworkflow.errors import (
     MissingTokenError,
     NotAWorkflowError,
     RetryableError,
+    RunNotFoundError,
     UnreadableValueError,
     UnserializableValueError,
     WorkflowCallError,
@@ -156,9 +157,12 @@ def claim(
     if engine.pulse.is_older_than(engine.settings.silence / 2):
         # Stopped for a while, perhaps taken for dead: who owns something must be known to live.
         beat(engine, role="worker")
-    claimed = engine.database.transact(
-        lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
-    )
+    try:
+        claimed = engine.database.transact(
+            lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
+        )
+    except RunNotFoundError:
+        return Dropped("the run is gone")  # the message came after its retention
     if isinstance(claimed, Claimed):
         engine.active.add((run_id, node_id))
     return claimed

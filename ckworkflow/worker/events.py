@@ -44,6 +44,9 @@ class Events:
         """Send what there is."""
         with self._lock:
             try:
+                # Once: by itself the connection would wait for a broker that is down for as long as that takes, and
+                # with it a worker that is to stop.
+                self._dispatcher.connection.ensure_connection(max_retries=1, interval_start=0)
                 self._dispatcher.flush(errors=False)
             except Exception as error:  # noqa: BLE001  # a broker that is down, in any way of its client
                 logger.debug("events dropped: %s", error)

@@ -37,6 +37,7 @@ from ckworkflow.plan import Chain
 from ckworkflow.plan import Task as PlannedTask
 from ckworkflow.worker import runtime as runtimes
 from ckworkflow.worker.ahead import RunAhead
+from ckworkflow.worker.events import flush_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +107,8 @@ class StepTask(Task):
             told.failure = attempt.failure
             told.is_tried_again = not attempt.is_final
         if attempt.failure is not None and attempt.recorded.retry_in is not None:
+            # Before the next attempt can tell of itself: the last event is what Flower shows.
+            flush_events()
             row = claimed.row
             again = PlannedTask(row.node_id, row.name, row.generation, attempt.recorded.retry_in)
             runtime.engine.publish(claimed.run_id, [Chain((again,))])

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from ckworkflow import sleep, start_sync, step, workflow
 from ckworkflow.engine import attempts, recovery
@@ -20,7 +21,7 @@ from ckworkflow.engine.shared import SharedStore
 from ckworkflow.errors import FatalError, UnserializableValueError
 from ckworkflow.hooks import use_commandkit
 from ckworkflow.model import NodeStatus, RunId, RunStatus
-from ckworkflow.store import nodes
+from ckworkflow.store import nodes, tables
 from ckworkflow.testing import worker
 from desk import Desk, ManualClock
 from waiting import until
@@ -414,6 +415,17 @@ def test_the_neighbours_of_a_step_that_kills_its_workers_are_not_charged(
     for run_id in neighbours:
         assert desk.node(run_id).status is not NodeStatus.FAILED
         assert desk.node(run_id).attempt - desk.node(run_id).free_attempts <= 1
+
+
+def test_a_message_for_a_run_that_was_deleted_is_dropped(desk: Desk) -> None:
+    run_id = desk.start(pair)
+    row = desk.node(run_id)
+    gone = sa.delete(tables.runs).where(tables.runs.c.id == run_id)
+    desk.engine.database.transact(lambda tx: tx.execute(gone))
+
+    late = attempts.claim(desk.engine, run_id, row.node_id, row.generation, step=row.name)
+
+    assert late == Dropped("the run is gone")
 
 
 def test_what_a_process_owns_and_does_not_run_is_free_after_a_while(desk: Desk) -> None:
