@@ -34,6 +34,8 @@ _SERVER_NOW = sa.text("SELECT clock_timestamp()")
 RETRIES = 8
 CONNECT_SECONDS = 10
 """How long a PostgreSQL server may take to answer, where the URL does not say."""
+IDLE_SECONDS = 10.0
+"""How long a PostgreSQL server lets a transaction of ours keep its locks and say nothing."""
 SETTING = "workflow_database_url"
 
 _RETRY_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
@@ -187,6 +189,8 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _prepare_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
+        else:
+            sa.event.listen(engine, "connect", _prepare_postgres)
         return engine
 
     def _make_folder(self, folder: Path) -> None:
@@ -230,6 +234,14 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    # A worker that is stopped in the middle of a transaction, or whose machine is gone (which a server may learn of
+    # after hours), would keep its locks, and who waits for them are the clocks of all others, which bury the dead.
+    connection.autocommit = True
+    connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_SECONDS * 1000:.0f}")
+    connection.autocommit = False
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
