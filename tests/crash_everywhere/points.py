@@ -109,17 +109,15 @@ class Points:
     def __init__(self, control: Control, role: int) -> None:
         self._control, self._role = control, role
         self._lock = threading.Lock()
-        self._pid = 0
-        self._file = -1
+        self._file = os.open(control.trace_file, os.O_WRONLY | os.O_APPEND)
+        # Its lock may be held by a thread that is not there.
+        os.register_at_fork(after_in_child=lambda: setattr(self, "_lock", threading.Lock()))
 
     def reach(self, what: str) -> None:
         """Come to a point, and perhaps not further."""
         deadly, role, is_group = self._control.read()
         if not deadly or role != self._role:
             return
-        if self._pid != os.getpid():  # a fork: the lock may be held by a thread that is not here
-            self._lock, self._pid = threading.Lock(), os.getpid()
-            self._file = os.open(self._control.trace_file, os.O_WRONLY | os.O_APPEND)
         with self._lock:
             os.write(self._file, what[: LINE - 1].ljust(LINE - 1).encode() + b"\n")
             number = os.lseek(self._file, 0, os.SEEK_CUR) // LINE
