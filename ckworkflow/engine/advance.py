@@ -101,7 +101,7 @@ def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> 
     """
     begun: NodeRow | None = None
     while True:
-        snapshot = engine.database.transact(lambda tx: _begin(engine, tx, run_id))
+        snapshot = engine.database.transact_run(run_id, lambda tx: _begin(engine, tx, run_id))
         if snapshot is None:
             return begun
         committed = _continue(engine, run_id, snapshot, may_run if begun is None else None)
@@ -129,8 +129,8 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         engine.notify()
         return _DONE
     try:
-        committed = engine.database.transact(
-            lambda tx: _commit(engine, tx, run_id, snapshot, tracer, trace, may_run)
+        committed = engine.database.transact_run(
+            run_id, lambda tx: _commit(engine, tx, run_id, snapshot, tracer, trace, may_run)
         )
     except plans.StalePlanError:
         tracer.close()
@@ -284,9 +284,10 @@ def write_trace(
     if followup.wakes_body:
         values["signals"] = signals
     engine.wake_at(engine.schedule(tx, run, followup, carried, is_all=is_new, **values))
-    body = Body(tracer, run.epoch, signals, set(), None)
+    delivered = values.get("delivered", run.delivered)
+    body = Body(tracer, run.epoch, signals, delivered, set(), None)
     if is_released and (followup.is_all or is_new):
-        body = Body(tracer, run.epoch, signals, set(plan.nodes), followup.join_rows)
+        body = Body(tracer, run.epoch, signals, delivered, set(plan.nodes), followup.join_rows)
     return Committed(pieces, is_released, is_final=False, begun=followup.begun, body=body)
 
 
@@ -322,11 +323,13 @@ class Foreseen:
     def holds(self, run: RunRow) -> bool:
         """Whether the run is still as the body left it."""
         self._committed = None  # of an attempt of this transaction that was undone
-        return (run.epoch, run.signals) == (self._body.epoch, self._body.signals)
+        body = self._body
+        return (run.epoch, run.signals, run.delivered) == (body.epoch, body.signals, body.delivered)
 
-    def place_of_last(self, run: RunRow) -> tuple[int, datetime]:
+    @property
+    def place_of_last(self) -> tuple[int, datetime]:
         """As what and when the record is delivered: the last of what the body was told."""
-        return run.delivered + len(self._body.recorded), self._at
+        return self._body.delivered + len(self._body.recorded), self._at
 
     def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Committed:
         """Write the trace, after the record; see `write_trace`."""

@@ -15,7 +15,7 @@ Not here: running the step's function, and for how long a worker runs ahead (`ck
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from ckworkflow.store import nodes, records, runs
 from ckworkflow.store.database import Transaction
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
+from ckworkflow.store.writer import Work
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ def claim(
         # Stopped for a while, perhaps taken for dead: who owns something must be known to live.
         beat(engine, role="worker")
     try:
-        claimed = engine.database.transact(
-            lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
+        claimed = engine.database.transact_run(
+            run_id, lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
         )
     except RunNotFoundError:
         return Dropped("the run is gone")  # the message came after its retention
@@ -171,11 +172,12 @@ def claim(
 def _claim(
     engine: Engine, tx: Transaction, run_id: RunId, node_id: NodeId, generation: int, step: str, *,
     opens: bool,
-) -> Claimed | Early | Dropped:  # fmt: skip
-    run = runs.lock_run(tx, run_id, engine.database)
+) -> Generator[None, None, Claimed | Early | Dropped]:  # fmt: skip
+    locking, loading = runs.ask_lock(tx, run_id, engine.database), nodes.ask_node(tx, run_id, node_id)
+    yield
+    run, row = runs.locked_run(locking, run_id, engine.database), nodes.loaded_node(loading)
     if run.status.is_final:
         return Dropped("the run has ended")
-    row = nodes.load_node(tx, run_id, node_id)
     if row is not None and row.unmet:
         early = _settle(engine, tx, run, row)
         if early is not None:
@@ -261,8 +263,9 @@ def record_success(
     output = codec.dumps(tree)
     foreseen = foresee(engine, claimed.run_id, claimed.row.node_id, tree)
     try:
-        recorded = engine.database.transact(
-            lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen)
+        recorded = engine.database.transact_run(
+            claimed.run_id,
+            lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen),
         )
     except BaseException:
         if foreseen is not None:
@@ -318,20 +321,26 @@ def release(engine: Engine, claimed: Claimed) -> Recorded:
     )
 
 
-def _end(engine: Engine, claimed: Claimed, work: Callable[[Transaction], Recorded]) -> Recorded:
-    return _note_record(engine, claimed, engine.database.transact(work))
+def _end(engine: Engine, claimed: Claimed, work: Work[Recorded]) -> Recorded:
+    return _note_record(engine, claimed, engine.database.transact_run(claimed.run_id, work))
 
 
 def _record(
     engine: Engine, tx: Transaction, claimed: Claimed, output: str | None, error: str | None,
     carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None = None, foreseen: Foreseen | None = None,
-) -> Recorded:  # fmt: skip
-    run = runs.lock_run(tx, claimed.run_id, engine.database)
+) -> Generator[None, None, Recorded]:  # fmt: skip
+    run_id, row = claimed.run_id, claimed.row
+    locking = runs.ask_lock(tx, run_id, engine.database)
+    ending = records.ask_end(
+        tx, run_id, row, output=output, error=error, at=engine.database.about_now(),
+        place=foreseen.place_of_last if foreseen else None,
+    )  # fmt: skip
+    yield
+    run = runs.locked_run(locking, run_id, engine.database)
+    targets = records.ended(ending, tx, run, row, error=error)
     is_foreseen = foreseen is not None and foreseen.holds(run)
-    delivered, delivered_at = foreseen.place_of_last(run) if foreseen and is_foreseen else (None, None)
-    targets = records.end_attempt(
-        tx, run, claimed.row, output=output, error=error, delivered=delivered, delivered_at=delivered_at
-    )
+    if foreseen is not None and not is_foreseen and targets is not None:
+        nodes.update_node(tx, run_id, row.node_id, delivered=None, delivered_at=None)
     if targets is None or run.status.is_final:
         return Recorded()
     if foreseen is not None and is_foreseen:
@@ -341,25 +350,27 @@ def _record(
             next=begun(run.run_id, run.workflow, committed.begun),
         )  # fmt: skip
     followup = Followup()
-    if error is None:
-        records.feed(tx, run, targets, base=run.now, followup=followup)
+    known: dict[NodeId, str] = {}
+    if output is not None:
+        known[row.node_id] = output
+        yield from records.feeding(tx, run, targets, base=run.now, followup=followup)
     else:
         followup.wakes_body = True
-    return _finish_record(engine, tx, run, followup, claimed, carries, may_run)
+    return _finish_record(engine, tx, run, followup, claimed, carries, may_run, known)
 
 
 def _finish_record(
     engine: Engine, tx: Transaction, run: RunRow, followup: Followup, claimed: Claimed,
-    carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None,
+    carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None, known: Mapping[NodeId, str],
 ) -> Recorded:  # fmt: skip
     """End a transaction that recorded something: the run's end, what to publish, when to look again."""
     if followup.ends_run:
-        if engine.end_run(tx, run):
+        if engine.end_run(tx, run, known=known):
             return Recorded(has_ended=True)
         followup.wakes_body = True
     following = None
     if may_run is not None:
-        following = _claim_next(engine, tx, run, followup, may_run, has_held=claimed.opens)
+        following = _claim_next(engine, tx, run, followup, may_run, known, has_held=claimed.opens)
     keeps_chain, asleep = (False, set()) if following else _carried(tx, run, followup, carries)
     rest = followup
     if keeps_chain:
@@ -377,8 +388,9 @@ def _finish_record(
 
 
 def _claim_next(
-    engine: Engine, tx: Transaction, run: RunRow, followup: Followup, may_run: MayRun, *, has_held: bool
-) -> Claimed | None:
+    engine: Engine, tx: Transaction, run: RunRow, followup: Followup, may_run: MayRun,
+    known: Mapping[NodeId, str], *, has_held: bool,
+) -> Claimed | None:  # fmt: skip
     """Claim one of the steps that a record has made ready, or one of a wide group that is held back."""
     row = next((row for row in followup.rows.values() if _is_fresh(row) and may_run(row.name)), None)
     if row is None and has_held and not followup.ready and not followup.wakes_body:
@@ -391,7 +403,7 @@ def _claim_next(
     if row is None:
         return None
     try:
-        value = resolve_value(tx, run.run_id, codec.loads(row.args))
+        value = resolve_value(tx, run.run_id, codec.loads(row.args), known)
     except (UnreadableValueError, UnresolvableError):
         # As a message finds it, so that there is one place that deals with it.
         if row.node_id not in followup.ready:

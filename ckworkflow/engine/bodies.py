@@ -28,6 +28,7 @@ class Body:
         tracer: The body.
         epoch: The run's, under which it was advanced.
         signals: What the run had counted when its outcomes were read.
+        delivered: How many outcomes it has been told.
         waits_for: The nodes of the run that were not recorded then and that this process has not recorded since.
         joins: The joins of the run as they were written; `None` when some may have counted since.
         recorded: What this process has recorded of the nodes since, in that order, encoded.
@@ -36,6 +37,7 @@ class Body:
     tracer: Tracer
     epoch: int
     signals: int
+    delivered: int
     waits_for: set[NodeId]
     joins: JoinRows | None = None
     recorded: list[tuple[NodeId, Json]] = field(default_factory=list)

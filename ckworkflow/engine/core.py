@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -196,10 +196,13 @@ class Engine:
         records.mark_carried(tx, run.run_id, carried)
         return pieces, carried
 
-    def end_run(self, tx: Transaction, run: RunRow, end: str | None = None) -> bool:
+    def end_run(
+        self, tx: Transaction, run: RunRow, end: str | None = None, *,
+        known: Mapping[NodeId, str] | None = None,
+    ) -> bool:  # fmt: skip
         """Finish a run whose body has ended and which waits for nothing.
 
-        `end` says how the body ended, when that is not in the row yet.
+        `end` says how the body ended, when that is not in the row yet; `known` results need not be read.
 
         Returns:
             `False` when only the body can work out its result (a property, say): it must go on.
@@ -213,7 +216,7 @@ class Engine:
             error = codec.dumps(data["error"])
         else:
             try:
-                output = codec.dumps(resolve_tree(tx, run.run_id, data["result"]))
+                output = codec.dumps(resolve_tree(tx, run.run_id, data["result"], known))
             except UnresolvableError:
                 return False
         self.finish(tx, run, output=output, error=error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ckworkflow.store.database import Transaction
 
 
-def resolve_tree(tx: Transaction, run_id: RunId, tree: Json) -> Json:
+def resolve_tree(
+    tx: Transaction, run_id: RunId, tree: Json, known: Mapping[NodeId, str] | None = None
+) -> Json:
     """Return the encoded tree without references.
 
     Raises:
@@ -22,17 +24,19 @@ def resolve_tree(tx: Transaction, run_id: RunId, tree: Json) -> Json:
     """
     if not has_references(tree):
         return tree
-    return codec.encode(resolve_value(tx, run_id, tree), path="result")
+    return codec.encode(resolve_value(tx, run_id, tree, known), path="result")
 
 
-def resolve_value(tx: Transaction, run_id: RunId, tree: Json) -> Any:
-    """Return the decoded value, references followed.
+def resolve_value(
+    tx: Transaction, run_id: RunId, tree: Json, known: Mapping[NodeId, str] | None = None
+) -> Any:
+    """Return the decoded value, references followed; `known` results need not be read.
 
     Raises:
         UnresolvableError: As `resolve_tree`.
     """
     wanted = {node_id for node_id, _ in _references(tree)}
-    outputs = nodes.load_outputs(tx, run_id, wanted) if wanted else {}
+    outputs = nodes.load_outputs(tx, run_id, wanted, known) if wanted else {}
 
     def follow(ref: Any) -> Any:
         node_id, path = ref

@@ -61,8 +61,8 @@ def start_run(
     except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
         trace = error
     try:
-        pieces, body, wake_at = engine.database.transact(
-            lambda tx: _commit(engine, tx, run_id, workflow, tree, tracer, trace, started_at)
+        pieces, body, wake_at = engine.database.transact_run(
+            run_id, lambda tx: _commit(engine, tx, run_id, workflow, tree, tracer, trace, started_at)
         )
     except BaseException:
         tracer.close()
@@ -104,7 +104,7 @@ def _commit(
     trace: Trace | BaseException, started_at: datetime,
 ) -> tuple[list[Piece], Body | None, datetime | None]:  # fmt: skip
     """Write the run; return what to publish, its body, and when to look at it again (never: it has ended)."""
-    now = engine.database.now(tx)
+    now = engine.database.about_now()
     wake_at = now + engine.settings.redispatch_after
     run = RunRow(
         run_id, workflow.name, workflow.source_hash, RunStatus.PENDING, None, wake_at, 0, 0, 0, 0, 1,
@@ -136,4 +136,4 @@ def _commit(
         # Sleeps that have ended already. Workers run bodies on: the caller of start is not to wait for it.
         wake_at = now
         runs.update_run(tx, run_id, wake_at=wake_at)
-    return pieces, Body(tracer, 1, int(has_news), set(plan.nodes), followup.join_rows), wake_at
+    return pieces, Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows), wake_at

@@ -23,11 +23,12 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError
+from ckworkflow.model import RunId
 from ckworkflow.scrub import scrub
 from ckworkflow.store.forks import ForkGate
-from ckworkflow.store.writer import GroupWriter
+from ckworkflow.store.transaction import Transaction, is_direct
+from ckworkflow.store.writer import GroupWriter, Work
 
-Transaction = sa.Connection
 T = TypeVar("T")
 
 _SERVER_NOW = sa.text("SELECT clock_timestamp()")
@@ -74,7 +75,7 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """The engine of this process."""
+        """The engine of this process; on a server its connections commit each statement by itself."""
         if self._pid != os.getpid():
             # After a fork the parent's connections are the parent's: keep them unused and unclosed.
             self._inherited.append(self._engine)
@@ -90,9 +91,19 @@ class Database:
             work: Runs again when the database asks for it, so it must not touch anything else.
         """
         engine = self.engine
-        if self._writer is not None:
+        if self.is_sqlite:
             return self._writer.run(work)
         return self._attempts(engine, work, is_write=True)
+
+    def transact_run(self, run_id: RunId, work: Work[T]) -> T:
+        """Run a work on one run, perhaps in one transaction with works on others, and return what it returned.
+
+        Args:
+            run_id: The only run that it locks.
+            work: As for `transact`; may yield where it is about to read rows (`writer`).
+        """
+        _ = self.engine  # of this process, and so its writer
+        return self._writer.run(work, key=run_id)
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction that only reads."""
@@ -132,9 +143,7 @@ class Database:
         if self._pid == os.getpid():
             self._engine.dispose()
 
-    def _make_writer(self) -> GroupWriter | None:
-        if not self.is_sqlite:
-            return None  # a server makes groups of commits by itself
+    def _make_writer(self) -> GroupWriter:
         return GroupWriter(lambda work: self._attempts(self.engine, work, is_write=True))
 
     def _attempts(self, engine: sa.Engine, work: Callable[[Transaction], T], *, is_write: bool) -> T:
@@ -142,12 +151,12 @@ class Database:
             try:
                 with (
                     self._gate.passing() if self._gate else nullcontext(),
-                    engine.connect() as tx,
+                    engine.connect() as connection,
                 ):
                     if not is_write:
-                        tx.execution_options(ckworkflow_write=False)
-                    with tx.begin():
-                        return work(tx)
+                        connection.execution_options(ckworkflow_write=False)
+                    with connection.begin():
+                        return _run(work, connection, is_write=is_write)
             except sa.exc.DBAPIError as error:
                 if attempt == RETRIES or not self._is_transient(error):
                     if self._is_unreachable(error):
@@ -185,6 +194,8 @@ class Database:
                 self._make_folder(Path(path).expanduser().absolute().parent)
         elif "connect_timeout" not in self._url.query:
             options.update(connect_args={"connect_timeout": CONNECT_SECONDS})
+        if not self.is_sqlite and is_direct(self._url.get_dialect()()):
+            options["isolation_level"] = "AUTOCOMMIT"  # we say BEGIN and COMMIT ourselves, with other statements
         engine = sa.create_engine(self._url, **options)
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _prepare_sqlite)
@@ -198,6 +209,19 @@ class Database:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseUnavailableError(self.url, str(error)) from error
+
+
+def _run(work: Callable[[Transaction], T], connection: sa.Connection, *, is_write: bool) -> T:
+    tx = Transaction(connection, is_write=is_write)
+    try:
+        if is_write:
+            tx.begin()
+        value = work(tx)
+        if is_write:
+            tx.end()
+    finally:
+        tx.close()
+    return value
 
 
 def _parse_url(text: str) -> sa.URL:

@@ -20,7 +20,7 @@ def put(tx: Transaction, key: str, value: str, *, now: datetime) -> None:
     if written.rowcount:
         return
     try:
-        with tx.begin_nested():
+        with tx.connection.begin_nested():
             tx.execute(sa.insert(store).values(key=key, value=value, updated_at=now))
     except sa.exc.IntegrityError:  # another process was first: it is there now
         tx.execute(sa.update(store).where(store.c.key == key).values(value=value, updated_at=now))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from ckworkflow import codec
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Join, JoinKind, Plan, PlanNode, sleep_delay, sleep_until
 from ckworkflow.store.tables import attempts, joins, nodes
+from ckworkflow.store.transaction import Prepared, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Transaction
@@ -54,7 +55,7 @@ class NodeRow:
 
 COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow.__slots__)
 HERE = sa.and_(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
-_LOAD_NODE = sa.select(*COLUMNS).where(HERE)
+_LOAD_NODE = Prepared(sa.select(*COLUMNS).where(HERE))
 
 
 def node_row(values: Any) -> NodeRow:
@@ -110,18 +111,45 @@ def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
 
 def load_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> NodeRow | None:
     """Read one node."""
-    row = tx.execute(_LOAD_NODE, {"b_run": run_id, "b_node": node_id}).one_or_none()
+    return loaded_node(ask_node(tx, run_id, node_id))
+
+
+def ask_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> Rows:
+    """Ask for a node."""
+    rows: Rows = tx.execute(_LOAD_NODE, {"b_run": run_id, "b_node": node_id})
+    return rows
+
+
+def loaded_node(asked: Rows) -> NodeRow | None:
+    """Return the node that `ask_node` has asked for."""
+    row = asked.one_or_none()
     return None if row is None else node_row(row)
 
 
-def load_outputs(tx: Transaction, run_id: RunId, node_ids: Iterable[NodeId]) -> dict[NodeId, str]:
-    """Read the results of completed nodes."""
+def load_outputs(
+    tx: Transaction, run_id: RunId, node_ids: Iterable[NodeId], known: Mapping[NodeId, str] | None = None
+) -> dict[NodeId, str]:
+    """Read the results of completed nodes, but for those that are known."""
+    known = known or {}
+    wanted = list(node_ids)
+    if known.keys() & set(wanted):
+        rest = load_outputs(tx, run_id, [node_id for node_id in wanted if node_id not in known])
+        return {node_id: known[node_id] for node_id in wanted if node_id in known} | rest
+    if len(wanted) <= FEW:
+        found = [
+            (node_id, tx.execute(_OUTPUT, {"b_run": run_id, "b_node": node_id}).one_or_none())
+            for node_id in wanted
+        ]
+        return {node_id: row[0] for node_id, row in found if row is not None}
     query = sa.select(nodes.c.node_id, nodes.c.output).where(
-        nodes.c.run_id == run_id,
-        nodes.c.node_id.in_(list(node_ids)),
-        nodes.c.status == NodeStatus.COMPLETED,
+        nodes.c.run_id == run_id, nodes.c.node_id.in_(wanted), nodes.c.status == NodeStatus.COMPLETED
     )
     return {NodeId(row[0]): row[1] for row in tx.execute(query)}
+
+
+FEW = 3
+"""Up to so many are asked for one by one: a list in a query is made anew each time."""
+_OUTPUT = Prepared(sa.select(nodes.c.output).where(HERE, nodes.c.status == NodeStatus.COMPLETED))
 
 
 def load_plan(tx: Transaction, run_id: RunId) -> tuple[Plan, dict[NodeId, NodeRow]]:
@@ -193,8 +221,10 @@ def update_node(tx: Transaction, run_id: RunId, node_id: NodeId, **values: Any) 
 
 
 @functools.cache
-def _update(names: tuple[str, ...]) -> sa.Update:
-    return sa.update(nodes).where(HERE).values({name: sa.bindparam(f"v_{name}") for name in names})
+def _update(names: tuple[str, ...]) -> Prepared:
+    return Prepared(
+        sa.update(nodes).where(HERE).values({name: sa.bindparam(f"v_{name}") for name in names})
+    )
 
 
 def add_attempt(
@@ -209,7 +239,7 @@ def add_attempt(
     )  # fmt: skip
 
 
-_DELIVER = (
+_DELIVER = Prepared(
     sa.update(nodes)
     .where(HERE)
     .values(delivered=sa.bindparam("v_number"), delivered_at=sa.bindparam("v_at"))
@@ -223,5 +253,5 @@ def deliver(tx: Transaction, run: RunRow, node_ids: Iterable[NodeId], *, at: dat
         for number, node_id in enumerate(node_ids, run.delivered + 1)
     ]
     if updates:
-        tx.execute(_DELIVER, updates)
+        tx.execute_many(_DELIVER, updates)
     return run.delivered + len(updates)

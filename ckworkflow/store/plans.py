@@ -15,6 +15,7 @@ from ckworkflow.plan import JoinKind, Plan
 from ckworkflow.store.nodes import HERE, new_row, update_node
 from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
+from ckworkflow.store.transaction import Prepared
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Transaction
@@ -163,10 +164,10 @@ def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:
     return {NodeId(row[0]): _Stored(NodeStatus(row[1]), *row[2:12]) for row in rows}
 
 
-_STORED = sa.select(
+_STORED = Prepared(sa.select(
     nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
     nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
-).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None))  # fmt: skip
+).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None)))  # fmt: skip
 
 
 def _revive(tx: Transaction, run: RunRow, plan: Plan, stored: dict[NodeId, _Stored]) -> None:
@@ -217,23 +218,27 @@ def _values(row: _Stored, *, following: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_INSERT_NODES = sa.insert(nodes)
-_UPDATE_NODES = (
+_NEW = (
+    "run_id", "node_id", "position", "kind", "name", "line", "generation", "args", "status", "unmet", "next",
+    "attempt", "owner", "due_at", "is_held", "created_at", "started_at",
+)  # fmt: skip
+_INSERT_NODES = Prepared(sa.insert(nodes).values({name: sa.bindparam(name) for name in _NEW}))
+_UPDATE_NODES = Prepared(
     sa.update(nodes)
     .where(HERE)
     .values(
         {name: sa.bindparam(name) for name in ("kind", "name", "args", "next", "unmet", "generation")}
     )
 )
-_DELETE_JOINS = sa.delete(joins).where(joins.c.run_id == sa.bindparam("b_run"))
-_INSERT_JOINS = sa.insert(joins)
+_DELETE_JOINS = Prepared(sa.delete(joins).where(joins.c.run_id == sa.bindparam("b_run")))
+_INSERT_JOINS = Prepared(sa.insert(joins).values({c.name: sa.bindparam(c.name) for c in joins.columns}))
 
 
 def _write(tx: Transaction, inserts: list[dict[str, Any]], updates: list[dict[str, Any]]) -> None:
     if inserts:
-        tx.execute(_INSERT_NODES, inserts)
+        tx.execute_many(_INSERT_NODES, inserts)
     if updates:
-        tx.execute(_UPDATE_NODES, updates)
+        tx.execute_many(_UPDATE_NODES, updates)
 
 
 def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
@@ -251,14 +256,26 @@ def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
 
 def abandon_rest(tx: Transaction, run: RunRow) -> None:
     """At the end of a run: drop what has not begun, and let what runs feed nothing."""
-    rest = tx.execute(_REST, {"b_run": run.run_id}).all()
-    _drop(tx, run, [NodeId(row[0]) for row in rest])
-    tx.execute(_DELETE_JOINS, {"b_run": run.run_id})
+    here = {"b_run": run.run_id}
+    tx.execute(_DELETE_PLANNED, here)
+    tx.execute(_ABANDON, here)
+    tx.execute(_DELETE_JOINS, here)
 
 
-_REST = sa.select(nodes.c.node_id).where(
-    nodes.c.run_id == sa.bindparam("b_run"),
-    nodes.c.status.in_((NodeStatus.PLANNED, NodeStatus.RUNNING)),
+_DELETE_PLANNED = Prepared(
+    sa.delete(nodes).where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.status == NodeStatus.PLANNED,
+        nodes.c.attempt == 0,
+    )
+)
+_ABANDON = Prepared(
+    sa.update(nodes)
+    .where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        sa.or_(nodes.c.status == NodeStatus.PLANNED, nodes.c.status == NodeStatus.RUNNING),
+    )
+    .values(status=NodeStatus.ABANDONED, next="[]")
 )
 
 
@@ -278,5 +295,5 @@ def _replace_joins(
     if old is None or old:
         tx.execute(_DELETE_JOINS, {"b_run": run.run_id})
     if rows:
-        tx.execute(_INSERT_JOINS, rows)
+        tx.execute_many(_INSERT_JOINS, rows)
     return rows

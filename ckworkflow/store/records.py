@@ -6,7 +6,7 @@ by owner and attempt: a worker that lost its node writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from ckworkflow.store.nodes import (
     update_node,
 )
 from ckworkflow.store.tables import joins, nodes
+from ckworkflow.store.transaction import Prepared, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Transaction
@@ -45,7 +46,6 @@ class Followup:
         ready: Steps that may begin now.
         rows: Their rows, where they are at hand.
         asleep: Sleeps that have begun, with their ends.
-        joined: Joins whose last member this was.
         wakes_body: A boundary was reached: the body can go on.
         ends_run: The body had ended and this was the last of what it awaited.
         begun: A step that was claimed in the same breath.
@@ -56,7 +56,6 @@ class Followup:
     ready: list[NodeId] = field(default_factory=list)
     rows: dict[NodeId, NodeRow] = field(default_factory=dict)
     asleep: dict[NodeId, datetime] = field(default_factory=dict)
-    joined: list[str] = field(default_factory=list)
     wakes_body: bool = False
     ends_run: bool = False
     begun: NodeRow | None = None
@@ -76,13 +75,13 @@ def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> 
     )
 
 
-_END = (
+_END = Prepared(
     sa.update(nodes)
     .where(
         HERE,
         nodes.c.owner == sa.bindparam("b_owner"),
         nodes.c.attempt == sa.bindparam("b_attempt"),
-        nodes.c.status.in_((NodeStatus.RUNNING, NodeStatus.ABANDONED)),
+        sa.or_(nodes.c.status == NodeStatus.RUNNING, nodes.c.status == NodeStatus.ABANDONED),
     )
     .values(
         owner=None,
@@ -101,28 +100,54 @@ _END = (
 
 
 def end_attempt(
-    tx: Transaction, run: RunRow, claimed: NodeRow, *, output: str | None, error: str | None,
-    delivered: int | None = None, delivered_at: datetime | None = None,
-) -> list[str] | None:  # fmt: skip
-    """Write the outcome of an attempt; with `delivered`, also that the body has been told of it.
+    tx: Transaction, run: RunRow, claimed: NodeRow, *, output: str | None, error: str | None
+) -> list[str] | None:
+    """Write the outcome of an attempt; as `ask_end` and `ended` together."""
+    asked = ask_end(tx, run.run_id, claimed, output=output, error=error, at=run.now)
+    return ended(asked, tx, run, claimed, error=error)
 
-    Returns:
-        What the record makes ready, or `None` when it feeds nothing: the node was abandoned, or is no longer
-        this owner's, and then nothing was written.
+
+def ask_end(
+    tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str | None, error: str | None, at: datetime,
+    place: tuple[int, datetime] | None = None,
+) -> Rows:  # fmt: skip
+    """Ask that the outcome of an attempt is written.
+
+    Args:
+        tx: A transaction that has asked for the lock of the run.
+        run_id: The run.
+        claimed: The attempt.
+        output: Its result, else
+        error: its error.
+        at: When it ended.
+        place: As what and when the body is told of it, where that is foreseen.
     """
-    outcome = NodeStatus.FAILED if output is None else NodeStatus.COMPLETED
-    row = tx.execute(
+    delivered, delivered_at = place or (None, None)
+    rows: Rows = tx.execute(
         _END,
         {
-            "b_run": run.run_id, "b_node": claimed.node_id, "b_owner": claimed.owner,
-            "b_attempt": claimed.attempt, "v_output": output, "v_error": error, "v_now": run.now,
-            "v_delivered": delivered, "v_delivered_at": delivered_at, "v_status": outcome,
+            "b_run": run_id, "b_node": claimed.node_id, "b_owner": claimed.owner,
+            "b_attempt": claimed.attempt, "v_output": output, "v_error": error, "v_now": at,
+            "v_delivered": delivered, "v_delivered_at": delivered_at,
+            "v_status": NodeStatus.FAILED if output is None else NodeStatus.COMPLETED,
         },
-    ).one_or_none()  # fmt: skip
+    )  # fmt: skip
+    return rows
+
+
+def ended(
+    asked: Rows, tx: Transaction, run: RunRow, claimed: NodeRow, *, error: str | None
+) -> list[str] | None:
+    """Return what the record makes ready.
+
+    `None` when it feeds nothing: the node was abandoned, or is no longer this owner's, and then nothing was
+    written.
+    """
+    row = asked.one_or_none()
     if row is None:
         return None
-    if outcome is NodeStatus.FAILED:  # of one that gave a result the node itself tells all
-        add_attempt(tx, run.run_id, claimed, outcome=outcome, error=error, now=run.now)
+    if error is not None:  # of one that gave a result the node itself tells all
+        add_attempt(tx, run.run_id, claimed, outcome=NodeStatus.FAILED, error=error, now=run.now)
     return None if row[0] == NodeStatus.ABANDONED else load_targets(row[1])
 
 
@@ -160,30 +185,46 @@ def _owned_status(tx: Transaction, run_id: RunId, claimed: NodeRow) -> NodeStatu
 def feed(
     tx: Transaction, run: RunRow, targets: Iterable[str], *, base: datetime, followup: Followup
 ) -> None:
-    """Count a record in what comes after it.
+    """Count a record in what comes after it; see `feeding`."""
+    for _ in feeding(tx, run, targets, base=base, followup=followup):
+        pass
+
+
+def feeding(
+    tx: Transaction, run: RunRow, targets: Iterable[str], *, base: datetime, followup: Followup
+) -> Generator[None, None, None]:
+    """Count a record in what comes after it; yields where rows are about to be read.
 
     `targets` is the `next` of the recorded node; `base` is when it was recorded, from which a sleep after
     it counts.
     """
-    node_targets = [
-        target for target in targets if ":" in target and not target.startswith(("j:", "w:"))
-    ]
-    join_targets = [target for target in targets if target not in node_targets]
-    for join_id in join_targets:
-        row = tx.execute(_COUNT, {"b_run": run.run_id, "b_join": join_id}).one_or_none()
+    node_ids: list[str] = []
+    counting: list[Rows] = []
+    for target in targets:
+        if ":" in target and not target.startswith(("j:", "w:")):
+            node_ids.append(target)
+        else:
+            counting.append(tx.execute(_COUNT, {"b_run": run.run_id, "b_join": target}))
+    beginning = _ask_ready(tx, run, node_ids)
+    if counting or beginning:
+        yield
+    joined: list[str] = []
+    for counted in counting:
+        row = counted.one_or_none()
         if row is None or row[0] != 0:
             continue
         kind = JoinKind(row[1])
         followup.wakes_body |= kind is JoinKind.WAIT
         followup.ends_run |= kind is JoinKind.END
         if kind is JoinKind.CHORD:
-            followup.joined.append(join_id)
-            node_targets.extend(load_targets(row[2]))
-    if node_targets:
-        make_ready(tx, run, node_targets, base=base, followup=followup)
+            joined.extend(load_targets(row[2]))
+    if joined:
+        beginning.extend(_ask_ready(tx, run, joined))
+        yield
+    _begin(tx, run, beginning, base=base, followup=followup)
 
 
-_COUNT = (
+_COUNT = Prepared(
     sa.update(joins)
     .where(joins.c.run_id == sa.bindparam("b_run"), joins.c.join_id == sa.bindparam("b_join"))
     .values(
@@ -192,24 +233,32 @@ _COUNT = (
     )
     .returning(joins.c.remaining, joins.c.kind, joins.c.next)
 )
-_MAKE_READY = (
-    sa.update(nodes)
-    .where(
-        nodes.c.run_id == sa.bindparam("b_run"),
-        nodes.c.node_id.in_(sa.bindparam("b_nodes", expanding=True)),
-        nodes.c.status == NodeStatus.PLANNED,
-    )
-    .values(unmet=0)
-    .returning(*COLUMNS)
-)
+_PLANNED = nodes.c.status == NodeStatus.PLANNED
+_MAKE_READY = sa.update(nodes).where(_PLANNED).values(unmet=0).returning(*COLUMNS)
+_MAKE_ONE_READY = Prepared(_MAKE_READY.where(HERE))
 
 
 def make_ready(
-    tx: Transaction, run: RunRow, node_ids: Iterable[str], *, base: datetime, followup: Followup
+    tx: Transaction, run: RunRow, node_ids: Sequence[str], *, base: datetime, followup: Followup
 ) -> None:
     """Let nodes begin: steps become ready, sleeps begin (and end, when their time has passed)."""
-    rows = tx.execute(_MAKE_READY, {"b_run": run.run_id, "b_nodes": list(node_ids)}).all()
-    for row in sorted(map(node_row, rows), key=lambda row: row.position):
+    _begin(tx, run, _ask_ready(tx, run, node_ids), base=base, followup=followup)
+
+
+def _ask_ready(tx: Transaction, run: RunRow, node_ids: Sequence[str]) -> list[Rows]:
+    if not node_ids:
+        return []
+    if len(node_ids) == 1:
+        return [tx.execute(_MAKE_ONE_READY, {"b_run": run.run_id, "b_node": node_ids[0]})]
+    here = sa.and_(nodes.c.run_id == run.run_id, nodes.c.node_id.in_(node_ids))
+    return [Rows(tx.execute(_MAKE_READY.where(here)).all())]
+
+
+def _begin(
+    tx: Transaction, run: RunRow, beginning: Sequence[Rows], *, base: datetime, followup: Followup
+) -> None:
+    rows = [node_row(row) for asked in beginning for row in asked]
+    for row in sorted(rows, key=lambda row: row.position):
         if row.kind is not NodeKind.SLEEP:
             followup.ready.append(row.node_id)
             followup.rows[row.node_id] = row
@@ -295,7 +344,7 @@ def hold(tx: Transaction, run_id: RunId, published: Iterable[NodeId], held: Iter
         return
     # Also of what is published: it may have been held back before.
     changes += [(node_id, False) for node_id in published]
-    tx.execute(
+    tx.execute_many(
         _HOLD, [{"b_run": run_id, "b_node": node_id, "v_held": is_held} for node_id, is_held in changes]
     )
 
@@ -310,8 +359,8 @@ def release_held(tx: Transaction, run_id: RunId) -> NodeRow | None:
     return row
 
 
-_HOLD = sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held"))
-_FIRST_HELD = (
+_HOLD = Prepared(sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held")))
+_FIRST_HELD = Prepared(
     sa.select(*COLUMNS)
     .where(
         nodes.c.run_id == sa.bindparam("b_run"),

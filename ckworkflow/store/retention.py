@@ -159,7 +159,7 @@ def take_turn(tx: Transaction, *, now: datetime, until: datetime) -> bool:
     if due_at(tx) is not None:
         return False
     try:
-        with tx.begin_nested():
+        with tx.connection.begin_nested():
             tx.execute(sa.insert(duties).values(name=_DUTY, due_at=until))
     except sa.exc.IntegrityError:  # another clock was first
         return False

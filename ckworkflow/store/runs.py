@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.model import RunId, RunStatus
 from ckworkflow.store.tables import runs
+from ckworkflow.store.transaction import Prepared, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Database, Transaction
@@ -78,16 +79,29 @@ def lock_run(tx: Transaction, run_id: RunId, database: Database) -> RunRow:
     Raises:
         RunNotFoundError: No run has this id.
     """
+    return locked_run(ask_lock(tx, run_id, database), run_id, database)
+
+
+def ask_lock(tx: Transaction, run_id: RunId, database: Database) -> Rows:
+    """Ask for the lock; what is asked for next is done under it."""
     # A server's time comes with the row: one round trip.
     statement = _LOCK_RUN_AND_TIME if database.has_server_clock else _LOCK_RUN
-    row = tx.execute(statement, {"b_run": run_id}).one_or_none()
+    rows: Rows = tx.execute(statement, {"b_run": run_id})
+    return rows
+
+
+def locked_run(asked: Rows, run_id: RunId, database: Database) -> RunRow:
+    """Return the run that `ask_lock` has locked.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+    row = asked.one_or_none()
     if row is None:
         raise RunNotFoundError(run_id)
-    now = database.note_now(row[12]) if database.has_server_clock else database.now(tx)
-    return RunRow(
-        run_id, row.workflow, row.source_hash, RunStatus(row.status), row.plan, row.wake_at, row.signals,
-        row.seen, row.delivered, row.dispatches, row.epoch, row.created_at, row.started_at, now,
-    )  # fmt: skip
+    now = database.note_now(row[12]) if database.has_server_clock else database.about_now()
+    workflow, source_hash, status, *rest = row[:12]
+    return RunRow(run_id, workflow, source_hash, RunStatus(status), *rest, now)
 
 
 _LOCKED = (
@@ -95,9 +109,23 @@ _LOCKED = (
     runs.c.seen, runs.c.delivered, runs.c.dispatches, runs.c.epoch, runs.c.created_at, runs.c.started_at,
 )  # fmt: skip
 _HERE = runs.c.id == sa.bindparam("b_run")
-_LOCK_RUN = sa.select(*_LOCKED).where(_HERE).with_for_update()
-_LOCK_RUN_AND_TIME = sa.select(*_LOCKED, sa.func.clock_timestamp()).where(_HERE).with_for_update()
-_INSERT_RUN = sa.insert(runs)
+_LOCK_RUN = Prepared(sa.select(*_LOCKED).where(_HERE).with_for_update())
+_LOCK_RUN_AND_TIME = Prepared(
+    sa.select(*_LOCKED, sa.func.clock_timestamp(type_=sa.TIMESTAMP(timezone=True)))
+    .where(_HERE)
+    .with_for_update()
+)
+_INSERT_RUN = Prepared(
+    sa.insert(runs).values(
+        {
+            name: sa.bindparam(name)
+            for name in (
+                "id", "workflow", "source_hash", "status", "input", "wake_at", "epoch", "created_at", "output",
+                "error", "plan", "started_at", "finished_at", "signals",
+            )
+        }
+    )
+)  # fmt: skip
 
 
 def read_run(tx: Transaction, run_id: RunId) -> RunRecord:
@@ -134,13 +162,13 @@ def _record(row: Sequence[Any]) -> RunRecord:
     return RunRecord(RunId(row[0]), row[1], RunStatus(row[2]), *row[3:])
 
 
-_STATUS = sa.select(runs.c.status).where(_HERE)
+_STATUS = Prepared(sa.select(runs.c.status).where(_HERE))
 
 
 def read_status(tx: Transaction, run_id: RunId) -> RunStatus | None:
     """Read the status alone; `None` when no run has this id."""
-    value = tx.execute(_STATUS, {"b_run": run_id}).scalar_one_or_none()
-    return None if value is None else RunStatus(value)
+    row = tx.execute(_STATUS, {"b_run": run_id}).one_or_none()
+    return None if row is None else RunStatus(row[0])
 
 
 def live_of(tx: Transaction, run_ids: Sequence[RunId]) -> list[RunId]:
@@ -168,9 +196,11 @@ def update_run(tx: Transaction, run_id: RunId, **values: Any) -> None:
 
 
 @functools.cache
-def _update(names: tuple[str, ...]) -> sa.Update:
+def _update(names: tuple[str, ...]) -> Prepared:
     # Made once for each set of columns: to build a statement costs more than to run it.
-    return sa.update(runs).where(_HERE).values({name: sa.bindparam(f"v_{name}") for name in names})
+    return Prepared(
+        sa.update(runs).where(_HERE).values({name: sa.bindparam(f"v_{name}") for name in names})
+    )
 
 
 def finish_run(
@@ -195,13 +225,26 @@ def acquire_lease(tx: Transaction, row: RunRow, *, owner: str, ttl: timedelta) -
     Returns:
         The epoch of the lease, which fences every write under it; `None` while another process has it.
     """
-    free = sa.or_(runs.c.lease_owner.is_(None), runs.c.lease_until <= row.now)
     taken = tx.execute(
-        sa.update(runs)
-        .where(runs.c.id == row.run_id, free)
-        .values(lease_owner=owner, lease_until=row.now + ttl, epoch=row.epoch + 1)
+        _ACQUIRE, {"b_run": row.run_id, "b_now": row.now, "v_owner": owner, "v_until": row.now + ttl}
+    ).one_or_none()
+    return None if taken is None else int(taken[0])
+
+
+_ACQUIRE = Prepared(
+    sa.update(runs)
+    .where(
+        _HERE,
+        sa.or_(
+            runs.c.lease_owner.is_(None),
+            runs.c.lease_until <= sa.bindparam("b_now", type_=runs.c.lease_until.type),
+        ),
     )
-    return row.epoch + 1 if taken.rowcount == 1 else None
+    .values(
+        lease_owner=sa.bindparam("v_owner"), lease_until=sa.bindparam("v_until"), epoch=runs.c.epoch + 1
+    )
+    .returning(runs.c.epoch)
+)
 
 
 def release_leases(tx: Transaction, owner: str) -> None:

@@ -102,7 +102,7 @@ def _refuse_contracted(database: Database, found: tuple[int, int]) -> None:
 
 
 def _read(tx: Transaction) -> tuple[int, int] | None:
-    if not sa.inspect(tx).has_table(schema_info.name):
+    if not sa.inspect(tx.connection).has_table(schema_info.name):
         return None
     row = tx.execute(
         sa.select(schema_info.c.revision, schema_info.c.oldest_code)
@@ -124,7 +124,7 @@ def _migrate(tx: Transaction) -> None:
 
     config = Config()
     config.set_main_option("script_location", "ckworkflow.store:migrations")
-    config.attributes["connection"] = tx
+    config.attributes["connection"] = tx.connection
     command.upgrade(config, "head")
 
 

@@ -1,37 +1,45 @@
-"""The one writer of an SQLite database in this process: transactions of many threads share a commit.
+"""The writer of a database in this process: transactions of many threads share a commit.
 
-SQLite lets one connection write at a time, and each commit waits for the disk. Threads that come while one
-is writing queue here, not in SQLite's busy handler, and whoever writes next takes all that have queued into
-one transaction: as durable for each of them, at one wait for all.
+A commit waits for the disk, and each statement of a server for the network. Threads that come while one is
+writing queue here, and whoever writes next takes all that have queued into one transaction: as durable for
+each of them, at one wait for all. SQLite lets one connection write at a time anyway: so they wait here, and
+not in its busy handler.
 
-A transaction that raises must not undo its neighbours: then each of the group runs again by itself, which
+What takes part is a *work*: a function of the transaction, or a generator function that yields wherever it is
+about to read rows. Works of several runs go on together, each up to its next yield, so that what they ask of a
+server travels together. Works of one run go one after the other, in the order in which they came; runs are
+locked in the order of their ids, so that two processes never wait for each other.
+
+A work that raises must not undo its neighbours: then each of the group runs again by itself, which
 they may (`database`).
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.transaction import Transaction
 
-__all__ = ["GroupWriter"]
+__all__ = ["GroupWriter", "Work", "finish"]
 
 T = TypeVar("T")
+Work = Callable[["Transaction"], Generator[None, None, T]] | Callable[["Transaction"], T]
 
 LARGEST_GROUP = 64
 
 
 class _Pending:
-    """A transaction that waits for its turn."""
+    """A work that waits for its turn."""
 
-    __slots__ = ("error", "is_done", "result", "turn", "work")
+    __slots__ = ("error", "is_done", "key", "result", "turn", "work")
 
-    def __init__(self, work: Callable[[Transaction], Any]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[[Transaction], Any], key: str) -> None:
+        self.work, self.key = work, key
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_done = False
@@ -57,9 +65,14 @@ class GroupWriter:
         self._queue: deque[_Pending] = deque()
         self._is_busy = False
 
-    def run(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work` in a write transaction, perhaps with others, and return what it returned."""
-        pending = _Pending(work)
+    def run(self, work: Work[T], *, key: str = "") -> T:
+        """Run a work in a write transaction, perhaps with others, and return what it returned.
+
+        Args:
+            work: The work.
+            key: Works with the same key never go on beside each other: the run's id. Those without are all of one.
+        """
+        pending = _Pending(work, key)
         with self._lock:
             self._queue.append(pending)
             must_wait, self._is_busy = self._is_busy, True
@@ -88,7 +101,7 @@ class GroupWriter:
 
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:
-            results = self._transact(lambda tx: [pending.work(tx) for pending in group])
+            results = self._transact(lambda tx: _together(tx, group))
         except BaseException as error:  # noqa: BLE001  # handed to the thread that it belongs to
             if len(group) == 1:
                 group[0].error = error
@@ -98,3 +111,48 @@ class GroupWriter:
         else:
             for pending, result in zip(group, results, strict=True):
                 pending.result = result
+
+
+def finish(work: Work[T], tx: Transaction) -> T:
+    """Run a work to its end, by itself."""
+    begun = work(tx)
+    if not inspect.isgenerator(begun):
+        return cast("T", begun)
+    while True:
+        try:
+            next(begun)
+        except StopIteration as end:
+            return cast("T", end.value)
+
+
+def _together(tx: Transaction, group: Sequence[_Pending]) -> list[Any]:
+    """Run works to their ends, those of different keys beside each other."""
+    results: list[Any] = [None] * len(group)
+    queues: dict[str, deque[int]] = {}
+    for index, pending in enumerate(group):
+        queues.setdefault(pending.key, deque()).append(index)
+    if not tx.is_piped:  # nothing is won by going on together
+        for queue in queues.values():
+            for index in queue:
+                results[index] = finish(group[index].work, tx)
+        return results
+    # Whoever has no key may lock anything: before all others.
+    for index in queues.pop("", ()):
+        results[index] = finish(group[index].work, tx)
+    waiting = [queues[key] for key in sorted(queues)]
+    begun: dict[int, Generator[None, None, Any]] = {}
+    while waiting:
+        for queue in waiting:
+            index = queue[0]
+            try:
+                if index not in begun:
+                    found = group[index].work(tx)
+                    if not inspect.isgenerator(found):
+                        results[queue.popleft()] = found
+                        continue
+                    begun[index] = found
+                next(begun[index])
+            except StopIteration as end:
+                results[queue.popleft()] = end.value
+        waiting = [queue for queue in waiting if queue]
+    return results

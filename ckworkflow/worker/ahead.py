@@ -5,8 +5,10 @@ same: it has the id and the name that its message would have had, Celery's signa
 are the events that Flower lives on.
 
 A worker goes on for a time box, so that one long run does not keep a slot from others; the dearer it is
-for another worker to take over (which may have to replay the body), the longer. It does not go on with a
-step of another queue, with a rate limit, or while the worker stops.
+for another worker to take over (which may have to replay the body), the longer. What counts is the processor
+time that the run has had: on a busy worker it waits for most of the time, and to give up the slot would only
+add a message to what all wait for. It does not go on with a step of another queue, with a rate limit, or while the
+worker stops.
 
 Not here: the claim itself (`ckworkflow.engine.attempts`).
 """
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
 __all__ = ["RunAhead"]
 
 BOX_SECONDS = 0.05
+"""Of processor time of the thread."""
 BOX_SECONDS_PER_NODE = 0.0005
 """What is added for each node that the run has had: about what a replay of it costs."""
+LONGEST_BOX_SECONDS = 1.0
+"""By the clock: for steps that wait, and a slot that others want."""
 
 
 class RunAhead:
@@ -63,7 +68,9 @@ class RunAhead:
         self._app, self._runtime, self._hostname = app, runtime, hostname
         self._queue = _queue_of(app, step.name, step.options.queue)
         ordinal = int(claimed.row.node_id.rpartition(":")[2])
-        self._ends_at = time.monotonic() + BOX_SECONDS + BOX_SECONDS_PER_NODE * ordinal
+        extra = BOX_SECONDS_PER_NODE * ordinal
+        self._ends_at = time.monotonic() + LONGEST_BOX_SECONDS + extra
+        self._thread_ends_at = time.thread_time() + BOX_SECONDS + extra
         self._parent = canvas.task_id(claimed.run_id, claimed.row.node_id, claimed.row.generation)
         self._root = claimed.run_id
 
@@ -75,6 +82,7 @@ class RunAhead:
             and step.options.rate_limit is None
             and not self._runtime.is_stopping
             and time.monotonic() < self._ends_at
+            and time.thread_time() < self._thread_ends_at
             and _queue_of(self._app, name, step.options.queue) == self._queue
         )
 

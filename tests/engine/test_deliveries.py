@@ -93,10 +93,10 @@ def test_a_start_that_cannot_be_committed_leaves_no_body_behind(
 ) -> None:
     LOG.clear()
 
-    def fails(work: object) -> None:
+    def fails(run_id: object, work: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(desk.engine.database, "transact", fails)
+    monkeypatch.setattr(desk.engine.database, "transact_run", fails)
     with pytest.raises(OSError, match="disk full"):
         desk.start(notes_its_end)
 

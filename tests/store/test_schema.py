@@ -40,7 +40,7 @@ def sqlite(tmp_path: Path) -> Database:
 def differences(database: Database) -> list[object]:
     def compare(tx):
         options = {"version_table": "ckworkflow_alembic", "compare_server_default": False}
-        context = MigrationContext.configure(tx, opts=options)
+        context = MigrationContext.configure(tx.connection, opts=options)
         return compare_metadata(context, metadata)
 
     return database.read(compare)
@@ -182,7 +182,7 @@ def old_server(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[D
     def make(tx: Any) -> None:
         config = Config()
         config.set_main_option("script_location", "ckworkflow.store:migrations")
-        config.attributes["connection"] = tx
+        config.attributes["connection"] = tx.connection
         command.upgrade(config, "0001")
 
     database = Database(postgres_url)
@@ -195,7 +195,7 @@ def shape(database: Database) -> dict[str, Any]:
     """All that the database knows of its tables."""
 
     def read(tx: Any) -> dict[str, Any]:
-        found = sa.inspect(tx)
+        found = sa.inspect(tx.connection)
         return {
             table: {
                 "columns": {
@@ -244,7 +244,7 @@ def index_names(database: Database) -> set[str]:
         lambda tx: {
             str(index["name"])
             for table in ("runs", "nodes")
-            for index in sa.inspect(tx).get_indexes(table)
+            for index in sa.inspect(tx.connection).get_indexes(table)
         }
     )
 
@@ -260,12 +260,12 @@ def test_an_upgrade_gives_way_to_a_reader_and_holds_up_nobody_meanwhile(
     read_all = sa.select(sa.func.count()).select_from(nodes)
 
     with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.WARNING):
-        with old_server.engine.begin() as reader:  # a dump, say
+        with old_server.engine.execution_options(isolation_level="READ COMMITTED").begin() as reader:  # a dump, say
             reader.execute(read_all)
             upgrading = pool.submit(schema.upgrade, old_server)
             until(lambda: "upgrade waits for a table" in caplog.text)
             assert not upgrading.done()
-            with old_server.engine.begin() as other:
+            with old_server.engine.execution_options(isolation_level="READ COMMITTED").begin() as other:
                 # Behind the waiting upgrade, this would wait as long as the reader reads.
                 other.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
                 other.execute(read_all)
@@ -284,7 +284,7 @@ def test_an_upgrade_that_is_never_let_in_says_who_is_in_its_way_and_changes_noth
     monkeypatch.setattr(schema, "PATIENCE_SECONDS", 0.3)
     before = shape(old_server)
 
-    with old_server.engine.begin() as reader:
+    with old_server.engine.execution_options(isolation_level="READ COMMITTED").begin() as reader:
         reader.execute(sa.select(sa.func.count()).select_from(nodes))
         pid = reader.scalar(sa.text("SELECT pg_backend_pid()"))
         with pytest.raises(SchemaVersionError, match=rf"pid {pid} .*End those.*Nothing was changed"):
@@ -308,11 +308,11 @@ def test_an_index_is_built_beside_a_transaction_that_writes_and_stops_no_other(
         )
 
     with ThreadPoolExecutor(1) as pool:
-        with old_server.engine.begin() as writer:
+        with old_server.engine.execution_options(isolation_level="READ COMMITTED").begin() as writer:
             insert(writer, "one")
             upgrading = pool.submit(schema.upgrade, old_server)
             until(lambda: is_building(old_server))
-            with old_server.engine.begin() as other:
+            with old_server.engine.execution_options(isolation_level="READ COMMITTED").begin() as other:
                 insert(other, "two")
             assert not upgrading.done()
         upgrading.result(30)

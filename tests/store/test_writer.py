@@ -18,7 +18,7 @@ TABLE = sa.Table("counts", sa.MetaData(), sa.Column("number", sa.Integer, primar
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path / 'counts.sqlite3'}")
-    database.transact(TABLE.metadata.create_all)
+    database.transact(lambda tx: TABLE.metadata.create_all(tx.connection))
     yield database
     database.dispose()
 
@@ -43,9 +43,7 @@ class Gate:
         assert self._is_inside.wait(30)
 
     def open_when_queued(self, count: int) -> None:
-        writer = self._database._writer
-        assert writer is not None
-        while len(writer._queue) < count:
+        while len(self._database._writer._queue) < count:
             assert self._thread.is_alive()
         self._may_go.set()
         self._thread.join()
