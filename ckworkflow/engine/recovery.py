@@ -217,6 +217,7 @@ def bury_dead(engine: Engine) -> None:
         has_lapsed = may_go_by_time and row.alive_until < now
         if row.process_id == engine.owner or not (gone or has_lapsed):
             continue
+        engine.database.end_sessions(row.process_id)  # or its locks would be waited for
         owned, worst = engine.database.read(
             lambda tx, row=row: (  # type: ignore[misc]  # bound now
                 processes.owned_runs(tx, row.process_id), nodes.most_losses(tx, row.process_id),

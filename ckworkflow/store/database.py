@@ -32,11 +32,15 @@ from ckworkflow.store.writer import GroupWriter, Work
 T = TypeVar("T")
 
 _SERVER_NOW = sa.text("SELECT clock_timestamp()")
+_END_SESSIONS = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name "
+    "AND usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()"
+)
 RETRIES = 8
 CONNECT_SECONDS = 10
 """How long a PostgreSQL server may take to answer, where the URL does not say."""
-IDLE_SECONDS = 10.0
-"""How long a PostgreSQL server lets a transaction of ours keep its locks and say nothing."""
+LONGEST_NAME = 63
+"""How much of a session's name a PostgreSQL server keeps."""
 SETTING = "workflow_database_url"
 
 _RETRY_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
@@ -50,6 +54,7 @@ class Database:
     Args:
         url: An SQLAlchemy URL, `sqlite:///file` or `postgresql+psycopg://...`.
         clock: Where to read the time instead of the database; for those who own it.
+        owner: What this process is called; a server knows its sessions by that.
 
     Raises:
         InvalidSettingError: The URL names no database that could be used.
@@ -57,9 +62,15 @@ class Database:
             database cannot be reached.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Callable[[], datetime] | None = None,
+        owner: Callable[[], str] | None = None,
+    ) -> None:
         self._url = _parse_url(url)
-        self._clock = clock
+        self._clock, self._owner = clock, owner
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._pid = os.getpid()
         self._writer = self._make_writer()
@@ -138,6 +149,15 @@ class Database:
             return self.read(self.now)
         return last[1] + timedelta(seconds=time.monotonic() - last[0])
 
+    def end_sessions(self, owner: str) -> None:
+        """Have a server give up what a process has under way that is taken for dead; of SQLite nothing is known.
+
+        One that was stopped in the middle of a transaction keeps its locks, and so does one whose machine is gone,
+        of which a server may learn after hours. Who waits for them are the clocks of all others, in their burial.
+        """
+        if not self.is_sqlite:
+            self.read(lambda tx: tx.execute(_END_SESSIONS, {"name": _session_name(owner)}))
+
     def dispose(self) -> None:
         """Close the connections of this process."""
         if self._pid == os.getpid():
@@ -195,14 +215,20 @@ class Database:
         elif "connect_timeout" not in self._url.query:
             options.update(connect_args={"connect_timeout": CONNECT_SECONDS})
         if not self.is_sqlite and is_direct(self._url.get_dialect()()):
-            options["isolation_level"] = "AUTOCOMMIT"  # we say BEGIN and COMMIT ourselves, with other statements
+            options["isolation_level"] = (
+                "AUTOCOMMIT"  # we say BEGIN and COMMIT ourselves, with other statements
+            )
         engine = sa.create_engine(self._url, **options)
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _prepare_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
-        else:
-            sa.event.listen(engine, "connect", _prepare_postgres)
+        elif self._owner is not None:
+            sa.event.listen(engine, "do_connect", self._name_session)
         return engine
+
+    def _name_session(self, _dialect: object, _record: object, _args: object, options: Any) -> None:
+        if self._owner is not None:
+            options["application_name"] = _session_name(self._owner())
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -248,6 +274,11 @@ def _parse_url(text: str) -> sa.URL:
     return url
 
 
+def _session_name(owner: str) -> str:
+    # Of a long name the end counts, where the process is.
+    return f"ckworkflow {owner}"[-LONGEST_NAME:]
+
+
 def _reason(error: sa.exc.DBAPIError) -> str:
     return str(error.orig).strip().splitlines()[0]
 
@@ -258,14 +289,6 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _prepare_postgres(connection: Any, _record: object) -> None:
-    # A worker that is stopped in the middle of a transaction, or whose machine is gone (which a server may learn of
-    # after hours), would keep its locks, and who waits for them are the clocks of all others, which bury the dead.
-    connection.autocommit = True
-    connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_SECONDS * 1000:.0f}")
-    connection.autocommit = False
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -275,14 +275,16 @@ def _install_psycopg() -> None:
         written: set[str] = self.__dict__.setdefault("_ckw_written", set())
         tables = tables_written(sql)
         written |= tables
+        if _verb(sql) == "BEGIN":
+            self.__dict__["_ckw_begun"] = True
+        # Without a word for its end, a transaction of a pipeline ends with the pipeline or its next sync.
+        ends_so = name == "_commit_gen" or (
+            name in {"_sync_gen", "_exit_gen"} and "_ckw_begun" not in self.__dict__
+        )
         is_single = bool(tables) and self.autocommit and self.pgconn.transaction_status == _IDLE
         # In a pipeline the end comes in several pieces, and is still one.
         if written and not written <= _SIGNS_OF_LIFE and "_ckw_commits" not in self.__dict__:
-            if (
-                name in {"_commit_gen", "_sync_gen", "_exit_gen"}
-                or _verb(sql) in {"COMMIT", "END"}
-                or (is_single and not self._pipeline)
-            ):
+            if ends_so or _verb(sql) in {"COMMIT", "END"} or (is_single and not self._pipeline):
                 self.__dict__["_ckw_commits"] = what = f"commit {_named(written)}"
                 reach(f"before {what}")
         try:
@@ -293,6 +295,7 @@ def _install_psycopg() -> None:
             raise
         if self.pgconn.transaction_status == _IDLE:
             committed = self.__dict__.pop("_ckw_commits", None)
+            self.__dict__.pop("_ckw_begun", None)
             written.clear()
             if committed is not None:
                 reach(f"{'failed' if name == '_rollback_gen' else 'after'} {committed}")

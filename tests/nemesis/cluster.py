@@ -133,7 +133,6 @@ class Cluster:
             kind=kind, role=None, folder=str(self.folder), log=str(self.folder / f"{kind}-{number}.log"),
             env={
                 VARIABLE: str(self.effects_folder), LINGER_VARIABLE: str(LINGER_SECONDS),
-                "PGAPPNAME": f"{kind}-{number}",
             },
             options=options, patches=["nemesis.tuning:install"],
         )  # fmt: skip

@@ -16,15 +16,12 @@ from typing import Any
 HEARTBEAT_SECONDS = 0.6
 LEASE_SECONDS = 6 * HEARTBEAT_SECONDS
 """How long a process may be silent before it is taken for dead."""
-IDLE_SECONDS = LEASE_SECONDS / 3
-"""How long one that is stopped in the middle of a transaction may keep its locks."""
 CHILDREN = "children.txt"
 
 
 def install() -> None:
     from celery.signals import worker_process_init
 
-    from ckworkflow.store import database
     from ckworkflow.worker import settings
 
     read = settings.read
@@ -36,7 +33,6 @@ def install() -> None:
         )  # fmt: skip
 
     settings.read = tuned
-    database.IDLE_SECONDS = IDLE_SECONDS
     worker_process_init.connect(_note_child, weak=False)
 
 

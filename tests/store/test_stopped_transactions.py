@@ -12,7 +12,7 @@ import pytest
 import engine_flows
 from ckworkflow.engine import recovery
 from ckworkflow.model import NodeStatus
-from ckworkflow.store import database, runs
+from ckworkflow.store import runs
 from desk import Desk, ManualClock
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def stopped_amid_a_transaction(desk: Desk, run_id: RunId) -> Iterator[list[int]]
         done.result()
 
 
-def test_what_a_process_has_locked_that_is_stopped_holds_up_no_clock(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "IDLE_SECONDS", 0.5)
+def test_what_a_process_has_locked_that_is_stopped_holds_up_no_clock(postgres_url: str) -> None:
     with (
         closing(Desk(postgres_url, ManualClock(), "here")) as desk,
         closing(desk.another("other")) as other,
