@@ -25,8 +25,7 @@ from ckworkflow import codec
 from ckworkflow.definition import registry
 from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import Body
-from ckworkflow.engine.resolve import has_references
-from ckworkflow.engine.start import end_text, make_body
+from ckworkflow.engine.start import choose_plain, end_text, make_body
 from ckworkflow.errors import (
     BodyAwaitError,
     ReplayDivergenceError,
@@ -231,15 +230,8 @@ def _commit(
         "lease_until": None,
     }
     return write_trace(
-        engine, tx, run, tracer, trace, seen=snapshot.signals, values=values, choose=_choose(may_run)
+        engine, tx, run, tracer, trace, seen=snapshot.signals, values=values, choose=choose_plain(may_run)
     )
-
-
-def _choose(may_run: MayRun | None) -> plans.Choose | None:
-    """Choose steps whose arguments are at hand: what stands for a result is looked up by a claim."""
-    if may_run is None:
-        return None
-    return lambda name, args: not has_references(args) and may_run(name)
 
 
 def write_trace(
@@ -337,7 +329,7 @@ class Foreseen:
         number = nodes.deliver(tx, run, [node_id for node_id, _ in before], at=self._at) + 1
         self._committed = write_trace(
             engine, tx, run, self._body.tracer, self._trace, seen=run.signals, values={"delivered": number},
-            is_new=True, choose=_choose(may_run), old_joins=self._body.joins,
+            is_new=True, choose=choose_plain(may_run), old_joins=self._body.joins,
         )  # fmt: skip
         return self._committed
 

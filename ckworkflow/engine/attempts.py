@@ -347,7 +347,7 @@ def _record(
         committed = foreseen.commit(engine, tx, run, may_run)
         return Recorded(
             pieces=committed.pieces, wakes_body=not committed.is_released, has_ended=committed.is_final,
-            next=begun(run.run_id, run.workflow, committed.begun),
+            next=begun(run.run_id, run.workflow, committed.begun) if committed.begun else None,
         )  # fmt: skip
     followup = Followup()
     known: dict[NodeId, str] = {}
@@ -420,10 +420,8 @@ def _is_fresh(row: NodeRow) -> bool:
     return row.kind is NodeKind.STEP and row.due_at is None and row.attempt == 0
 
 
-def begun(run_id: RunId, workflow: str, row: NodeRow | None) -> Claimed | None:
-    """What a continuation has claimed with the plan that it wrote; its arguments refer to nothing."""
-    if row is None:
-        return None
+def begun(run_id: RunId, workflow: str, row: NodeRow) -> Claimed:
+    """What was claimed with the plan that named it; its arguments refer to nothing."""
     value = codec.decode(codec.loads(row.args))
     return Claimed(run_id, workflow, row, tuple(value["args"]), value["kwargs"])
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
@@ -28,6 +28,7 @@ from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
     from ckworkflow.engine.settings import Settings
+    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.records import Followup
     from ckworkflow.store.runs import RunRow
 
@@ -35,6 +36,20 @@ logger = logging.getLogger(__name__)
 
 Publish = Callable[[RunId, Sequence[Piece]], bool]
 """Publishes pieces; `False` (never an exception) when the broker did not take them."""
+
+
+
+class Local(Protocol):
+    """The steps that this process may run without a message."""
+
+    def may_run(self, name: str) -> bool:
+        """Whether a step of that name may begin here, now; asked inside a transaction."""
+        ...
+
+    def run(self, run_id: RunId, workflow: str, row: NodeRow) -> None:
+        """Run a step that was claimed with its run; returns at once."""
+        ...
+
 
 LONGEST_BACKOFF = timedelta(minutes=5)
 
@@ -83,6 +98,8 @@ class Engine:
         self.pulse = Pulse()
         self.strangers: dict[str, datetime] = {}
         """Owners of steps that no row tells of, and when they were first seen."""
+        self.local: Local | None = None
+        """Set while this process runs steps itself."""
         self._publish = publish
         self._is_checked = False
         self._check_lock = threading.Lock()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import Workflow, check_main
 from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import Body
+from ckworkflow.engine.resolve import has_references
 from ckworkflow.errors import NotAWorkflowError
 from ckworkflow.model import RunId, RunStatus
 from ckworkflow.plan import build_plan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ckworkflow.engine.core import Engine
+    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.plan import Piece
     from ckworkflow.tracing import Trace
 
@@ -61,23 +63,35 @@ def start_run(
     except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
         trace = error
     try:
-        pieces, body, wake_at = engine.database.transact_run(
+        committed = engine.database.transact_run(
             run_id, lambda tx: _commit(engine, tx, run_id, workflow, tree, tracer, trace, started_at)
         )
     except BaseException:
         tracer.close()
         raise
-    if wake_at is None or body is None:
+    if committed is None:
         tracer.close()
-    else:
-        engine.bodies.keep(run_id, body)
-    if wake_at is None:
         engine.notify()
     else:
-        engine.wake_at(wake_at)
+        engine.bodies.keep(run_id, committed.body)
+        engine.wake_at(committed.wake_at)
     logger.info("run started", extra={"run_id": run_id, "workflow": workflow.name})
-    engine.publish(run_id, pieces)
+    if committed is not None:
+        engine.publish(run_id, committed.pieces)
+        if committed.begun is not None and engine.local is not None:
+            engine.local.run(run_id, workflow.name, committed.begun)
     return run_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A run that was written and goes on: what to publish, its body, and when to look at it again."""
+
+    pieces: list[Piece]
+    body: Body
+    wake_at: datetime
+    begun: NodeRow | None
+    """Its first step, where this process runs it."""
 
 
 def make_body(workflow: Workflow[Any, Any], tree: Any) -> Callable[[], Any]:
@@ -88,6 +102,13 @@ def make_body(workflow: Workflow[Any, Any], tree: Any) -> Callable[[], Any]:
         return workflow.body.function(*args, **codec.decode(tree["kwargs"]))
 
     return body
+
+
+def choose_plain(may_run: Callable[[str], bool] | None) -> plans.Choose | None:
+    """Choose steps whose arguments are at hand: what stands for a result is looked up by a claim."""
+    if may_run is None:
+        return None
+    return lambda name, args: not has_references(args) and may_run(name)
 
 
 def end_text(trace: Trace) -> str | None:
@@ -102,8 +123,8 @@ def end_text(trace: Trace) -> str | None:
 def _commit(
     engine: Engine, tx: Transaction, run_id: RunId, workflow: Workflow[Any, Any], tree: Any, tracer: Tracer,
     trace: Trace | BaseException, started_at: datetime,
-) -> tuple[list[Piece], Body | None, datetime | None]:  # fmt: skip
-    """Write the run; return what to publish, its body, and when to look at it again (never: it has ended)."""
+) -> _Started | None:  # fmt: skip
+    """Write the run; `None` when it has ended with that."""
     now = engine.database.about_now()
     wake_at = now + engine.settings.redispatch_after
     run = RunRow(
@@ -114,20 +135,24 @@ def _commit(
     if isinstance(trace, BaseException):
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
         engine.finish(tx, run, output=None, error=failures.dumps(trace))
-        return [], None, None
+        return None
     end = end_text(trace)
     if end is not None and trace.end is not None and not trace.end.after:
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at, started_at=now)
         engine.end_run(tx, run, end)
-        return [], None, None
+        return None
     plan = build_plan(trace)
     runs.insert_run(tx, run, input_=input_, wake_at=wake_at, plan=end)
-    followup = plans.apply_plan(tx, run, plan, trace.nodes, epoch=1, is_new=True, old_joins=[])
+    choose = engine.local.may_run if engine.local is not None else None
+    followup = plans.apply_plan(
+        tx, run, plan, trace.nodes, epoch=1, is_new=True, old_joins=[], owner=engine.owner,
+        choose=choose_plain(choose),
+    )  # fmt: skip
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))
     has_news = followup.wakes_body or followup.ends_run
     values: dict[str, Any] = {}
     if not followup.ready:
-        values.update(status=RunStatus.RUNNING, started_at=now)  # it sleeps: that is running
+        values.update(status=RunStatus.RUNNING, started_at=now)  # it sleeps, or its first step has begun
     if has_news:
         values.update(signals=1)
     run = replace(run, wake_at=None) if values or followup.asleep else run
@@ -136,4 +161,5 @@ def _commit(
         # Sleeps that have ended already. Workers run bodies on: the caller of start is not to wait for it.
         wake_at = now
         runs.update_run(tx, run_id, wake_at=wake_at)
-    return pieces, Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows), wake_at
+    body = Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows)
+    return _Started(pieces, body, wake_at, followup.begun)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,7 +76,8 @@ class Database:
         self._writer = self._make_writer()
         self._engine = self._make_engine()
         self._gate = ForkGate(self.dispose) if self.is_sqlite else None
-        self._inherited: list[sa.Engine] = []
+        self._inherited: list[object] = []
+        self._kept: sa.Connection | None = None
         self._last_now: tuple[float, datetime] | None = None
 
     @property
@@ -86,10 +87,11 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """The engine of this process; on a server its connections commit each statement by itself."""
+        """The engine of this process, whose connections commit each statement by itself."""
         if self._pid != os.getpid():
             # After a fork the parent's connections are the parent's: keep them unused and unclosed.
-            self._inherited.append(self._engine)
+            self._inherited += [self._engine, self._kept]
+            self._kept = None
             self._engine = self._make_engine()
             self._writer = self._make_writer()
             self._pid = os.getpid()
@@ -104,7 +106,7 @@ class Database:
         engine = self.engine
         if self.is_sqlite:
             return self._writer.run(work)
-        return self._attempts(engine, work, is_write=True)
+        return self._attempts(engine.connect, work, is_write=True)
 
     def transact_run(self, run_id: RunId, work: Work[T]) -> T:
         """Run a work on one run, perhaps in one transaction with works on others, and return what it returned.
@@ -118,7 +120,7 @@ class Database:
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction that only reads."""
-        return self._attempts(self.engine, work, is_write=False)
+        return self._attempts(self.engine.connect, work, is_write=False)
 
     def now(self, tx: Transaction) -> datetime:
         """The database's time. SQLite has no clock but the machine's."""
@@ -161,22 +163,22 @@ class Database:
     def dispose(self) -> None:
         """Close the connections of this process."""
         if self._pid == os.getpid():
+            kept, self._kept = self._kept, None
+            if kept is not None:
+                kept.close()
             self._engine.dispose()
 
     def _make_writer(self) -> GroupWriter:
-        return GroupWriter(lambda work: self._attempts(self.engine, work, is_write=True))
+        return GroupWriter(lambda work: self._attempts(self._writing, work, is_write=True))
 
-    def _attempts(self, engine: sa.Engine, work: Callable[[Transaction], T], *, is_write: bool) -> T:
+    def _attempts(
+        self, connected: Callable[[], AbstractContextManager[sa.Connection]], work: Callable[[Transaction], T],
+        *, is_write: bool,
+    ) -> T:  # fmt: skip
         for attempt in range(1, RETRIES + 1):
             try:
-                with (
-                    self._gate.passing() if self._gate else nullcontext(),
-                    engine.connect() as connection,
-                ):
-                    if not is_write:
-                        connection.execution_options(ckworkflow_write=False)
-                    with connection.begin():
-                        return _run(work, connection, is_write=is_write)
+                with self._gate.passing() if self._gate else nullcontext(), connected() as connection:
+                    return _run(work, connection, is_write=is_write)
             except sa.exc.DBAPIError as error:
                 if attempt == RETRIES or not self._is_transient(error):
                     if self._is_unreachable(error):
@@ -184,6 +186,20 @@ class Database:
                     raise
             time.sleep(random.uniform(0.5, 1) * 0.005 * 2**attempt)  # noqa: S311  # jitter, not a secret
         raise AssertionError  # pragma: no cover
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """Give the writer the connection that it had the last time: to take one from the pool costs as much as two
+        statements.
+        """
+        kept, self._kept = self._kept, None
+        connection = kept if kept is not None and not kept.invalidated else self.engine.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._kept = connection
 
     def _is_transient(self, error: sa.exc.DBAPIError) -> bool:
         if self.is_sqlite:
@@ -214,14 +230,11 @@ class Database:
                 self._make_folder(Path(path).expanduser().absolute().parent)
         elif "connect_timeout" not in self._url.query:
             options.update(connect_args={"connect_timeout": CONNECT_SECONDS})
-        if not self.is_sqlite and is_direct(self._url.get_dialect()()):
-            options["isolation_level"] = (
-                "AUTOCOMMIT"  # we say BEGIN and COMMIT ourselves, with other statements
-            )
+        if is_direct(self._url.get_dialect()()):
+            options["isolation_level"] = "AUTOCOMMIT"  # we say BEGIN and COMMIT ourselves
         engine = sa.create_engine(self._url, **options)
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _prepare_sqlite)
-            sa.event.listen(engine, "begin", _begin_sqlite)
         elif self._owner is not None:
             sa.event.listen(engine, "do_connect", self._name_session)
         return engine
@@ -240,13 +253,12 @@ class Database:
 def _run(work: Callable[[Transaction], T], connection: sa.Connection, *, is_write: bool) -> T:
     tx = Transaction(connection, is_write=is_write)
     try:
-        if is_write:
-            tx.begin()
+        tx.begin()
         value = work(tx)
-        if is_write:
-            tx.end()
-    finally:
-        tx.close()
+        tx.commit()
+    except BaseException:
+        tx.roll_back()
+        raise
     return value
 
 
@@ -284,14 +296,7 @@ def _reason(error: sa.exc.DBAPIError) -> str:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # IMMEDIATE: a transaction that reads first and writes later could not be retried by SQLite itself.
-    is_write = connection.get_execution_options().get("ckworkflow_write", True)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")

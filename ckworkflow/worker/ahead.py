@@ -21,6 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import signals, states
+from celery.worker import state
 
 from ckworkflow import canvas
 from ckworkflow.definition import Step, registry
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from ckworkflow.engine.attempts import Claimed, Failure
     from ckworkflow.worker.runtime import Runtime
 
-__all__ = ["RunAhead"]
+__all__ = ["RunAhead", "queue_of"]
 
 BOX_SECONDS = 0.05
 """Of processor time of the thread."""
 BOX_SECONDS_PER_NODE = 0.0005
 """What is added for each node that the run has had: about what a replay of it costs."""
 LONGEST_BOX_SECONDS = 1.0
-"""By the clock: for steps that wait, and a slot that others want."""
+"""By the clock, while others wait for a slot: for steps that wait themselves."""
 
 
 class RunAhead:
@@ -54,6 +55,7 @@ class RunAhead:
         claimed: Its node.
         runtime: The runtime of this process.
         hostname: The worker's name, as Celery prints it.
+        has_message: Whether its step came with a message, and is one more task beside those in place.
     """
 
     def __init__(
@@ -64,14 +66,17 @@ class RunAhead:
         runtime: Runtime,
         *,
         hostname: str | None,
+        has_message: bool = True,
     ) -> None:
         self._app, self._runtime, self._hostname = app, runtime, hostname
-        self._queue = _queue_of(app, step.name, step.options.queue)
+        self._queue = queue_of(app, step.name, step.options.queue)
         ordinal = int(claimed.row.node_id.rpartition(":")[2])
         extra = BOX_SECONDS_PER_NODE * ordinal
         self._ends_at = time.monotonic() + LONGEST_BOX_SECONDS + extra
         self._thread_ends_at = time.thread_time() + BOX_SECONDS + extra
-        self._parent = canvas.task_id(claimed.run_id, claimed.row.node_id, claimed.row.generation)
+        self._parent: str | None = None
+        if has_message:
+            self._parent = canvas.task_id(claimed.run_id, claimed.row.node_id, claimed.row.generation)
         self._root = claimed.run_id
 
     def may_run(self, name: str) -> bool:
@@ -81,9 +86,9 @@ class RunAhead:
             step is not None
             and step.options.rate_limit is None
             and not self._runtime.is_stopping
-            and time.monotonic() < self._ends_at
+            and (time.monotonic() < self._ends_at or not _is_slot_wanted())
             and time.thread_time() < self._thread_ends_at
-            and _queue_of(self._app, name, step.options.queue) == self._queue
+            and queue_of(self._app, name, step.options.queue) == self._queue
         )
 
     @contextlib.contextmanager
@@ -124,6 +129,11 @@ class RunAhead:
             )  # fmt: skip
 
 
+def _is_slot_wanted() -> bool:
+    """Whether this process holds messages whose turn has not come."""
+    return len(state.reserved_requests) > len(state.active_requests)
+
+
 class Told:
     """What the world is to be told of a step."""
 
@@ -137,7 +147,7 @@ def _send(signal: Any, sender: Any, **arguments: Any) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _queue_of(app: Celery, name: str, queue: str | None) -> str:
+def queue_of(app: Celery, name: str, queue: str | None) -> str:
     """The queue to which a step's message would go: also by `task_routes`."""
     route = app.amqp.router.route({} if queue is None else {"queue": queue}, name)
     found = route.get("queue")

@@ -25,6 +25,7 @@ from ckworkflow.store import schema
 from ckworkflow.worker import events
 from ckworkflow.worker import runtime as runtimes
 from ckworkflow.worker.heartbeat import Heartbeat
+from ckworkflow.worker.local import LocalSteps
 from ckworkflow.worker.pools import exit_on_error
 from ckworkflow.worker.prefork import Children, is_prefork
 
@@ -167,6 +168,11 @@ class Clock(bootsteps.StartStopStep):
             # Celery would add the traceback of what the sentence says.
             logger.critical("the worker stops: %s", error)
             raise SystemExit(EXIT_CODE) from None
+        executor = getattr(worker.pool, "executor", None)
+        if self._children is None and executor is not None:
+            current().engine.local = LocalSteps(
+                worker.app, runtimes.running(), executor, slots=worker.pool.limit, hostname=worker.hostname
+            )
         self._thread = ClockThread(
             current().engine, is_somebody_lost=self._children.replace_lost if self._children else None
         )
@@ -174,6 +180,7 @@ class Clock(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         """End the clock and the runtime."""
+        current().engine.local = None
         if self._thread is not None:
             self._thread.stop()
         # Celery stops the pool after this step, and the steps that still run need the loop to end on.

@@ -10,7 +10,10 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from celery.utils.time import utcoffset
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -27,39 +30,53 @@ class Events:
     """Events of this process, sent many at a time; what cannot be sent is dropped, for it is only a view."""
 
     def __init__(self, app: Celery, hostname: str | None) -> None:
-        self._app, self._hostname = app, hostname
+        self._app = app
         self._lock = threading.Lock()
-        self._dispatcher = self._open()
+        self._buffer: deque[dict[str, Any]] = deque()
+        self._dispatcher = self._open(hostname)
+        self._hostname = self._dispatcher.hostname
+        self._utcoffset = utcoffset()
         self._wake = threading.Event()
         self.pid = os.getpid()
         threading.Thread(target=self._run, name="ckworkflow-events", daemon=True).start()
 
     def add(self, kind: str, **fields: Any) -> None:
-        """Send an event soon."""
-        self._dispatcher.send(kind, **fields)
+        """Send an event soon; `fields` as Celery documents them for this kind."""
+        # As Celery's own dispatcher makes them, without what it works out anew each time.
+        fields.update(
+            type=kind, hostname=self._hostname, utcoffset=self._utcoffset, pid=self.pid,
+            clock=self._app.clock.forward(), timestamp=time.time(),
+        )  # fmt: skip
+        self._buffer.append(fields)
         if not self._wake.is_set():
             self._wake.set()
 
     def flush(self) -> None:
         """Send what there is."""
         with self._lock:
+            # Those that come meanwhile are the next time's.
+            events = [self._buffer.popleft() for _ in range(len(self._buffer))]
+            if not events:
+                return
+            self._utcoffset = utcoffset()
+            dispatcher = self._dispatcher
             try:
                 # Once: by itself the connection would wait for a broker that is down for as long as that takes, and
                 # with it a worker that is to stop.
-                self._dispatcher.connection.ensure_connection(max_retries=1, interval_start=0)
-                self._dispatcher.flush(errors=False)
+                dispatcher.connection.ensure_connection(max_retries=1, interval_start=0)
+                dispatcher.producer.publish(
+                    events, routing_key="task.multi", exchange=dispatcher.exchange.name,
+                    declare=[dispatcher.exchange], serializer=dispatcher.serializer,
+                    headers=dispatcher.headers, delivery_mode=dispatcher.delivery_mode, retry=False,
+                )  # fmt: skip
             except Exception as error:  # noqa: BLE001  # a broker that is down, in any way of its client
                 logger.debug("events dropped: %s", error)
                 with contextlib.suppress(Exception):
-                    self._dispatcher.connection.close()
-                self._dispatcher = self._open()
+                    dispatcher.connection.close()
+                self._dispatcher = self._open(self._hostname)
 
-    def _open(self) -> Any:
-        # The limit is out of reach: a thread of our own says when to send.
-        return self._app.events.Dispatcher(
-            self._app.connection_for_write(), hostname=self._hostname, buffer_group={"task"},
-            buffer_limit=10**9,
-        )  # fmt: skip
+    def _open(self, hostname: str | None) -> Any:
+        return self._app.events.Dispatcher(self._app.connection_for_write(), hostname=hostname)
 
     def _run(self) -> None:
         while True:

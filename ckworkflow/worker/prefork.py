@@ -106,9 +106,8 @@ def _open(**_: Any) -> None:
 def _on_grace_over(*_: object) -> None:
     runtime = runtimes.peek()
     if runtime is None:
-        os._exit(
-            0
-        )  # it waits for its database still: it owns nothing, and what it holds is delivered again
+        # It waits for its database still: it owns nothing, and what it holds is delivered again.
+        os._exit(0)
     runtime.cancel_steps()
 
 

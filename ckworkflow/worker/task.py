@@ -79,7 +79,9 @@ class StepTask(Task):
         runtime.engine.publish(claimed.run_id, claimed.pieces)
         chain: list[Any] = self.request.chain if self.request.chain is not None else []
         ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=self.request.hostname)
-        attempt = self._attempt(runtime, self.step, claimed, self._carries(), ahead)
+        attempt = self._attempt(runtime, self.step, claimed, self._carries(), ahead, chain)
+        if attempt.recorded.keeps_chain and not chain:
+            _joins.completed_by = self.request.id
         following = attempt.following
         while following is not None:
             # Its message is not needed any more; what comes after it may still be right.
@@ -91,6 +93,14 @@ class StepTask(Task):
         if attempt.failure is not None:
             self._fail(attempt)
 
+    def run_claimed(self, claimed: Claimed, *, hostname: str | None) -> None:
+        """Run a step that this process has claimed without a message, and those that follow it in place."""
+        runtime = runtimes.running()
+        ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=hostname, has_message=False)
+        following: Claimed | None = claimed
+        while following is not None:
+            following = self._run_in_place(runtime, following, [], ahead)
+
     def _run_in_place(
         self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead
     ) -> Claimed | None:
@@ -99,7 +109,7 @@ class StepTask(Task):
         with ahead.telling(claimed) as told:
             try:
                 carries = first_nodes(chain[-1]) if chain else frozenset()
-                attempt = self._attempt(runtime, step, claimed, carries, ahead)
+                attempt = self._attempt(runtime, step, claimed, carries, ahead, chain)
             except Ignore:  # the worker stops
                 told.failure, told.is_tried_again = attempts.RELEASED, True
                 chain.clear()
@@ -116,7 +126,7 @@ class StepTask(Task):
 
     def _attempt(
         self, runtime: Runtime, step: Step[..., Any], claimed: Claimed,
-        carries: frozenset[tuple[NodeId, int]], ahead: RunAhead,
+        carries: frozenset[tuple[NodeId, int]], ahead: RunAhead, chain: list[Any],
     ) -> Attempt:  # fmt: skip
         """Run a claimed step, record how it ended, and do what follows from the record."""
         failure: Failure | None = None
@@ -141,7 +151,7 @@ class StepTask(Task):
                     runtime.engine, claimed, failure, step=step, carries=carries
                 ),
             )
-        return Attempt(recorded, failure, self._follow(runtime, claimed, recorded, ahead))
+        return Attempt(recorded, failure, self._follow(runtime, claimed, recorded, ahead, chain))
 
     def _claim(
         self, runtime: Runtime, run_id: RunId, node_id: NodeId, generation: int, *, opens: bool
@@ -176,22 +186,21 @@ class StepTask(Task):
         return first_nodes(chain[-1]) if chain else first_nodes(self.request.chord)
 
     def _follow(
-        self, runtime: Runtime, claimed: Claimed, recorded: Recorded, ahead: RunAhead
+        self, runtime: Runtime, claimed: Claimed, recorded: Recorded, ahead: RunAhead, chain: list[Any]
     ) -> Claimed | None:
         """Publish what a record made possible and let the body go on; return a step to run in place."""
-        if recorded.keeps_chain:
-            if not self.request.chain:
-                _joins.completed_by = self.request.id
-        elif self.request.chain and recorded.retry_in is None and recorded.next is None:
+        if not recorded.keeps_chain and recorded.retry_in is None and recorded.next is None:
             # What SQL does not want next must not be sent: Celery reads this list after the body.
-            self.request.chain.clear()
+            chain.clear()
         if recorded.has_ended:
             runtime.engine.notify()
         runtime.engine.publish(claimed.run_id, recorded.pieces)
         if not recorded.wakes_body:
             return recorded.next
         row = _go_on(runtime, claimed.run_id, None if recorded.next else ahead.may_run)
-        return recorded.next or attempts.begun(claimed.run_id, claimed.workflow, row)
+        if recorded.next is not None or row is None:
+            return recorded.next
+        return attempts.begun(claimed.run_id, claimed.workflow, row)
 
     def _fail(self, attempt: Attempt) -> None:
         failure, recorded = attempt.failure, attempt.recorded

@@ -1,0 +1,96 @@
+"""Steps that begin without a message: a process that starts a run and works itself takes the first step at once.
+
+The claim is written with the run, so that a death in between is a lost worker like any other. It goes on as
+run-ahead does. Only what the slots of the pool have room for is taken; the rest travels.
+
+Not here: how far it goes on (`ckworkflow.worker.ahead`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery.worker import state
+
+from ckworkflow.definition import registry
+from ckworkflow.engine.attempts import begun
+from ckworkflow.errors import CkWorkflowError
+from ckworkflow.worker.ahead import queue_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from celery import Celery
+
+    from ckworkflow.engine.attempts import Claimed
+    from ckworkflow.model import RunId
+    from ckworkflow.store.nodes import NodeRow
+    from ckworkflow.worker.runtime import Runtime
+
+__all__ = ["LocalSteps"]
+
+logger = logging.getLogger(__name__)
+
+
+class LocalSteps:
+    """What the engine of a worker's process may begin in it.
+
+    Args:
+        app: The app.
+        runtime: The runtime of this process.
+        executor: The threads of the worker's pool.
+        slots: How many of them there are.
+        hostname: The worker's name, as Celery prints it.
+    """
+
+    def __init__(
+        self, app: Celery, runtime: Runtime, executor: Executor, *, slots: int, hostname: str | None
+    ) -> None:
+        self._app, self._runtime, self._executor = app, runtime, executor
+        self._slots, self._hostname = slots, hostname
+        self._lock = threading.Lock()
+        self._begun = 0
+
+    def may_run(self, name: str) -> bool:
+        """Whether a step of that name may begin here, now."""
+        step = registry.steps.get(name)
+        return (
+            step is not None
+            and step.options.rate_limit is None
+            and not self._runtime.is_stopping
+            and self._begun + len(state.active_requests) < self._slots
+            and queue_of(self._app, name, step.options.queue) in self._app.amqp.queues.consume_from
+        )
+
+    def run(self, run_id: RunId, workflow: str, row: NodeRow) -> None:
+        """Run a claimed step on a slot, and what follows it in place."""
+        claimed = begun(run_id, workflow, row)
+        self._runtime.engine.active.add((run_id, row.node_id))
+        with self._lock:
+            self._begun += 1
+        try:
+            self._executor.submit(self._run, claimed)
+        except RuntimeError:  # the pool has ended: nobody runs it, and the heartbeat's orphan is the next worker's
+            self._end(claimed)
+
+    def _run(self, claimed: Claimed) -> None:
+        try:
+            self._app.tasks[claimed.row.name].run_claimed(claimed, hostname=self._hostname)
+        except CkWorkflowError as error:
+            logger.warning("step not run to its end: %s", error, extra={"run_id": claimed.run_id})
+        except Exception:
+            logger.exception("step not run to its end", extra={"run_id": claimed.run_id})
+        finally:
+            self._end(claimed)
+
+    def _end(self, claimed: Claimed) -> None:
+        with self._lock:
+            self._begun -= 1
+        # Whatever was not recorded is nobody's now, and found as such by the next heartbeats.
+        self._runtime.engine.active.discard((claimed.run_id, claimed.row.node_id))
+
+    def info(self) -> dict[str, Any]:
+        """What `inspect stats` shows."""
+        return {"running": self._begun}
