@@ -4,6 +4,8 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Tests mostly wait for processes. Each of these has servers of its own.
 SIDE_BY_SIDE ?= --numprocesses 3 --dist worksteal
+# It says itself what it waits for, and for how long.
+ALONE = -m alone -o faulthandler_timeout=0 tests/nemesis
 SOAK_SECONDS ?= 1800
 # Activated, so that `celery` and `ckworkflow` started by a test are those of the environment.
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
@@ -18,8 +20,8 @@ BENCH_READY = $(BENCH_VENV)/.ckworkflow-bench
 help:
 	@echo "make demo    the example bot against a fake Discord: greet, kill -9 in the middle, go on"
 	@echo "make bot     the same bot on the real Discord (needs DISCORD_TOKEN)"
-	@echo "make test    every test; make fast: those that need no server and no other process"
-	@echo "make soak    every combination, kill -9 at every write, then the nemesis for SOAK_SECONDS (1800)"
+	@echo "make test    every test, the nemesis for three minutes; make fast: those that need no server and no process"
+	@echo "make soak    every combination, kill -9 at every write of each, the nemesis for SOAK_SECONDS (1800)"
 	@echo "make check   ruff, mypy, import-linter, public names: what CI checks before the tests"
 	@echo "make bench   ours beside raw Celery and DBOS, a few minutes; make bench FULL=1: all of it"
 	@echo "make dev     the development environment, in $(VENV)"
@@ -60,14 +62,15 @@ bot: $(BOT_READY)
 dev: $(DEV_READY)
 	@echo "Ready. Activate it with: . $(VENV)/bin/activate"
 
-test: $(DEV_READY)
-	$(RUN) python -m pytest $(SIDE_BY_SIDE)
-
 # One and then the other: the nemesis measures what a lease is worth, so it has the machine to itself.
+test: $(DEV_READY)
+	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	$(RUN) python -m pytest $(ALONE)
+
 soak: $(DEV_READY)
 	$(RUN) python -m pytest -m soak tests/matrix tests/integration tests/deploys tests/docker
-	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest -m soak $(SIDE_BY_SIDE) tests/crash_everywhere
-	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest -m soak tests/nemesis
+	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
+	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE)
 
 fast: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m fast

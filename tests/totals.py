@@ -7,10 +7,13 @@ by `conftest.py` in the process that prints) adds up those of one section and ro
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 PROPERTY = "totals"
+LIKE = "workflows"
+"""A count that is not summed up over the rows: they are the same in each."""
 
 
 def record(
@@ -51,6 +54,12 @@ def report(reporter: Any) -> None:
             )
             for note in dict.fromkeys(found["notes"]):
                 reporter.write_line(f"  {note}")
+        if len(rows) > 1:
+            sums = Counter[str]()
+            for found in rows.values():
+                sums.update({name: count for name, count in found["counts"].items() if name != LIKE})
+            told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sums.items())
+            reporter.write_line(f"in all {len(rows)}: {told}")
 
 
 def _add(sections: dict[str, dict[str, dict[str, Any]]], found: dict[str, Any]) -> None:

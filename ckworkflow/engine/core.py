@@ -90,7 +90,7 @@ class Engine:
         self, settings: Settings, publish: Publish, *, clock: Callable[[], datetime] | None = None
     ) -> None:
         self.settings = settings
-        self.database = Database(settings.database_url, clock=clock)
+        self.database = Database(settings.database_url, clock=clock, owner=lambda: self.owner)
         self.bodies = BodyCache(settings.bodies_kept)
         self.watch = RunWatch(self.database)
         self.active: set[tuple[RunId, NodeId]] = set()

@@ -217,23 +217,26 @@ def bury_dead(engine: Engine) -> None:
         has_lapsed = may_go_by_time and row.alive_until < now
         if row.process_id == engine.owner or not (gone or has_lapsed):
             continue
+        engine.database.end_sessions(row.process_id)  # or its locks would be waited for
         owned, worst = engine.database.read(
             lambda tx, row=row: (  # type: ignore[misc]  # bound now
                 processes.owned_runs(tx, row.process_id), nodes.most_losses(tx, row.process_id),
             )
         )  # fmt: skip
         logger.warning("process is dead", extra={"process_id": row.process_id, "runs": len(owned)})
+        # One that was only silent may go on while it is buried: what it has claimed since is its own.
+        until = None if gone else now
         for run_id in owned:
             engine.database.transact(
-                lambda tx, run_id=run_id, row=row, worst=worst: _free(  # type: ignore[misc]  # bound now
-                    engine, tx, run_id, row.process_id, worst=worst
+                lambda tx, run_id=run_id, row=row, worst=worst, until=until: _free(  # type: ignore[misc]  # bound now
+                    engine, tx, run_id, row.process_id, worst=worst, until=until
                 )
             )
 
-        def forget(tx: Transaction, row: ProcessRow = row) -> None:
+        def forget(tx: Transaction, row: ProcessRow = row, until: datetime | None = until) -> None:
             at = engine.database.now(tx)
             runs.release_leases(tx, row.process_id)
-            processes.remove_process(tx, row.process_id)
+            processes.remove_process(tx, row.process_id, until=until)
             # What it was about to publish, or its clock had taken, is looked at now and not in a moment.
             runs.wake_soon(tx, now=at, within=HOLD + engine.settings.redispatch_after)
 
@@ -265,9 +268,9 @@ def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:
 
 def _free(
     engine: Engine, tx: Transaction, run_id: RunId, process_id: str, *, only: NodeId | None = None,
-    worst: int = 0,
+    worst: int = 0, until: datetime | None = None,
 ) -> None:  # fmt: skip
-    """Take back what a process owned in a run.
+    """Take back what a process owned in a run; with `until`, only what it had claimed by then.
 
     Of all that ran in it, only the steps that have lost the most processes so far (`worst`) are charged with
     another: if one of them kills its workers, the others are its victims. After some losses such steps run one
@@ -280,6 +283,8 @@ def _free(
             continue
         if (run_id, row.node_id) in engine.active:
             continue  # of this process, and claimed anew meanwhile
+        if until is not None and row.started_at is not None and row.started_at > until:
+            continue
         is_charged = row.losses >= worst
         if is_charged and row.losses + 1 >= engine.settings.loss_limit:
             error = FatalError(

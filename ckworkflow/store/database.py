@@ -32,9 +32,15 @@ from ckworkflow.store.writer import GroupWriter, Work
 T = TypeVar("T")
 
 _SERVER_NOW = sa.text("SELECT clock_timestamp()")
+_END_SESSIONS = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name "
+    "AND usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()"
+)
 RETRIES = 8
 CONNECT_SECONDS = 10
 """How long a PostgreSQL server may take to answer, where the URL does not say."""
+LONGEST_NAME = 63
+"""How much of a session's name a PostgreSQL server keeps."""
 SETTING = "workflow_database_url"
 
 _RETRY_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
@@ -48,6 +54,7 @@ class Database:
     Args:
         url: An SQLAlchemy URL, `sqlite:///file` or `postgresql+psycopg://...`.
         clock: Where to read the time instead of the database; for those who own it.
+        owner: What this process is called; a server knows its sessions by that.
 
     Raises:
         InvalidSettingError: The URL names no database that could be used.
@@ -55,9 +62,15 @@ class Database:
             database cannot be reached.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Callable[[], datetime] | None = None,
+        owner: Callable[[], str] | None = None,
+    ) -> None:
         self._url = _parse_url(url)
-        self._clock = clock
+        self._clock, self._owner = clock, owner
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._pid = os.getpid()
         self._writer = self._make_writer()
@@ -138,6 +151,15 @@ class Database:
             return self.read(self.now)
         return last[1] + timedelta(seconds=time.monotonic() - last[0])
 
+    def end_sessions(self, owner: str) -> None:
+        """Have a server give up what a process has under way that is taken for dead; of SQLite nothing is known.
+
+        One that was stopped in the middle of a transaction keeps its locks, and so does one whose machine is gone,
+        of which a server may learn after hours. Who waits for them are the clocks of all others, in their burial.
+        """
+        if not self.is_sqlite:
+            self.read(lambda tx: tx.execute(_END_SESSIONS, {"name": _session_name(owner)}))
+
     def dispose(self) -> None:
         """Close the connections of this process."""
         if self._pid == os.getpid():
@@ -213,7 +235,13 @@ class Database:
         engine = sa.create_engine(self._url, **options)
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _prepare_sqlite)
+        elif self._owner is not None:
+            sa.event.listen(engine, "do_connect", self._name_session)
         return engine
+
+    def _name_session(self, _dialect: object, _record: object, _args: object, options: Any) -> None:
+        if self._owner is not None:
+            options["application_name"] = _session_name(self._owner())
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -256,6 +284,11 @@ def _parse_url(text: str) -> sa.URL:
         reason = f"its driver is for asyncio, and ckworkflow needs one that blocks, as {_FORMS} have"
         raise InvalidSettingError(SETTING, url.render_as_string(), reason)
     return url
+
+
+def _session_name(owner: str) -> str:
+    # Of a long name the end counts, where the process is.
+    return f"ckworkflow {owner}"[-LONGEST_NAME:]
 
 
 def _reason(error: sa.exc.DBAPIError) -> str:

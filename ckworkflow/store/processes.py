@@ -76,6 +76,7 @@ def owned_runs(tx: Transaction, process_id: str) -> list[RunId]:
     return [RunId(row[0]) for row in tx.execute(sa.union(owned, leased))]
 
 
-def remove_process(tx: Transaction, process_id: str) -> None:
-    """Forget a process that has ended."""
-    tx.execute(sa.delete(processes).where(processes.c.id == process_id))
+def remove_process(tx: Transaction, process_id: str, *, until: datetime | None = None) -> None:
+    """Forget a process that has ended; with `until`, only if it has not spoken since."""
+    has_lapsed = sa.true() if until is None else processes.c.alive_until < until
+    tx.execute(sa.delete(processes).where(processes.c.id == process_id, has_lapsed))

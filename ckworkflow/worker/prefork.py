@@ -22,6 +22,7 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from ckworkflow import integration as integrations
 from ckworkflow.engine.identity import pid_started
 from ckworkflow.engine.installation import current
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.worker import events
 from ckworkflow.worker import runtime as runtimes
 
@@ -94,8 +95,20 @@ async def _try_integrations() -> None:
 
 
 def _open(**_: Any) -> None:
-    runtime = runtimes.running()
-    signal.signal(_CANCEL_STEPS, lambda *_: runtime.cancel_steps())
+    signal.signal(_CANCEL_STEPS, _on_grace_over)
+    try:
+        runtimes.running()
+    except DatabaseUnavailableError as error:
+        # Not waited for here: Celery kills a child that is not up within seconds. Its first step waits.
+        logger.warning("pool process starts without its database: %s", error)
+
+
+def _on_grace_over(*_: object) -> None:
+    runtime = runtimes.peek()
+    if runtime is None:
+        # It waits for its database still: it owns nothing, and what it holds is delivered again.
+        os._exit(0)
+    runtime.cancel_steps()
 
 
 def _close(**_: Any) -> None:

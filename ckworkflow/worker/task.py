@@ -73,7 +73,7 @@ class StepTask(Task):
 
     def run(self, run_id: str, node_id: str, generation: int) -> None:
         """Run the step that a message names, if it is still to be run, and those that follow it in place."""
-        runtime = runtimes.running()
+        runtime = _opened()
         opens = bool(self.request.get(OPENS))
         claimed = self._claim(runtime, RunId(run_id), NodeId(node_id), generation, opens=opens)
         runtime.engine.publish(claimed.run_id, claimed.pieces)
@@ -248,6 +248,18 @@ def completes_join(task_id: str) -> bool:
     """Whether the record of the task that ended last on this thread leaves its chord's body to Celery."""
     is_this, _joins.completed_by = _joins.completed_by == task_id, None
     return is_this
+
+
+def _opened() -> Runtime:
+    """The runtime of this process; a pool process that was born while the database was down waits for it."""
+    pause = 0.5
+    while True:
+        try:
+            return runtimes.running()
+        except DatabaseUnavailableError as error:
+            _database.begins(error)
+            time.sleep(pause)
+            pause = min(pause * 2, 15.0)
 
 
 def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services import PostgresProcess, absent, empty_postgres_database, postgres_program
 from worker_home import WorkerHome
 
 if TYPE_CHECKING:
@@ -39,6 +40,17 @@ def embedded_home(tmp_path: Path) -> Iterator[WorkerHome]:
     home = WorkerHome(tmp_path, CODE, {"workflow_packages": ["crashing"]})
     yield home
     home.stop()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresProcess]:
+    """A database server that can be stopped."""
+    initdb, server = postgres_program("initdb"), postgres_program("postgres")
+    if initdb is None or server is None:
+        absent("PostgreSQL", "install postgresql: a server that is not ours cannot be stopped")
+    found = PostgresProcess(initdb, server)
+    yield found
+    found.close()
 
 
 @pytest.fixture
@@ -76,6 +88,38 @@ def test_a_killed_pool_process_costs_its_step_one_attempt_and_its_neighbours_not
     assert again["key"] == cut_off["key"]
     assert [note["attempt"] for note in begun(home, "neighbour")] == [1]
     assert [note["attempt"] for note in begun(home, "unlucky")] == [1, 2]
+
+
+def test_a_pool_process_that_is_born_while_the_database_is_down_waits_for_it(
+    redis_url: str, own_postgres: PostgresProcess, tmp_path: Path
+) -> None:
+    with empty_postgres_database(own_postgres.url) as url:
+        settings = {
+            "workflow_packages": ["crashing"],
+            "broker_url": redis_url,
+            "workflow_database_url": url,
+        }
+        home = WorkerHome(tmp_path, CODE, settings)
+        program = home.start_program()
+        home.start_worker("--pool=prefork", "--concurrency=1")
+        run = program.start("crashing.workflows:waits", "place")
+        cut_off = home.wait_for_note("begin", place="place")
+        log = home.folder / "worker.log"
+
+        own_postgres.stop()
+        os.kill(cut_off["pid"], signal.SIGKILL)
+        home.wait_for(
+            lambda: "starts without its database" in log.read_text(), "the birth of another process"
+        )
+        # The step's message comes back and is taken: what it meets is not a failure of the step.
+        home.wait_for(lambda: log.read_text().count(f"{run}:0:1:1] received") > 1, "the message")
+        own_postgres.start()
+        tell(home, "place")
+
+        assert program.result(run) == "place"
+        assert [note["attempt"] for note in begun(home, "place")] == [1, 2]
+        assert "raised unexpected" not in log.read_text()
+        home.stop()
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])

@@ -30,6 +30,8 @@ def faults(flow: Flow, crashes: Sequence[Seen], end: Seen) -> Iterator[str]:
     yield from _wrong_effects(flow, crashes, end)
     for crash in crashes:
         yield from _undone(crash, end)
+        if not crash.is_final and not crash.has_wake_at:
+            yield "the run lived and had no wake_at"
     for node_id, count in Counter(
         node_id for node_id, _, outcome in end.attempts if outcome in {"completed", "failed"}
     ).items():

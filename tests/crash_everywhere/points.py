@@ -109,17 +109,15 @@ class Points:
     def __init__(self, control: Control, role: int) -> None:
         self._control, self._role = control, role
         self._lock = threading.Lock()
-        self._pid = 0
-        self._file = -1
+        self._file = os.open(control.trace_file, os.O_WRONLY | os.O_APPEND)
+        # Its lock may be held by a thread that is not there.
+        os.register_at_fork(after_in_child=lambda: setattr(self, "_lock", threading.Lock()))
 
     def reach(self, what: str) -> None:
         """Come to a point, and perhaps not further."""
         deadly, role, is_group = self._control.read()
         if not deadly or role != self._role:
             return
-        if self._pid != os.getpid():  # a fork: the lock may be held by a thread that is not here
-            self._lock, self._pid = threading.Lock(), os.getpid()
-            self._file = os.open(self._control.trace_file, os.O_WRONLY | os.O_APPEND)
         with self._lock:
             os.write(self._file, what[: LINE - 1].ljust(LINE - 1).encode() + b"\n")
             number = os.lseek(self._file, 0, os.SEEK_CUR) // LINE
@@ -277,14 +275,16 @@ def _install_psycopg() -> None:
         written: set[str] = self.__dict__.setdefault("_ckw_written", set())
         tables = tables_written(sql)
         written |= tables
+        if _verb(sql) == "BEGIN":
+            self.__dict__["_ckw_begun"] = True
+        # Without a word for its end, a transaction of a pipeline ends with the pipeline or its next sync.
+        ends_so = name == "_commit_gen" or (
+            name in {"_sync_gen", "_exit_gen"} and "_ckw_begun" not in self.__dict__
+        )
         is_single = bool(tables) and self.autocommit and self.pgconn.transaction_status == _IDLE
         # In a pipeline the end comes in several pieces, and is still one.
         if written and not written <= _SIGNS_OF_LIFE and "_ckw_commits" not in self.__dict__:
-            if (
-                name in {"_commit_gen", "_sync_gen", "_exit_gen"}
-                or _verb(sql) in {"COMMIT", "END"}
-                or (is_single and not self._pipeline)
-            ):
+            if ends_so or _verb(sql) in {"COMMIT", "END"} or (is_single and not self._pipeline):
                 self.__dict__["_ckw_commits"] = what = f"commit {_named(written)}"
                 reach(f"before {what}")
         try:
@@ -295,6 +295,7 @@ def _install_psycopg() -> None:
             raise
         if self.pgconn.transaction_status == _IDLE:
             committed = self.__dict__.pop("_ckw_commits", None)
+            self.__dict__.pop("_ckw_begun", None)
             written.clear()
             if committed is not None:
                 reach(f"{'failed' if name == '_rollback_gen' else 'after'} {committed}")

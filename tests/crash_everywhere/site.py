@@ -294,8 +294,6 @@ class Site:
         (folder / "celeryconfig.py").write_text(text)
         self.reader = Reader(self.database_url)
         self._children: list[Child] = []
-        self._number = 0
-        self._names: dict[int, str] = {}
         self._held_by_dead: set[bytes] = set()
         self.boot_seconds: list[float] = []
         if not self.reader.is_sqlite:
@@ -323,15 +321,12 @@ class Site:
         return self._fork("client", CLIENT, [])
 
     def _fork(self, kind: str, role: int, options: list[str]) -> Child:
-        self._number += 1
-        name = f"{kind}-{self._number}"
         child = self._server.fork(
             kind=kind, role=role, folder=str(self.folder), log=str(self.folder / f"{kind}.log"),
-            env={VARIABLE: str(self.effects_folder), "PGAPPNAME": name}, options=options,
+            env={VARIABLE: str(self.effects_folder)}, options=options,
             patches=self._patches,
         )  # fmt: skip
         self._children.append(child)
-        self._names[child.pid] = name
         return child
 
     def wait_until_ready(self, child: Child) -> None:
@@ -344,20 +339,20 @@ class Site:
         """After the death of a process: let the database find it out, and note what the broker had given it."""
         child.close()
         self._children.remove(child)
-        name = self._names[child.pid]
         if not self.reader.is_sqlite:
             # What the server had been told before the death it still does.
-            wait_for(
-                lambda: (
-                    not self.reader.all(
-                        "SELECT 1 FROM pg_stat_activity WHERE application_name = ?", name
-                    )
-                ),
-                "the end of the dead process's transactions",
-            )
+            wait_for(lambda: not self._sessions_of_dead(), "the end of the dead process's transactions")
         if self.combination.broker == "redis":
             self._held_by_dead = set(self.redis().hkeys("unacked"))
         self.reader.close()
+
+    def _sessions_of_dead(self) -> list[str]:
+        """The sessions of processes that have ended, by the names that the engine gives them."""
+        rows = self.reader.all(
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() "
+            "AND starts_with(application_name, 'ckworkflow ')"
+        )
+        return [name for (name,) in rows if not is_alive(int(name.split(":")[-2]))]
 
     def wait_until_settled(self, child: Child) -> None:
         """Wait until a process that is up has also dealt with its dead predecessors."""

@@ -25,7 +25,7 @@ from crash_everywhere.site import CLIENT, Combination
 from effect_flows import FLOWS
 
 IS_SOAK = os.environ.get("CKWORKFLOW_SOAK", "") not in {"", "0"}
-SEED = int(os.environ.get("CKWORKFLOW_SEED") or random.SystemRandom().randrange(10**6))
+SEED = int(os.environ["CKWORKFLOW_SEED"])
 SAMPLES = 6
 """Kills on a combination that is only sampled."""
 RECOVERY_POINTS = 12
@@ -108,4 +108,7 @@ def test_on_every_combination_a_killed_worker_loses_nothing(
             number = chance.randint(1, benches.count(combination, flow))
             tally.add(benches.kill_at(combination, flow, [number]))
 
-    conclude(record_property, f"{combination}, sampled, seed {SEED}", tally, workflows=len(flows))
+    # Threads take turns as they like, so the last points of a count are not always there again.
+    assert tally.points >= SAMPLES // 2
+    how = "every point" if IS_SOAK else "sampled"
+    conclude(record_property, f"{combination}, {how}, seed {SEED}", tally, workflows=len(flows))

@@ -92,6 +92,8 @@ class Cluster:
         )
         self.reader = Reader(database_url)
         self.troubles: list[Trouble] = []
+        self.outages: list[tuple[float, float]] = []
+        """When the database could not be reached, or had just cut all connections."""
         self.counts: Counter[str] = Counter()
         self.events: list[tuple[float, str]] = []
         self.started: set[str] = set()
@@ -131,7 +133,6 @@ class Cluster:
             kind=kind, role=None, folder=str(self.folder), log=str(self.folder / f"{kind}-{number}.log"),
             env={
                 VARIABLE: str(self.effects_folder), LINGER_VARIABLE: str(LINGER_SECONDS),
-                "PGAPPNAME": f"{kind}-{number}",
             },
             options=options, patches=["nemesis.tuning:install"],
         )  # fmt: skip
@@ -149,17 +150,38 @@ class Cluster:
         """Kill a worker, stopped or not; `supervise` starts another one."""
         if slot.worker is None:
             return
+        # Of one that is stopped the trouble began then: it may have been taken for dead before it was.
+        since = slot.stopped_at or time.time()
         slot.worker.kill()
-        self.troubles.append(Trouble(slot.worker.pid, None, time.time()))
+        self.troubles.append(Trouble(slot.worker.pid, None, since))
         self.note(f"worker {slot.worker.pid} was killed")
         slot.worker = slot.stopped_at = None
 
-    def kill_child(self, slot: Slot, chance: random.Random) -> bool:
-        """Kill one pool process of a worker; whether there was one."""
-        children = sorted(children_of(slot.worker.pid)) if slot.worker is not None else []
-        if not children:
+    def pids(self, slot: Slot) -> set[int]:
+        """The processes in a place."""
+        if slot.worker is None:
+            return set()
+        return {slot.worker.pid, *(children_of(slot.worker.pid) if slot.pool == "prefork" else ())}
+
+    def busy_pids(self) -> set[int]:
+        """The processes that own a step now; none while the database is down."""
+        import psycopg
+
+        try:
+            rows = self.reader.all(
+                "SELECT DISTINCT owner FROM nodes WHERE status = 'running' AND kind = 'step'"
+            )
+        except psycopg.OperationalError:
+            self.reader.close()
+            return set()
+        return {int(owner.split(":")[-2]) for (owner,) in rows if owner is not None}
+
+    def kill_child(self, slot: Slot, chance: random.Random, wanted: set[int]) -> bool:
+        """Kill one pool process of a worker, one of those that are wanted if it can be; whether there was one."""
+        children = set(children_of(slot.worker.pid)) if slot.worker is not None else set()
+        if slot.worker is None or not children:
             return False
-        pid = chance.choice(children)
+        pid = chance.choice(sorted(children & wanted or children))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         self.troubles.append(Trouble(slot.worker.pid, pid, time.time()))
@@ -309,16 +331,20 @@ class Cluster:
     def restart_database(self, number: signal.Signals, *, away_seconds: float = 0) -> None:
         """Restart the server; `SIGINT` cuts its clients off, `SIGQUIT` ends it where it stands."""
         self.reader.close()
+        began = time.time()
         self.note(f"the database is stopped by {number.name}")
         process = self.postgres._process
         process.send_signal(number)
         process.wait(60)
         time.sleep(away_seconds)
         self.postgres.start()
+        self.outages.append((began, time.time()))
         self.note("the database is back")
 
     def cut_connections(self) -> int:
         """End all connections of the cluster to its database."""
+        self.outages.append((time.time(), time.time()))
+        self.note("all connections to the database are cut")
         rows = self.reader.all(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -1,8 +1,9 @@
 """The faults: what is done to a cluster, in an order that a seed fixes.
 
 A deck of all of them is shuffled and dealt again and again, so each comes several times. What a fault needs to
-bite (messages that wait, steps that run) it brings about itself: for those against the broker the workers
-are stopped for a moment, far shorter than a lease, while a burst of runs is started.
+bite it brings about itself. Against the broker: messages that wait, for which the workers are stopped for a moment,
+far shorter than a lease, while a burst of runs is started. Against all else: a step that runs just now, in the
+very process that is to be hit; workers are so much faster than runs come that a blow in the dark hits nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from nemesis.tuning import LEASE_SECONDS
 BURST = 6
 _PAUSE_SECONDS = (0.3, 1.0)
 _MOMENT_SECONDS = 0.3
+_BUSY_SECONDS = 0.5
+"""How long a step is waited for in what is to be hit: it may just have lost its broker or its database."""
 
 
 class Nemesis:
@@ -34,6 +37,8 @@ class Nemesis:
     def __init__(self, cluster: Cluster, seed: int) -> None:
         self._cluster = cluster
         self._chance = random.Random(seed)
+        # Apart: how much is drawn of it depends on what is there to be hit, and the order of faults must not.
+        self._detail = random.Random(f"{seed} detail")
         self._order = itertools.count()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._deck: list[Callable[[], str]] = []
@@ -75,14 +80,28 @@ class Nemesis:
 
     # --- against workers -----------------------------------------------------------------------------
 
+    def _amid_steps(self, *slots: Slot) -> set[int]:
+        """Start a burst of runs, and wait until a step runs in one of these places; by which processes."""
+        cluster = self._cluster
+        pids = {pid for slot in slots if slot.stopped_at is None for pid in cluster.pids(slot)}
+        for _ in range(BURST if pids else 0):
+            cluster.order_run(self._detail)
+        end = time.monotonic() + _BUSY_SECONDS
+        while not (busy := cluster.busy_pids() & pids) and time.monotonic() < end:
+            cluster.listen()
+        cluster.counts["blows at a running step"] += bool(busy)
+        return busy
+
     def _kill(self) -> str:
-        self._cluster.kill_worker(self._slot())
+        slot = self._slot()
+        self._amid_steps(slot)
+        self._cluster.kill_worker(slot)
         return "workers killed"
 
     def _kill_child(self) -> str:
-        prefork = [slot for slot in self._cluster.slots if slot.pool == "prefork"]
-        self._cluster.kill_child(prefork[0], self._chance)
-        return "pool processes killed"
+        slot = next(slot for slot in self._cluster.slots if slot.pool == "prefork")
+        is_killed = self._cluster.kill_child(slot, self._detail, self._amid_steps(slot))
+        return "pool processes killed" if is_killed else "pools without a process to kill"
 
     def _stop(self, slot: Slot, seconds: float) -> None:
         worker = slot.worker
@@ -95,7 +114,9 @@ class Nemesis:
         self._in(seconds, go_on)
 
     def _stop_beyond_the_lease(self) -> str:
-        self._stop(self._slot(), LEASE_SECONDS + self._chance.uniform(1.5, 3))
+        slot = self._slot()
+        self._amid_steps(slot)
+        self._stop(slot, LEASE_SECONDS + self._chance.uniform(1.5, 3))
         return "workers stopped beyond their lease"
 
     def _stop_briefly(self) -> str:
@@ -103,7 +124,9 @@ class Nemesis:
         return "workers stopped briefly"
 
     def _end_in_order(self) -> str:
-        self._cluster.end_worker(self._slot())
+        slot = self._slot()
+        self._amid_steps(slot)
+        self._cluster.end_worker(slot)
         return "workers ended in order"
 
     # --- against the broker --------------------------------------------------------------------------
@@ -114,7 +137,7 @@ class Nemesis:
         for slot in halted:
             cluster.stop_worker(slot)
         for _ in range(BURST):
-            cluster.order_run(self._chance)
+            cluster.order_run(self._detail)
         end = time.monotonic() + _MOMENT_SECONDS
         wait_for(lambda: not cluster.is_client_busy or time.monotonic() > end, "a burst of runs")
         cluster.counts[what] += do()
@@ -127,38 +150,43 @@ class Nemesis:
 
     def _double(self) -> str:
         return self._while_messages_wait(
-            lambda: self._cluster.double(self._chance), "messages were doubled"
+            lambda: self._cluster.double(self._detail), "messages were doubled"
         )
 
     def _shuffle(self) -> str:
         return self._while_messages_wait(
-            lambda: self._cluster.shuffle(self._chance), "messages were reordered"
+            lambda: self._cluster.shuffle(self._detail), "messages were reordered"
         )
 
     def _drop(self) -> str:
         return self._while_messages_wait(
-            lambda: self._cluster.drop(self._chance), "messages were dropped"
+            lambda: self._cluster.drop(self._detail), "messages were dropped"
         )
 
     def _restart_broker(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.restart_broker()
         return "broker restarts"
 
     # --- against the database ------------------------------------------------------------------------
 
     def _restart_database_fast(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.restart_database(signal.SIGINT)
         return "database restarts (fast)"
 
     def _restart_database_immediately(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.restart_database(signal.SIGQUIT)
         return "database restarts (immediate)"
 
     def _take_the_database_away(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         # Nobody can say that he lives, and nobody is dead.
         self._cluster.restart_database(signal.SIGINT, away_seconds=LEASE_SECONDS + 0.5)
         return "database outages beyond the lease"
 
     def _cut_connections(self) -> str:
+        self._amid_steps(*self._cluster.slots)
         self._cluster.counts["database connections cut"] += self._cluster.cut_connections()
         return "times that all connections were cut"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import engine_flows
 from ckworkflow.engine import recovery
-from ckworkflow.model import NodeStatus
+from ckworkflow.model import NodeStatus, RunId
+from ckworkflow.store import processes
+from ckworkflow.store.database import Transaction
 from desk import Desk, ManualClock
 
 
@@ -44,6 +47,30 @@ def test_a_step_claimed_by_a_process_that_was_buried_comes_back_when_it_dies(des
     let_time_pass(desk)
 
     assert desk.node(run_id).status is NodeStatus.PLANNED
+    other.close()
+
+
+def test_what_a_process_claims_that_goes_on_while_it_is_buried_is_not_taken_from_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = desk.another("other")
+    run_id = desk.start(engine_flows.doubling, 3)
+    desk.register(other)
+    desk.clock.advance(2 * desk.engine.settings.silence)
+    owned_runs = processes.owned_runs
+
+    def go_on(tx: Transaction, process_id: str) -> list[RunId]:
+        # Its row has been read, and had lapsed. Now it beats, and takes a message.
+        desk.clock.advance(timedelta(seconds=1))
+        other.register(other)
+        other.claim(run_id)
+        return owned_runs(tx, process_id)
+
+    monkeypatch.setattr(processes, "owned_runs", go_on)
+    recovery.bury_dead(desk.engine)
+
+    assert (desk.node(run_id).status, desk.node(run_id).owner) == (NodeStatus.RUNNING, "other")
+    assert [row.process_id for row in desk.engine.database.read(processes.list_processes)] == ["other"]
     other.close()
 
 

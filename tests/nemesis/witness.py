@@ -1,8 +1,12 @@
 """The witness: looks at the database while everything breaks, and judges what is left.
 
 While it goes on: what is recorded never changes and never goes away, and no live run is without `wake_at`. At the
-end: every run that was started is there and ended right, each recorded step has one result on record, and an
-attempt was lost, or an effect had twice, only where its worker had died or had been stopped beyond its lease.
+end: every run that was started is there and ended right, each recorded step has one result on record, each effect
+is that of the attempt on record, of one that had to fail, or of one that was lost, and an attempt was lost only where
+its worker had died or had been silent beyond its lease while it had it.
+
+An attempt may be lost without that in one case, and only if it had no effect: the database went away just when it
+was to say that the step was claimed.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from crash_everywhere.site import FINAL
@@ -19,6 +24,16 @@ from nemesis.cluster import Cluster
 from nemesis.tuning import HEARTBEAT_SECONDS, LEASE_SECONDS
 
 SLACK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended that gave no result, when it began, and when that was on record."""
+
+    outcome: str
+    owner: str
+    since: float
+    at: float
 
 
 class Witness:
@@ -81,11 +96,17 @@ class Witness:
         """Look at every run, once all have ended."""
         reader = self._cluster.reader
         runs = reader.all("SELECT id, workflow, status, output, error FROM runs")
-        outcomes: dict[str, dict[tuple[str, int], tuple[str, str, float]]] = defaultdict(dict)
-        for run_id, node_id, attempt, outcome, owner, at in reader.all(
-            "SELECT run_id, node_id, attempt, outcome, owner, extract(epoch FROM finished_at) FROM attempts"
+        attempts: dict[str, dict[tuple[str, int], Ended]] = defaultdict(dict)
+        for run_id, node_id, number, *rest in reader.all(
+            "SELECT run_id, node_id, attempt, outcome, owner, extract(epoch FROM started_at)::float, "
+            "extract(epoch FROM finished_at)::float FROM attempts"
         ):
-            outcomes[run_id][node_id, attempt] = (outcome, owner, float(at))
+            attempts[run_id][node_id, number] = Ended(*rest)
+        last: dict[str, dict[str, int]] = defaultdict(dict)
+        for run_id, node_id, number in reader.all(
+            "SELECT run_id, node_id, attempt FROM nodes WHERE finished_at IS NOT NULL"
+        ):
+            last[run_id][node_id] = number
         missing = self._cluster.started - {row[0] for row in runs}
         self.wrong += [f"{run_id} was started and is not there" for run_id in missing]
         for run_id, workflow, *end in runs:
@@ -93,24 +114,37 @@ class Witness:
             effects = effects_of(self._cluster.effects_folder, run_id)
             for fault in (
                 *_wrong_end(flow, *end),
-                *_wrong_attempts(outcomes[run_id]),
-                *self._unexplained_losses(outcomes[run_id]),
-                *self._wrong_effects(flow, effects, outcomes[run_id]),
+                *_wrong_attempts(attempts[run_id]),
+                *self._unexplained_losses(attempts[run_id], effects),
+                *self._wrong_effects(flow, effects, attempts[run_id], last[run_id]),
             ):
                 self.wrong.append(f"{workflow} {run_id}: {fault}")
 
     def _unexplained_losses(
-        self, outcomes: dict[tuple[str, int], tuple[str, str, float]]
+        self, attempts: dict[tuple[str, int], Ended], effects: list[Effect]
     ) -> Iterator[str]:
-        for (node_id, attempt), (outcome, owner, at) in outcomes.items():
-            if outcome == "lost":
+        had_effect = {(effect.node_id, effect.attempt) for effect in effects}
+        for place, ended in attempts.items():
+            if ended.outcome != "lost":
+                continue
+            pid = int(ended.owner.split(":")[-2])
+            if self._was_troubled(pid, self._cluster.group_of(pid), ended.since, ended.at):
                 self._cluster.counts["attempts lost with their worker"] += 1
-                pid = int(owner.split(":")[-2])
-                if not self._was_troubled(pid, self._cluster.group_of(pid), 0, at):
-                    yield f"attempt {attempt} of {node_id} was lost, and nothing was done to its worker {owner}"
+            elif place not in had_effect and self._was_database_away(ended.since):
+                self._cluster.counts["claims that the database did not answer"] += 1
+            else:
+                yield (
+                    f"attempt {place[1]} of {place[0]} was lost, and nothing was done to its worker {ended.owner} "
+                    f"of group {self._cluster.group_of(pid)}:\n"
+                    f"{self._cluster.events_between(ended.since, ended.at)}"
+                )
 
     def _wrong_effects(
-        self, flow: Flow, effects: list[Effect], outcomes: dict[tuple[str, int], tuple[str, str, float]]
+        self,
+        flow: Flow,
+        effects: list[Effect],
+        attempts: dict[tuple[str, int], Ended],
+        last: dict[str, int],
     ) -> Iterator[str]:
         labels = Counter(effect.label for effect in effects)
         for label, count in flow.effects.items():
@@ -118,32 +152,43 @@ class Witness:
                 yield f"{label!r} ran {labels[label]} times and not {count}"
         for label in labels.keys() - flow.effects.keys():
             yield f"{label!r} ran, and must not"
-        by_key: dict[str, list[Effect]] = defaultdict(list)
-        for effect in effects:
-            by_key[effect.key].append(effect)
-        for found in by_key.values():
-            # Those that had to fail and are on record as such are no repetition.
-            again = [e for e in found if outcomes.get((e.node_id, e.attempt), ("",))[0] != "retried"]
-            for earlier in again[:-1]:
-                self._cluster.counts["side effects repeated after a death"] += 1
-                later = found[found.index(earlier) + 1]
-                if not self._was_troubled(earlier.pid, earlier.group, earlier.at, later.at):
-                    yield (
-                        f"{earlier.label!r} ran again ({earlier} and {later}), and nothing was done to its worker:\n"
-                        f"{self._cluster.events_between(earlier.at, later.at)}"
-                    )
+        for (node_id, number), count in Counter((e.node_id, e.attempt) for e in effects).items():
+            if count > 1:
+                yield f"attempt {number} of {node_id} had its effect {count} times"
+            outcome = attempts[node_id, number].outcome if (node_id, number) in attempts else None
+            if outcome == "lost":
+                self._cluster.counts["side effects of attempts that were lost"] += 1
+            elif outcome not in {"retried", "failed"} and last.get(node_id) != number:
+                yield f"attempt {number} of {node_id} had its effect, is {outcome}, and {last.get(node_id)} is on record"
 
     def _was_troubled(self, pid: int, group: int, since: float, until: float) -> bool:
-        """Whether a process had died, or been stopped for a lease, between two moments."""
+        """Whether a process had died, or been silent for a lease, between two moments."""
+        # A beat may have been due when the process was stopped.
+        least = LEASE_SECONDS - HEARTBEAT_SECONDS - SLACK_SECONDS
         return any(
-            trouble.group == group
-            and trouble.pid in {None, pid}
-            # A beat may have been due when the process was stopped.
-            and trouble.until - trouble.since >= LEASE_SECONDS - HEARTBEAT_SECONDS - SLACK_SECONDS
-            and trouble.since <= until
-            and trouble.until >= since
-            for trouble in self._cluster.troubles
+            end - begin >= least and begin <= until and end >= since - SLACK_SECONDS
+            for begin, end in self._silences(pid, group)
         )
+
+    def _silences(self, pid: int, group: int) -> Iterator[tuple[float, float]]:
+        """When a process could not say that it lives; an outage alone is no excuse, as then nobody could."""
+        spans = [(begin, end, False) for begin, end in self._cluster.outages]
+        spans += [
+            (trouble.since, trouble.until, True)
+            for trouble in self._cluster.troubles
+            if trouble.group == group and trouble.pid in {None, pid}
+        ]
+        merged: list[list[Any]] = []
+        for begin, end, is_stop in sorted(spans):
+            if merged and begin - merged[-1][1] <= HEARTBEAT_SECONDS + SLACK_SECONDS:
+                merged[-1][1] = max(merged[-1][1], end)
+                merged[-1][2] |= is_stop
+            else:
+                merged.append([begin, end, is_stop])
+        return ((begin, end) for begin, end, is_stop in merged if is_stop)
+
+    def _was_database_away(self, at: float) -> bool:
+        return any(begin - 1 <= at <= end + 1 for begin, end in self._cluster.outages)
 
 
 def _wrong_end(flow: Flow, status: str, output: str | None, error: str | None) -> Iterator[str]:
@@ -154,11 +199,9 @@ def _wrong_end(flow: Flow, status: str, output: str | None, error: str | None) -
         yield f"is {status} ({output or error}) and not completed with {flow.result!r}"
 
 
-def _wrong_attempts(outcomes: dict[tuple[str, int], tuple[str, str, float]]) -> Iterator[str]:
+def _wrong_attempts(attempts: dict[tuple[str, int], Ended]) -> Iterator[str]:
     recorded = Counter(
-        node_id
-        for (node_id, _), (outcome, _, _) in outcomes.items()
-        if outcome in {"completed", "failed"}
+        node_id for (node_id, _), ended in attempts.items() if ended.outcome in {"completed", "failed"}
     )
     for node_id, count in recorded.items():
         if count > 1:
