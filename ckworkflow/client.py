@@ -217,9 +217,9 @@ def _return_value(run_id: RunId, timeout: float | None, stop: _Stop) -> Any:
     is_warned = False
     with engine.watch.waiting(run_id) as ended:
         while not stop.is_set:
-            status = engine.database.read(lambda tx: runs.read_status(tx, run_id))
-            if status is None or status.is_final:
-                return _outcome(_record(run_id))
+            record = engine.database.read(lambda tx: runs.read_run(tx, run_id))
+            if record.status.is_final:
+                return _outcome(record)
             waited = time.monotonic() - began
             if timeout is not None and waited >= timeout:
                 raise ReturnValueTimeoutError(run_id, timeout, is_worker_alive=_is_worker_alive(engine))

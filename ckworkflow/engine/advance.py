@@ -125,7 +125,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     except (ReplayDivergenceError, BodyAwaitError) as error:
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
-        engine.notify()
+        engine.notify(run_id)
         return _DONE
     try:
         committed = engine.database.transact_run(
@@ -143,7 +143,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         return _DONE
     if committed.is_final:
         tracer.close()
-        engine.notify()
+        engine.notify(run_id)
         return committed
     if committed.body is not None:
         engine.bodies.keep(run_id, committed.body)

@@ -127,9 +127,9 @@ class Engine:
         if pieces:
             self._publish(run_id, pieces)
 
-    def notify(self) -> None:
-        """Tell waiting callers of this process that some run has ended."""
-        self.watch.notify()
+    def notify(self, run_id: RunId) -> None:
+        """Tell waiting callers of this process that a run has ended."""
+        self.watch.notify(run_id)
 
     def on_wake(self, waker: Callable[[datetime], None]) -> Callable[[], None]:
         """Call back when a run must be looked at at a given time; return what ends this."""

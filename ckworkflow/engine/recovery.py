@@ -79,9 +79,9 @@ def recover(engine: Engine, *run_ids: RunId) -> None:
     found = engine.database.transact(
         lambda tx: [(run_id, *_recover(engine, tx, run_id)) for run_id in sorted(run_ids)]
     )
-    if any(has_ended for *_, has_ended in found):
-        engine.notify()
-    for run_id, pieces, _, _ in found:
+    for run_id, pieces, _, has_ended in found:
+        if has_ended:
+            engine.notify(run_id)
         engine.publish(run_id, pieces)
     for run_id, _, must_advance, _ in found:
         if must_advance:

@@ -71,7 +71,7 @@ def start_run(
         raise
     if committed is None:
         tracer.close()
-        engine.notify()
+        engine.notify(run_id)
     else:
         engine.bodies.keep(run_id, committed.body)
         engine.wake_at(committed.wake_at)

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RunWatch"]
 
-POLL_SECONDS = (0.002, 0.1)
-"""The first and the longest pause between two looks."""
-GROWTH = 1.15
+SHORTEST_SECONDS = 0.002
+LONGEST_SECONDS = 0.1
+SHARE_OF_AGE = 0.1
+"""Between two looks: a part of how long the youngest of those who wait has waited, within these bounds."""
+LEAST_WHERE_RUNS_END = 0.02
+"""In a process that runs steps itself: most of what is waited for here ends here."""
+LINGER_SECONDS = 1.0
 AT_ONCE = 500
 
 
@@ -38,8 +42,10 @@ class RunWatch:
         self._database = database
         self._lock = threading.Lock()
         self._waiting: dict[RunId, set[threading.Event]] = {}
-        self._look = threading.Event()
+        self._has_come = threading.Event()
+        self._youngest = 0.0  # monotonic: since when the last one to come has waited
         self._is_looking = False
+        self.shortest_seconds = SHORTEST_SECONDS
 
     @contextlib.contextmanager
     def waiting(self, run_id: RunId) -> Iterator[threading.Event]:
@@ -47,9 +53,11 @@ class RunWatch:
         event = threading.Event()
         with self._lock:
             self._waiting.setdefault(run_id, set()).add(event)
+            self._youngest = time.monotonic()
             must_start, self._is_looking = not self._is_looking, True
         if must_start:
             threading.Thread(target=self._run, name="ckworkflow-watch", daemon=True).start()
+        self._has_come.set()
         try:
             yield event
         finally:
@@ -59,30 +67,38 @@ class RunWatch:
                 if not events:
                     del self._waiting[run_id]
 
-    def notify(self) -> None:
-        """Look now: a run has ended in this process."""
-        self._look.set()
+    def notify(self, run_id: RunId) -> None:
+        """Tell those who wait for a run that it has ended, in this process."""
+        if not self._waiting:
+            return
+        with self._lock:
+            for event in self._waiting.get(run_id, ()):
+                event.set()
 
     def _run(self) -> None:
-        shortest, longest = POLL_SECONDS
-        pause, known = shortest, 0
+        spent = 0.0
         while True:
             with self._lock:
+                is_idle = not self._waiting
+            if is_idle:
+                # Somebody who waits for one run after the other is about to come again.
+                came = self._has_come.wait(LINGER_SECONDS)
+                with self._lock:
+                    if not came and not self._waiting:
+                        self._is_looking = False
+                        return
+                self._has_come.clear()
+            age = time.monotonic() - self._youngest
+            pause = min(max(age * SHARE_OF_AGE, self.shortest_seconds), LONGEST_SECONDS)
+            time.sleep(max(pause, 5 * spent))  # never more than a small part of the time, however many there are
+            with self._lock:
                 wanted = list(self._waiting)
-                if not wanted:
-                    self._is_looking = False
-                    return
             began = time.monotonic()
-            has_news = self._tell(wanted) or len(wanted) > known
-            known = len(wanted)
-            # Never more than a small part of the time, however much there is to look at.
-            least = max(shortest, 5 * (time.monotonic() - began))
-            pause = least if has_news else min(max(pause * GROWTH, least), longest)
-            self._look.wait(pause)
-            self._look.clear()
+            self._tell(wanted)
+            spent = time.monotonic() - began
 
-    def _tell(self, wanted: list[RunId]) -> bool:
-        """Set the events of those that have ended; whether there were any."""
+    def _tell(self, wanted: list[RunId]) -> None:
+        """Set the events of those that have ended."""
         live: set[RunId] = set()
         try:
             for at in range(0, len(wanted), AT_ONCE):
@@ -96,4 +112,3 @@ class RunWatch:
             for run_id in ended:
                 for event in self._waiting.get(run_id, ()):
                     event.set()
-        return bool(ended)

@@ -134,7 +134,7 @@ def read_run(tx: Transaction, run_id: RunId) -> RunRecord:
     Raises:
         RunNotFoundError: No run has this id.
     """
-    row = tx.execute(sa.select(*_RECORD).where(runs.c.id == run_id)).one_or_none()
+    row = tx.execute(_READ_RUN, {"b_run": run_id}).one_or_none()
     if row is None:
         raise RunNotFoundError(run_id)
     return _record(row)
@@ -158,6 +158,9 @@ _RECORD = (
 )  # fmt: skip
 
 
+_READ_RUN = Prepared(sa.select(*_RECORD).where(_HERE))
+
+
 def _record(row: Sequence[Any]) -> RunRecord:
     return RunRecord(RunId(row[0]), row[1], RunStatus(row[2]), *row[3:])
 
@@ -173,10 +176,15 @@ def read_status(tx: Transaction, run_id: RunId) -> RunStatus | None:
 
 def live_of(tx: Transaction, run_ids: Sequence[RunId]) -> list[RunId]:
     """Which of these runs have not ended."""
+    if len(run_ids) <= FEW:
+        found = [(run_id, read_status(tx, run_id)) for run_id in run_ids]
+        return [run_id for run_id, status in found if status is not None and not status.is_final]
     rows = tx.execute(_LIVE_OF, {"b_runs": list(run_ids)})
     return [RunId(row[0]) for row in rows]
 
 
+FEW = 3
+"""Up to so many are asked for one by one: a list in a query is made anew each time."""
 _LIVE_OF = sa.select(runs.c.id).where(
     runs.c.id.in_(sa.bindparam("b_runs", expanding=True)), runs.c.status.in_(LIVE)
 )

@@ -19,6 +19,7 @@ from celery.worker import state
 
 from ckworkflow.engine import recovery, retention
 from ckworkflow.engine.installation import current
+from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
 from ckworkflow.outage import Outage
 from ckworkflow.store import schema
@@ -170,6 +171,7 @@ class Clock(bootsteps.StartStopStep):
             raise SystemExit(EXIT_CODE) from None
         executor = getattr(worker.pool, "executor", None)
         if self._children is None and executor is not None:
+            current().engine.watch.shortest_seconds = LEAST_WHERE_RUNS_END
             current().engine.local = LocalSteps(
                 worker.app, runtimes.running(), executor, slots=worker.pool.limit, hostname=worker.hostname
             )
@@ -181,6 +183,7 @@ class Clock(bootsteps.StartStopStep):
     def stop(self, worker: Any) -> None:
         """End the clock and the runtime."""
         current().engine.local = None
+        current().engine.watch.shortest_seconds = SHORTEST_SECONDS
         if self._thread is not None:
             self._thread.stop()
         # Celery stops the pool after this step, and the steps that still run need the loop to end on.

@@ -193,7 +193,7 @@ class StepTask(Task):
             # What SQL does not want next must not be sent: Celery reads this list after the body.
             chain.clear()
         if recorded.has_ended:
-            runtime.engine.notify()
+            runtime.engine.notify(claimed.run_id)
         runtime.engine.publish(claimed.run_id, recorded.pieces)
         if not recorded.wakes_body:
             return recorded.next

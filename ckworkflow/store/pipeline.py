@@ -1,0 +1,154 @@
+"""A pipeline on a PostgreSQL connection: many statements under way, and one wait for all of them.
+
+The driver has pipelines too, but it waits a little at each statement, which costs more than the statement. Here
+libpq is spoken to directly, by the wrapper that psycopg publishes for that (`psycopg.pq`): statements are
+prepared on the server once for each connection, parameters and results travel as text.
+
+Source: PostgreSQL documentation, chapter "Pipeline Mode" of libpq.
+
+Not here: what a statement is (`ckworkflow.store.transaction`).
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn, PGresult
+
+__all__ = ["Asked", "Pipeline"]
+
+LONGEST_WAIT_SECONDS = 60.0
+"""Between two looks at whether the connection still lives; the server says so when it goes."""
+
+
+class Asked:
+    """A statement that was sent; `result` is there once somebody has waited for it."""
+
+    __slots__ = ("on_ok", "result")
+
+    def __init__(self, on_ok: Callable[[], object] | None = None) -> None:
+        self.result: PGresult | None = None
+        self.on_ok = on_ok
+
+
+_SYNC = Asked()
+
+
+class Pipeline:
+    """See the module.
+
+    Args:
+        connection: A psycopg connection with nothing under way.
+        prepared: The names of the statements that its server has prepared for it; kept with the connection.
+
+    Raises:
+        psycopg.Error: From every method: the first error of the statements sent so far.
+    """
+
+    def __init__(self, connection: Any, prepared: set[bytes]) -> None:
+        self._pg: PGconn = connection.pgconn
+        self._prepared = prepared
+        self._asked: deque[Asked] = deque()
+        self._error: Exception | None = None
+        self._pg.enter_pipeline_mode()
+
+    def ask(self, name: bytes, sql: bytes, values: Sequence[bytes | None]) -> Asked:
+        """Send a statement that is known by a name."""
+        if name not in self._prepared:
+            self._pg.send_prepare(name, sql)
+            self._asked.append(Asked(lambda: self._prepared.add(name)))
+        self._pg.send_query_prepared(name, values)
+        asked = Asked()
+        self._asked.append(asked)
+        return asked
+
+    def say(self, words: bytes) -> None:
+        """Send a command without parameters."""
+        self._pg.send_query_params(words, None)
+        self._asked.append(Asked())
+
+    def wait_for(self, asked: Asked) -> PGresult:
+        """Return the result of a statement."""
+        if asked.result is None:
+            self._pg.send_flush_request()
+            self._receive(until=asked)
+        if asked.result is None:
+            raise AssertionError("a result that was asked for before the last sync")
+        return asked.result
+
+    def sync(self) -> None:
+        """Wait until everything is done."""
+        self._pg.pipeline_sync()
+        self._asked.append(_SYNC)
+        self._receive(until=_SYNC)
+
+    def close(self) -> None:
+        """Wait for what is under way, whatever comes of it, and give the connection back to its driver."""
+        try:
+            self._error = None
+            self._pg.pipeline_sync()
+            self._asked.append(_SYNC)
+            self._receive(until=_SYNC, is_telling=False)
+        finally:
+            self._pg.exit_pipeline_mode()
+
+    def leave(self) -> None:
+        """Give the connection back to its driver; after `sync`."""
+        self._pg.exit_pipeline_mode()
+
+    def _receive(self, *, until: Asked, is_telling: bool = True) -> None:
+        """Read results in the order of what was sent, up to those of `until`."""
+        pg = self._pg
+        while pg.flush():
+            _wait(pg.socket, is_for_writing=True)
+            pg.consume_input()
+        asked = None
+        while asked is not until:
+            asked = self._asked.popleft()
+            while True:
+                while pg.is_busy():
+                    _wait(pg.socket)
+                    pg.consume_input()
+                result = pg.get_result()
+                if result is None:
+                    break  # the results of the next statement come next
+                self._take(asked, result)
+                if asked is _SYNC:
+                    break  # nothing comes after this one
+            if is_telling and self._error is not None:
+                raise self._error
+
+    def _take(self, asked: Asked, result: PGresult) -> None:
+        status = result.status
+        if status in (_TUPLES, _COMMAND):
+            asked.result = result
+            if asked.on_ok is not None:
+                asked.on_ok()
+        elif status == _FATAL and self._error is None:
+            self._error = _error_of(result)
+
+
+def _wait(socket: int, *, is_for_writing: bool = False) -> None:
+    poll = select.poll()
+    poll.register(socket, select.POLLIN | (select.POLLOUT if is_for_writing else 0))
+    poll.poll(LONGEST_WAIT_SECONDS * 1000)
+
+
+def _error_of(result: PGresult) -> Exception:
+    from psycopg import errors, pq
+
+    state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+    message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
+    try:
+        made: type[Exception] = errors.lookup(state.decode())
+    except KeyError:
+        made = errors.DatabaseError
+    return made(message.decode(errors="replace"))
+
+
+# The numbers of libpq's ExecStatusType, so that SQLite's users need no libpq.
+_COMMAND, _TUPLES, _FATAL = 1, 2, 7
