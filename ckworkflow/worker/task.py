@@ -263,15 +263,22 @@ def _opened() -> Runtime:
 
 
 def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
-    """Wait for a database that is down: a step that has run must be recorded, not run again."""
+    """Wait for a database that is down: a step that has run must be recorded, not run again.
+
+    A worker that stops waits as well, for as long as it lets steps run.
+    """
     pause = 0.5
+    gives_up_at: float | None = None
     while True:
         try:
             value = call()
         except DatabaseUnavailableError as error:
             _database.begins(error)
             if runtime.is_stopping:
-                raise
+                pause = min(pause, 0.5)
+                gives_up_at = gives_up_at or time.monotonic() + runtimes.GRACE_SECONDS
+                if time.monotonic() > gives_up_at:
+                    raise
             time.sleep(pause)
             pause = min(pause * 2, 15.0)
         else:

@@ -2,7 +2,7 @@
 
 A point is the moment before or after something that others will see: the commit of a database transaction
 that wrote, a message put into the broker, taken from it, or acknowledged. `install` puts itself around the
-lowest doors there are (the connections of `sqlite3` and psycopg, the commands of redis-py, the channel of
+lowest doors there are (the connections of `sqlite3` and psycopg, the engine's pipelines, the commands of redis-py, the channel of
 py-amqp), so the code above may group, batch and pipeline as it likes and is counted still.
 
 Each point is a line of fixed length appended to a file that all processes of the experiment share; its place
@@ -315,6 +315,47 @@ def _text_of(gen: Any) -> str:
     return query if isinstance(query, str) else str(query)
 
 
+def _install_pipeline() -> None:
+    """The engine's own pipelines speak to libpq directly, past everything that psycopg does."""
+    from ckworkflow.store.pipeline import Pipeline
+
+    init, ask, say, sync = Pipeline.__init__, Pipeline.ask, Pipeline.say, Pipeline.sync
+
+    def initializing(self: Any, connection: Any, *args: Any) -> None:
+        init(self, connection, *args)
+        self._ckw_connection = connection
+
+    def asking(self: Any, name: bytes, sql: bytes, values: Any) -> Any:
+        self._ckw_connection.__dict__.setdefault("_ckw_written", set()).update(
+            tables_written(sql.decode())
+        )
+        return ask(self, name, sql, values)
+
+    def saying(self: Any, words: bytes) -> Any:
+        written = self._ckw_connection.__dict__.get("_ckw_written", set())
+        if _verb(words.decode()) == "COMMIT":
+            if not written <= _SIGNS_OF_LIFE:
+                self._ckw_commits = f"commit {_named(written)}"
+                reach(f"before {self._ckw_commits}")
+            written.clear()
+        return say(self, words)
+
+    def syncing(self: Any) -> Any:
+        what = self.__dict__.pop("_ckw_commits", None)
+        try:
+            answer = sync(self)
+        except BaseException:
+            if what is not None:
+                reach(f"failed {what}")
+            raise
+        if what is not None:
+            reach(f"after {what}")
+        return answer
+
+    Pipeline.__init__, Pipeline.ask = initializing, asking  # type: ignore[method-assign]
+    Pipeline.say, Pipeline.sync = saying, syncing  # type: ignore[method-assign]
+
+
 # -- Redis --------------------------------------------------------------------------------------------
 
 
@@ -388,5 +429,6 @@ def install() -> None:
     """Put counters around every door; they count nothing until `begin`."""
     _install_sqlite()
     _install_psycopg()
+    _install_pipeline()
     _install_redis()
     _install_amqp()

@@ -1,0 +1,39 @@
+"""What a worker does with a step that has run while the database is down."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ckworkflow.errors import DatabaseUnavailableError
+from ckworkflow.worker import runtime, task
+
+STOPPING: Any = SimpleNamespace(is_stopping=True)
+
+
+def test_a_worker_that_stops_records_what_has_run_when_the_database_is_back() -> None:
+    outages = iter([True, False])
+
+    def record() -> str:
+        if next(outages):
+            raise DatabaseUnavailableError("postgresql://host/runs", "it is restarted")
+        return "recorded"
+
+    assert task._until_reachable(STOPPING, record) == "recorded"
+
+
+def test_a_worker_that_stops_waits_no_longer_for_a_database_than_for_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "GRACE_SECONDS", 0.1)
+    tries: list[int] = []
+
+    def record() -> None:
+        tries.append(1)
+        raise DatabaseUnavailableError("postgresql://host/runs", "it is gone")
+
+    with pytest.raises(DatabaseUnavailableError):
+        task._until_reachable(STOPPING, record)
+    assert len(tries) == 2
