@@ -160,7 +160,10 @@ def claim(
         beat(engine, role="worker")
     try:
         claimed = engine.database.transact_run(
-            run_id, lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens)
+            run_id,
+            lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens),
+            # A claim that a power cut undoes was a worker's that the power cut has ended.
+            is_lasting=False,
         )
     except RunNotFoundError:
         return Dropped("the run is gone")  # the message came after its retention

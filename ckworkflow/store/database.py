@@ -111,15 +111,16 @@ class Database:
             return self._writer.run(work)
         return self._attempts(engine.connect, work, is_write=True)
 
-    def transact_run(self, run_id: RunId, work: Work[T]) -> T:
+    def transact_run(self, run_id: RunId, work: Work[T], *, is_lasting: bool = True) -> T:
         """Run a work on one run, perhaps in one transaction with works on others, and return what it returned.
 
         Args:
             run_id: The only run that it locks.
             work: As for `transact`; may yield where it is about to read rows (`writer`).
+            is_lasting: Whether it must be there still after a power cut; a death of the process never loses it.
         """
         _ = self.engine  # of this process, and so its writer
-        return self._writer.run(work, key=run_id)
+        return self._writer.run(work, key=run_id, is_lasting=is_lasting)
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction that only reads."""
@@ -173,20 +174,27 @@ class Database:
 
     def _make_writer(self) -> GroupWriter:
         if self.is_sqlite:
-            return GroupWriter(lambda work: self._attempts(self._writing, work, is_write=True))
+            return GroupWriter(
+                lambda work, is_lasting: self._attempts(
+                    self._writing, work, is_write=True, is_lasting=is_lasting
+                )
+            )
         return GroupWriter(
-            lambda work: self._attempts(self._writing, work, is_write=True, lock_seconds=GROUP_LOCK_SECONDS),
+            lambda work, is_lasting: self._attempts(
+                self._writing, work, is_write=True, is_lasting=is_lasting, lock_seconds=GROUP_LOCK_SECONDS
+            ),
             alone=lambda work: self._attempts(self.engine.connect, work, is_write=True),
         )
 
     def _attempts(
         self, connected: Callable[[], AbstractContextManager[sa.Connection]], work: Callable[[Transaction], T],
-        *, is_write: bool, lock_seconds: float | None = None,
+        *, is_write: bool, is_lasting: bool = True, lock_seconds: float | None = None,
     ) -> T:  # fmt: skip
         for attempt in range(1, RETRIES + 1):
             try:
                 with self._gate.passing() if self._gate else nullcontext(), connected() as connection:
-                    return _run(work, connection, is_write=is_write, lock_seconds=lock_seconds)
+                    tx = Transaction(connection, is_write=is_write)
+                    return _run(work, tx, is_lasting=is_lasting, lock_seconds=lock_seconds)
             except sa.exc.DBAPIError as error:
                 if lock_seconds is not None and getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
                     raise BusyError from error
@@ -264,12 +272,10 @@ class Database:
 
 
 def _run(
-    work: Callable[[Transaction], T], connection: sa.Connection, *, is_write: bool,
-    lock_seconds: float | None = None,
-) -> T:  # fmt: skip
-    tx = Transaction(connection, is_write=is_write)
+    work: Callable[[Transaction], T], tx: Transaction, *, is_lasting: bool, lock_seconds: float | None
+) -> T:
     try:
-        tx.begin(lock_seconds=lock_seconds)
+        tx.begin(is_lasting=is_lasting, lock_seconds=lock_seconds)
         value = work(tx)
         tx.commit()
     except BaseException:

@@ -212,6 +212,7 @@ class Transaction:
         self._is_direct = is_direct(connection.dialect)
         self.is_write = is_write
         self.is_piped = self._is_direct and connection.dialect.name == "postgresql"
+        self._is_slack = False
         self._pipeline: Pipeline | None = None
         self._driver: Any = connection.connection.driver_connection
 
@@ -253,19 +254,25 @@ class Transaction:
         for each in parameters:
             self.execute(statement, each)
 
-    def begin(self, *, lock_seconds: float | None = None) -> None:
+    def begin(self, *, is_lasting: bool = True, lock_seconds: float | None = None) -> None:
         """Begin. On a server, one that only reads has nothing to begin: each statement is a transaction.
 
         Args:
+            is_lasting: Whether the commit waits for the disk. If not, a power cut may undo it, and nothing else.
             lock_seconds: How long a server may wait for each lock.
         """
         if not self._is_direct:
             self._connection.begin()
         elif not self.is_piped:
+            if not is_lasting:
+                self._say("PRAGMA synchronous=NORMAL")
+                self._is_slack = True
             # IMMEDIATE: one that reads first and writes later could not be tried again by SQLite itself.
             self._say("BEGIN IMMEDIATE" if self.is_write else "BEGIN")
         elif self.is_write:
             self._say("BEGIN")
+            if not is_lasting:
+                self._say("SET LOCAL synchronous_commit = off")
             if lock_seconds is not None:
                 self._say(f"SET LOCAL lock_timeout = '{lock_seconds * 1000:.0f}ms'")
 
@@ -274,6 +281,7 @@ class Transaction:
         if self._is_direct and (self.is_write or not self.is_piped):
             self._say("COMMIT")
         self._leave_pipeline()
+        self._be_strict()
         if self._connection.in_transaction():  # as SQLAlchemy sees it
             self._connection.commit()
 
@@ -286,9 +294,16 @@ class Transaction:
         with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
             if self._is_direct and not self._connection.invalidated:
                 self._driver.rollback()
+                self._be_strict()
         with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
             if self._connection.in_transaction():
                 self._connection.rollback()
+
+    def _be_strict(self) -> None:
+        """Have the connection wait for the disk again; no transaction is open."""
+        if self._is_slack:
+            self._say("PRAGMA synchronous=FULL")
+            self._is_slack = False
 
     def _say(self, words: str) -> None:
         try:

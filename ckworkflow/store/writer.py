@@ -41,10 +41,10 @@ class BusyError(Exception):
 class _Pending:
     """A work that waits for its turn."""
 
-    __slots__ = ("error", "is_alone", "is_done", "key", "result", "turn", "work")
+    __slots__ = ("error", "is_alone", "is_done", "is_lasting", "key", "result", "turn", "work")
 
-    def __init__(self, work: Callable[[Transaction], Any], key: str) -> None:
-        self.work, self.key = work, key
+    def __init__(self, work: Callable[[Transaction], Any], key: str, *, is_lasting: bool) -> None:
+        self.work, self.key, self.is_lasting = work, key, is_lasting
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_done = False
@@ -63,12 +63,12 @@ class GroupWriter:
 
     Args:
         transact: Runs a function in one write transaction, trying again where that helps; `BusyError` where
-            it may not wait for a lock.
+            it may not wait for a lock. Told whether the commit must outlive the machine.
         alone: As `transact`, beside others; `None` where there is one writer.
     """
 
     def __init__(
-        self, transact: Callable[[Callable[[Transaction], Any]], Any], *,
+        self, transact: Callable[[Callable[[Transaction], Any], bool], Any], *,
         alone: Callable[[Callable[[Transaction], Any]], Any] | None = None,
     ) -> None:  # fmt: skip
         self._transact, self._alone = transact, alone
@@ -76,14 +76,15 @@ class GroupWriter:
         self._queue: deque[_Pending] = deque()
         self._is_busy = False
 
-    def run(self, work: Work[T], *, key: str = "") -> T:
+    def run(self, work: Work[T], *, key: str = "", is_lasting: bool = True) -> T:
         """Run a work in a write transaction, perhaps with others, and return what it returned.
 
         Args:
             work: The work.
             key: Works with the same key never go on beside each other: the run's id. Those without are all of one.
+            is_lasting: Whether it must outlive the machine; one that need not may commit without waiting for the disk.
         """
-        pending = _Pending(work, key)
+        pending = _Pending(work, key, is_lasting=is_lasting)
         with self._lock:
             self._queue.append(pending)
             must_wait, self._is_busy = self._is_busy, True
@@ -114,7 +115,8 @@ class GroupWriter:
 
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:
-            results = self._transact(lambda tx: _together(tx, group))
+            is_lasting = any(pending.is_lasting for pending in group)
+            results = self._transact(lambda tx: _together(tx, group), is_lasting)
         except BaseException as error:  # noqa: BLE001  # handed to the thread that it belongs to
             if self._alone is not None and (len(group) > 1 or isinstance(error, BusyError)):
                 for pending in group:

@@ -36,6 +36,7 @@ class Wire:
     program: Program
     tap: RedisTap | FileTap
     fake: FakeDiscord
+    is_embedded: bool
 
     def run(self, workflow: str, argument: str) -> str:
         """Carry a run out to its end; its id."""
@@ -68,29 +69,31 @@ def wire(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                 home.start_worker()
                 # What is published before a worker is up may be published again: that is not measured here.
                 home.wait_for(lambda: " ready." in home.logs(), "the worker")
-            yield Wire(home, home.start_program(embedded=is_embedded), tap, fake)
+            yield Wire(home, home.start_program(embedded=is_embedded), tap, fake, is_embedded)
         finally:
             home.stop()
             tap.close()
 
 
-def test_the_static_greet_workflow_publishes_one_task_message_for_each_step(wire: Wire) -> None:
+def test_the_static_greet_workflow_publishes_one_task_message_for_each_step_that_waits(wire: Wire) -> None:
     user = wire.fake.add_user("ada")
 
     run_id = wire.run("greet", str(user.id))
 
     assert [message.content for message in wire.fake.dms(user)] == ["Hello!", "Hello again!"]
-    first, second = wire.task_messages_of(run_id)
-    assert f'"id": "ckw:{run_id}:0:1:1"'.encode() in first
+    *first, second = wire.task_messages_of(run_id)
+    # Where the program that starts the run works itself, the first step begins without one.
+    assert len(first) == (0 if wire.is_embedded else 1)
+    assert all(f'"id": "ckw:{run_id}:0:1:1"'.encode() in message for message in first)
     assert f'"id": "ckw:{run_id}:0:3:1"'.encode() in second
-    assert all(b'"task": "greeting.greet_user"' in message for message in (first, second))
+    assert all(b'"task": "greeting.greet_user"' in message for message in (*first, second))
 
 
 def test_fan_out_joins_and_boundaries_cost_no_message_and_steps_in_place_neither(wire: Wire) -> None:
     run_id = wire.run("every_shape", WORD)
 
     assert len(wire.steps_of(run_id)) == 7
-    assert 2 <= len(wire.task_messages_of(run_id)) < 7
+    assert 1 <= len(wire.task_messages_of(run_id)) < 7
 
 
 def test_no_message_holds_an_argument_a_result_or_a_token(wire: Wire) -> None:

@@ -189,9 +189,9 @@ class SimDatabase(Database):
     def transact(self, work: Callable[[Transaction], T]) -> T:
         return self._counted(work, super().transact)
 
-    def transact_run(self, run_id: RunId, work: Work[T]) -> T:
+    def transact_run(self, run_id: RunId, work: Work[T], *, is_lasting: bool = True) -> T:
         go_on = super().transact_run
-        return self._counted(work, lambda counted: go_on(run_id, counted))
+        return self._counted(work, lambda counted: go_on(run_id, counted, is_lasting=is_lasting))
 
     def _counted(self, work: Work[T], transact: Callable[[Callable[[Transaction], T]], T]) -> T:
         self.count += 1
