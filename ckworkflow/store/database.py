@@ -26,8 +26,8 @@ from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError
 from ckworkflow.model import RunId
 from ckworkflow.scrub import scrub
 from ckworkflow.store.forks import ForkGate
-from ckworkflow.store.transaction import Transaction, is_direct
-from ckworkflow.store.writer import GroupWriter, Work
+from ckworkflow.store.transaction import SESSION, Transaction, is_direct
+from ckworkflow.store.writer import BusyError, GroupWriter, Work
 
 T = TypeVar("T")
 
@@ -43,6 +43,9 @@ LONGEST_NAME = 63
 """How much of a session's name a PostgreSQL server keeps."""
 SETTING = "workflow_database_url"
 
+GROUP_LOCK_SECONDS = 0.25
+"""How long a group of works waits for a run that another process has locked, before each goes on by itself."""
+_LOCK_NOT_AVAILABLE = "55P03"
 _RETRY_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 _SQLITE_UNUSABLE = ("unable to open", "locked", "not a database", "readonly", "disk")
 _FORMS = "sqlite:///runs.sqlite3 or postgresql+psycopg://user:password@host/database"
@@ -169,17 +172,24 @@ class Database:
             self._engine.dispose()
 
     def _make_writer(self) -> GroupWriter:
-        return GroupWriter(lambda work: self._attempts(self._writing, work, is_write=True))
+        if self.is_sqlite:
+            return GroupWriter(lambda work: self._attempts(self._writing, work, is_write=True))
+        return GroupWriter(
+            lambda work: self._attempts(self._writing, work, is_write=True, lock_seconds=GROUP_LOCK_SECONDS),
+            alone=lambda work: self._attempts(self.engine.connect, work, is_write=True),
+        )
 
     def _attempts(
         self, connected: Callable[[], AbstractContextManager[sa.Connection]], work: Callable[[Transaction], T],
-        *, is_write: bool,
+        *, is_write: bool, lock_seconds: float | None = None,
     ) -> T:  # fmt: skip
         for attempt in range(1, RETRIES + 1):
             try:
                 with self._gate.passing() if self._gate else nullcontext(), connected() as connection:
-                    return _run(work, connection, is_write=is_write)
+                    return _run(work, connection, is_write=is_write, lock_seconds=lock_seconds)
             except sa.exc.DBAPIError as error:
+                if lock_seconds is not None and getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                    raise BusyError from error
                 if attempt == RETRIES or not self._is_transient(error):
                     if self._is_unreachable(error):
                         raise DatabaseUnavailableError(self.url, _reason(error)) from error
@@ -235,7 +245,10 @@ class Database:
         engine = sa.create_engine(self._url, **options)
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _prepare_sqlite)
-        elif self._owner is not None:
+            return engine
+        if is_direct(engine.dialect):
+            sa.event.listen(engine, "connect", _prepare_session)
+        if self._owner is not None:
             sa.event.listen(engine, "do_connect", self._name_session)
         return engine
 
@@ -250,10 +263,13 @@ class Database:
             raise DatabaseUnavailableError(self.url, str(error)) from error
 
 
-def _run(work: Callable[[Transaction], T], connection: sa.Connection, *, is_write: bool) -> T:
+def _run(
+    work: Callable[[Transaction], T], connection: sa.Connection, *, is_write: bool,
+    lock_seconds: float | None = None,
+) -> T:  # fmt: skip
     tx = Transaction(connection, is_write=is_write)
     try:
-        tx.begin()
+        tx.begin(lock_seconds=lock_seconds)
         value = work(tx)
         tx.commit()
     except BaseException:
@@ -293,6 +309,10 @@ def _session_name(owner: str) -> str:
 
 def _reason(error: sa.exc.DBAPIError) -> str:
     return str(error.orig).strip().splitlines()[0]
+
+
+def _prepare_session(connection: Any, _record: object) -> None:
+    connection.execute(SESSION)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -52,13 +52,15 @@ class Pipeline:
     def __init__(self, connection: Any, prepared: set[bytes]) -> None:
         self._pg: PGconn = connection.pgconn
         self._prepared = prepared
+        self._preparing: set[bytes] = set()  # until their results are read: what comes after an error is not
         self._asked: deque[Asked] = deque()
         self._error: Exception | None = None
         self._pg.enter_pipeline_mode()
 
     def ask(self, name: bytes, sql: bytes, values: Sequence[bytes | None]) -> Asked:
         """Send a statement that is known by a name."""
-        if name not in self._prepared:
+        if name not in self._prepared and name not in self._preparing:
+            self._preparing.add(name)
             self._pg.send_prepare(name, sql)
             self._asked.append(Asked(lambda: self._prepared.add(name)))
         self._pg.send_query_prepared(name, values)

@@ -11,15 +11,22 @@ Not here: where transactions begin, and what is tried again (`ckworkflow.store.d
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
+
+from ckworkflow.store.pipeline import Pipeline
+from ckworkflow.store.tables import UtcDateTime
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-__all__ = ["Prepared", "Rows", "Transaction", "is_direct"]
+    from ckworkflow.store.pipeline import Asked
+
+__all__ = ["SESSION", "Prepared", "Rows", "Transaction", "is_direct"]
 
 Parameters = Mapping[str, Any]
 
@@ -77,7 +84,8 @@ class Prepared:
         """How a dialect writes it."""
         found = self._forms.get(dialect.name)
         if found is None:
-            found = self._forms[dialect.name] = _Form(self.statement, dialect)
+            made = _Form if dialect.name == "sqlite" else _TextForm
+            found = self._forms[dialect.name] = made(self.statement, dialect)
         return found
 
 
@@ -85,58 +93,105 @@ Convert = Callable[[Any], Any]
 
 
 class _Form:
-    """A statement as the driver takes it."""
+    """A statement as SQLite's driver takes it."""
 
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
         self.sql = str(compiled)
-        self.is_positional = bool(compiled.positional)
-        names = list(compiled.positiontup) if compiled.positional else list(compiled.binds)
         # Name, what it is when nobody says, and how the driver wants it.
         self.binds: list[tuple[str, Any, Convert | None]] = [
-            (name, compiled.binds[name].value, _bind_processor(compiled.binds[name].type, dialect))
-            for name in names
+            (name, compiled.binds[name].value, self._encoder(compiled.binds[name].type, dialect))
+            for name in compiled.positiontup
         ]
-        columns = getattr(statement, "exported_columns", ()) if _gives_rows(statement) else ()
-        converts = [_result_processor(column.type, dialect) for column in columns]
-        self.has_rows = bool(converts)
-        self.converts = [(index, convert) for index, convert in enumerate(converts) if convert is not None]
+        is_select = isinstance(statement, sa.sql.Select)
+        columns = statement.exported_columns if is_select or statement.exported_columns else ()
+        self.decoders = [self._decoder(column.type, dialect) for column in columns]
+        self.has_rows = bool(self.decoders)
+        self.is_plain = not any(self.decoders)
 
-    def values(self, parameters: Parameters) -> Any:
+    def values(self, parameters: Parameters) -> list[Any]:
         """The parameters as the driver wants them."""
-        found = [
-            (parameters.get(name, default) if convert is None else convert(parameters.get(name, default)))
-            for name, default, convert in self.binds
+        return [
+            (parameters.get(name, default) if encode is None else encode(parameters.get(name, default)))
+            for name, default, encode in self.binds
         ]
-        if self.is_positional:
-            return found
-        return {name: value for (name, _, _), value in zip(self.binds, found, strict=True)}
 
     def rows(self, found: list[Any]) -> list[Any]:
-        """What the driver gave, converted."""
-        if not self.converts:
+        """What the driver gave, decoded."""
+        if self.is_plain:
             return found
-        rows = []
-        for row in found:
-            values = list(row)
-            for index, convert in self.converts:
-                values[index] = convert(values[index])
-            rows.append(values)
-        return rows
+        return [
+            [value if decode is None else decode(value) for value, decode in zip(row, self.decoders, strict=True)]
+            for row in found
+        ]
+
+    def _encoder(self, type_: Any, dialect: Dialect) -> Convert | None:
+        found: Convert | None = type_.dialect_impl(dialect).bind_processor(dialect)
+        return found
+
+    def _decoder(self, type_: Any, dialect: Dialect) -> Convert | None:
+        found: Convert | None = type_.dialect_impl(dialect).result_processor(dialect, None)
+        return found
 
 
-def _gives_rows(statement: Any) -> bool:
-    return isinstance(statement, sa.sql.Select) or bool(getattr(statement, "_returning", ()))
+class _TextForm(_Form):
+    """A statement as a PostgreSQL server takes it: everything is text, and `$1` a parameter."""
+
+    def __init__(self, statement: Any, dialect: Dialect) -> None:
+        numbered = type(dialect)(paramstyle="numeric_dollar")
+        super().__init__(statement, numbered)
+        self.text = self.sql.encode()
+        self.name = b"ckworkflow_%d" % next(_numbers)
+
+    def result(self, result: Any) -> list[Any]:
+        """The rows of a result of libpq."""
+        get, decoders = result.get_value, self.decoders
+        return [
+            [
+                None if (value := get(row, column)) is None else decode(value)  # type: ignore[misc]  # text has one
+                for column, decode in enumerate(decoders)
+            ]
+            for row in range(result.ntuples)
+        ]
+
+    def _encoder(self, type_: Any, dialect: Dialect) -> Convert:
+        return _to_text
+
+    def _decoder(self, type_: Any, dialect: Dialect) -> Convert:
+        if isinstance(type_, sa.Boolean):
+            return _TRUE.__eq__
+        if isinstance(type_, sa.Integer):
+            return int
+        if isinstance(type_, sa.TIMESTAMP | UtcDateTime):
+            return _time_of
+        return bytes.decode
 
 
-def _bind_processor(type_: Any, dialect: Dialect) -> Convert | None:
-    found: Convert | None = type_.dialect_impl(dialect).bind_processor(dialect)
-    return found
+_numbers = itertools.count()
+_TRUE = b"t"
 
 
-def _result_processor(type_: Any, dialect: Dialect) -> Convert | None:
-    found: Convert | None = type_.dialect_impl(dialect).result_processor(dialect, None)
-    return found
+def _to_text(value: Any) -> bytes | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bool):
+        return b"t" if value else b"f"
+    return (value.isoformat() if isinstance(value, datetime) else str(value)).encode()
+
+
+def _time_of(text: bytes) -> datetime:
+    # Of a session whose times are UTC, in ISO format (`SESSION`).
+    return datetime.fromisoformat(text.decode()).astimezone(UTC)
+
+
+SESSION: Final = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"
+"""What a server's session must be told first, for times to be read here."""
+
+
+_GONE: Final = ("08", "57P01", "57P02", "57P03")
+"""SQL states that a server says goodbye with."""
 
 
 class Transaction:
@@ -144,9 +199,10 @@ class Transaction:
 
     Args:
         connection: SQLAlchemy's, in which it runs.
-        is_write: Whether it may write; one that reads takes a round trip for each statement.
+        is_write: Whether it may write.
 
     Attributes:
+        is_write: As given.
         is_piped: Whether several statements can be under way at once.
     """
 
@@ -154,9 +210,9 @@ class Transaction:
         self._connection = connection
         self._dialect = connection.dialect
         self._is_direct = is_direct(connection.dialect)
-        self._is_write = is_write
-        self.is_piped = self._is_direct and is_write and connection.dialect.name == "postgresql"
-        self._pipeline: Any = None
+        self.is_write = is_write
+        self.is_piped = self._is_direct and connection.dialect.name == "postgresql"
+        self._pipeline: Pipeline | None = None
         self._driver: Any = connection.connection.driver_connection
 
     @property
@@ -174,53 +230,59 @@ class Transaction:
             return Rows(list(result) if result.returns_rows else [])
         form = statement.form(self._dialect)
         try:
-            if self.is_piped:
-                self._enter_pipeline()
-            cursor = self._driver.execute(form.sql, form.values(parameters or {}))
-            if not form.has_rows:
-                return _NO_ROWS
-            if not self.is_piped:
-                return Rows(form.rows(cursor.fetchall()))
+            values = form.values(parameters or {})
+            if isinstance(form, _TextForm):
+                pipeline = self._enter_pipeline()
+                asked = pipeline.ask(form.name, form.text, values)
+                return Rows(None, lambda: self._fetch(form, pipeline, asked)) if form.has_rows else _NO_ROWS
+            cursor = self._driver.execute(form.sql, values)
+            return Rows(form.rows(cursor.fetchall())) if form.has_rows else _NO_ROWS
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
-        return Rows(None, lambda: self._fetch(form, cursor))
 
     def execute_many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
         """Run a statement for each of the parameters; its rows are not given."""
-        if len(parameters) == 1 or not self._is_direct:
-            self.execute(statement, parameters[0] if len(parameters) == 1 else parameters)
+        if len(parameters) > 1 and self._is_direct and not self.is_piped:
+            form = statement.form(self._dialect)
+            values = [form.values(each) for each in parameters]
+            try:
+                self._driver.executemany(form.sql, values)
+            except self._dialect.loaded_dbapi.Error as error:
+                raise self._told(error) from error
             return
-        form = statement.form(self._dialect)
-        values = [form.values(each) for each in parameters]
-        try:
-            if self.is_piped:
-                self._enter_pipeline()
-            self._driver.cursor().executemany(form.sql, values)
-        except self._dialect.loaded_dbapi.Error as error:
-            raise self._told(error) from error
+        for each in parameters:
+            self.execute(statement, each)
 
-    def begin(self) -> None:
-        """Begin. On a server, one that only reads has nothing to begin: each statement is a transaction."""
+    def begin(self, *, lock_seconds: float | None = None) -> None:
+        """Begin. On a server, one that only reads has nothing to begin: each statement is a transaction.
+
+        Args:
+            lock_seconds: How long a server may wait for each lock.
+        """
         if not self._is_direct:
             self._connection.begin()
-        elif self._dialect.name == "sqlite":
+        elif not self.is_piped:
             # IMMEDIATE: one that reads first and writes later could not be tried again by SQLite itself.
-            self._say("BEGIN IMMEDIATE" if self._is_write else "BEGIN")
-        elif self._is_write:
+            self._say("BEGIN IMMEDIATE" if self.is_write else "BEGIN")
+        elif self.is_write:
             self._say("BEGIN")
+            if lock_seconds is not None:
+                self._say(f"SET LOCAL lock_timeout = '{lock_seconds * 1000:.0f}ms'")
 
     def commit(self) -> None:
         """Commit, and wait until it is done."""
-        if self._is_direct and (self._is_write or self._dialect.name == "sqlite"):
+        if self._is_direct and (self.is_write or not self.is_piped):
             self._say("COMMIT")
-            self._leave_pipeline()
+        self._leave_pipeline()
         if self._connection.in_transaction():  # as SQLAlchemy sees it
             self._connection.commit()
 
     def roll_back(self) -> None:
         """Undo all of it; what goes wrong here is not told, for something else has gone wrong before."""
+        pipeline, self._pipeline = self._pipeline, None
         with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
-            self._leave_pipeline()
+            if pipeline is not None and not self._connection.invalidated:
+                pipeline.close()
         with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
             if self._is_direct and not self._connection.invalidated:
                 self._driver.rollback()
@@ -231,40 +293,45 @@ class Transaction:
     def _say(self, words: str) -> None:
         try:
             if self.is_piped:
-                self._enter_pipeline()
-            self._driver.execute(words)
+                self._enter_pipeline().say(words.encode())
+            else:
+                self._driver.execute(words)
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
 
-    def _fetch(self, form: _Form, cursor: Any) -> list[Any]:
+    def _fetch(self, form: _TextForm, pipeline: Pipeline, asked: Asked) -> list[Any]:
         try:
-            return form.rows(cursor.fetchall())
+            return form.result(pipeline.wait_for(asked))
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
 
-    def _enter_pipeline(self) -> None:
+    def _enter_pipeline(self) -> Pipeline:
         if self._pipeline is None:
-            pipeline = self._driver.pipeline()
-            pipeline.__enter__()
-            self._pipeline = pipeline
+            prepared = self._connection.connection.info.setdefault("ckworkflow_prepared", set())
+            self._pipeline = Pipeline(self._driver, prepared)
+        return self._pipeline
 
     def _leave_pipeline(self) -> None:
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is None:
+        if self._pipeline is None:
             return
         try:
-            pipeline.__exit__(None, None, None)
+            self._pipeline.sync()
+            self._pipeline.leave()
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
+        self._pipeline = None
 
     def _told(self, error: Exception) -> Exception:
         """The driver's error as SQLAlchemy tells it, without values; a dead connection is given up."""
-        is_gone = self._dialect.is_disconnect(error, self._driver, None)  # type: ignore[arg-type]  # a driver's error
+        is_gone = (getattr(error, "sqlstate", None) or "").startswith(_GONE) or self._dialect.is_disconnect(
+            error,  # type: ignore[arg-type]  # a driver's error
+            self._driver,
+            None,
+        )
         told = sa.exc.DBAPIError.instance(
             None, None, error, self._dialect.loaded_dbapi.Error, hide_parameters=True,
             connection_invalidated=is_gone, dialect=self._dialect,
         )  # fmt: skip
         if is_gone:
-            self._pipeline = None
             self._connection.invalidate(error)
         return told

@@ -11,7 +11,8 @@ server travels together. Works of one run go one after the other, in the order i
 locked in the order of their ids, so that two processes never wait for each other.
 
 A work that raises must not undo its neighbours: then each of the group runs again by itself, which
-they may (`database`).
+they may (`database`). On a server, where a run may be locked by a process that was stopped, each does so on its own
+thread and connection: whoever waits holds up nobody else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["GroupWriter", "Work", "finish"]
+__all__ = ["BusyError", "GroupWriter", "Work", "finish"]
 
 T = TypeVar("T")
 Work = Callable[["Transaction"], Generator[None, None, T]] | Callable[["Transaction"], T]
@@ -33,16 +34,21 @@ Work = Callable[["Transaction"], Generator[None, None, T]] | Callable[["Transact
 LARGEST_GROUP = 64
 
 
+class BusyError(Exception):
+    """A group could not lock a run within its time."""
+
+
 class _Pending:
     """A work that waits for its turn."""
 
-    __slots__ = ("error", "is_done", "key", "result", "turn", "work")
+    __slots__ = ("error", "is_alone", "is_done", "key", "result", "turn", "work")
 
     def __init__(self, work: Callable[[Transaction], Any], key: str) -> None:
         self.work, self.key = work, key
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_done = False
+        self.is_alone = False
         self.turn = threading.Lock()  # held until this is done, or its thread is to write
         self.turn.acquire()
 
@@ -56,11 +62,16 @@ class GroupWriter:
     """See the module.
 
     Args:
-        transact: Runs a function in one write transaction, trying again where that helps.
+        transact: Runs a function in one write transaction, trying again where that helps; `BusyError` where
+            it may not wait for a lock.
+        alone: As `transact`, beside others; `None` where there is one writer.
     """
 
-    def __init__(self, transact: Callable[[Callable[[Transaction], Any]], Any]) -> None:
-        self._transact = transact
+    def __init__(
+        self, transact: Callable[[Callable[[Transaction], Any]], Any], *,
+        alone: Callable[[Callable[[Transaction], Any]], Any] | None = None,
+    ) -> None:  # fmt: skip
+        self._transact, self._alone = transact, alone
         self._lock = threading.Lock()
         self._queue: deque[_Pending] = deque()
         self._is_busy = False
@@ -80,6 +91,8 @@ class GroupWriter:
             pending.turn.acquire()
         if not pending.is_done:
             self._write()
+        if pending.is_alone and self._alone is not None:
+            return cast("T", self._alone(lambda tx: finish(work, tx)))
         return cast("T", pending.outcome())
 
     def _write(self) -> None:
@@ -103,11 +116,14 @@ class GroupWriter:
         try:
             results = self._transact(lambda tx: _together(tx, group))
         except BaseException as error:  # noqa: BLE001  # handed to the thread that it belongs to
-            if len(group) == 1:
+            if self._alone is not None and (len(group) > 1 or isinstance(error, BusyError)):
+                for pending in group:
+                    pending.is_alone = True
+            elif len(group) == 1:
                 group[0].error = error
-                return
-            for pending in group:
-                self._commit([pending])
+            else:
+                for pending in group:
+                    self._commit([pending])
         else:
             for pending, result in zip(group, results, strict=True):
                 pending.result = result

@@ -32,6 +32,7 @@ from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 from ckworkflow.store import nodes, processes, runs, schema
 from ckworkflow.store.database import Database, Transaction
 from ckworkflow.store.processes import ProcessRow
+from ckworkflow.store.writer import Work, finish
 
 T = TypeVar("T")
 
@@ -186,15 +187,24 @@ class SimDatabase(Database):
         self.on_loss: Callable[[], None] = lambda: None
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
+        return self._counted(work, super().transact)
+
+    def transact_run(self, run_id: RunId, work: Work[T]) -> T:
+        go_on = super().transact_run
+        return self._counted(work, lambda counted: go_on(run_id, counted))
+
+    def _counted(self, work: Work[T], transact: Callable[[Callable[[Transaction], T]], T]) -> T:
         self.count += 1
         kill = self.kill if self.kill is not None and self.kill.at == self.count else None
 
-        def dying(tx: Transaction) -> T:
-            work(tx)
-            raise Killed
+        def counted(tx: Transaction) -> T:
+            result = finish(work, tx)
+            if kill and not kill.is_committed:
+                raise Killed
+            return result
 
         try:
-            result = super().transact(dying if kill and not kill.is_committed else work)
+            result = transact(counted)
         except BaseException:
             self.on_loss()
             raise
@@ -220,8 +230,8 @@ class SimEngine(Engine):
     def owner(self) -> str:
         return self._name
 
-    def notify(self) -> None:
-        super().notify()
+    def notify(self, run_id: RunId) -> None:
+        super().notify(run_id)
         self.has_news = True
 
 
@@ -519,12 +529,13 @@ class SimWorker:
         carries = _first_nodes(message.rest[0] if message.rest else message.chord)
         recorded, is_success = self._attempt(engine, claimed, message.task.name, carries)
         if recorded.has_ended:
-            engine.notify()
+            engine.notify(run_id)
         engine.publish(run_id, recorded.pieces)
         following = recorded.next
         if recorded.wakes_body:
             row = advance(engine, run_id, may_run=None if following else self._may_run)
-            following = following or attempts.begun(run_id, claimed.workflow, row)
+            if following is None and row is not None:
+                following = attempts.begun(run_id, claimed.workflow, row)
         if recorded.retry_in is not None:
             self.queue.append(replace(message, eta=self.clock.now + recorded.retry_in))
         elif is_success and recorded.keeps_chain and message.rest:

@@ -14,6 +14,7 @@ from ckworkflow.engine import attempts
 from ckworkflow.engine.attempts import Claimed, Dropped, Recorded
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.plan import WINDOW
+from commits import count_commits
 from desk import Desk, ManualClock
 
 
@@ -79,9 +80,11 @@ def test_the_last_record_of_a_chain_ends_the_run(desk: Desk) -> None:
     assert desk.run(run_id).output == "8"
 
 
-def test_a_body_that_looks_at_each_result_goes_on_with_the_record(desk: Desk) -> None:
+def test_a_body_that_looks_at_each_result_goes_on_with_the_record(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = desk.start(looks)
-    commits = count_commits(desk)
+    commits = count_commits(monkeypatch)
 
     claimed: Claimed | None = desk.claim(run_id)
     while claimed is not None:
@@ -191,15 +194,3 @@ def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:
     assert len(ran) == len(set(ran)) == 2 * WINDOW + 8
     assert desk.run(run_id).status is RunStatus.COMPLETED
 
-
-def count_commits(desk: Desk) -> list[object]:
-    import sqlalchemy as sa
-
-    commits: list[object] = []
-    # Reads commit too: only what began to write counts.
-    sa.event.listen(
-        desk.engine.database.engine,
-        "commit",
-        lambda tx: tx.get_execution_options().get("ckworkflow_write", True) and commits.append(tx),
-    )
-    return commits

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from ckworkflow.store.database import Database, Transaction
+from commits import count_commits
 
 TABLE = sa.Table("counts", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
 
@@ -49,9 +50,10 @@ class Gate:
         self._thread.join()
 
 
-def test_threads_that_queue_behind_one_another_share_a_commit(database: Database) -> None:
-    commits: list[object] = []
-    sa.event.listen(database.engine, "commit", commits.append)
+def test_threads_that_queue_behind_one_another_share_a_commit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = count_commits(monkeypatch)
     gate = Gate(database)
     gate.close()
 
