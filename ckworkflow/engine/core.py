@@ -100,6 +100,8 @@ class Engine:
         """Owners of steps that no row tells of, and when they were first seen."""
         self.local: Local | None = None
         """Set while this process runs steps itself."""
+        self.is_saturated: Callable[[], bool] = lambda: False
+        """Whether this process is a worker that has no slot free."""
         self._publish = publish
         self._is_checked = False
         self._check_lock = threading.Lock()

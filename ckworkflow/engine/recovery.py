@@ -36,6 +36,8 @@ TOGETHER = 25
 """Runs that are recovered in one transaction."""
 LONGEST_GAP = 3
 """Beats of a process that may fail without its having been away."""
+PATIENT_LOOKS = 3
+"""So often a worker that is full finds a message late without publishing it again."""
 HOLD = timedelta(seconds=10)
 """For how long a clock keeps a run that it has taken from others; it may die meanwhile."""
 
@@ -107,8 +109,13 @@ def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece
     }
     # Sleeps that some message carries already are left to it; the clock comes second.
     fresh = {row.node_id for row in rows if not row.is_carried and row.node_id in asleep}
+    publish = ready
+    if run.dispatches < PATIENT_LOOKS and engine.is_saturated():
+        # A worker that has no slot free sees why a message is late: it is in the queue, and copies make that longer.
+        late = {row.node_id for row in rows if row.due_at is None} - set(followup.ready)
+        publish = [node_id for node_id in ready if node_id not in late]
     pieces, carried = engine.cut(
-        tx, run, Followup(ready=ready, asleep={node_id: asleep[node_id] for node_id in fresh})
+        tx, run, Followup(ready=publish, asleep={node_id: asleep[node_id] for node_id in fresh})
     )
     signals = run.signals + (1 if followup.wakes_body else 0)
     must_advance = signals > run.seen
@@ -117,8 +124,8 @@ def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece
     wake_at = _wake_at(engine, run, rows, ready, carried, dispatches, must_advance=must_advance)
     runs.update_run(tx, run_id, wake_at=wake_at, signals=signals, dispatches=dispatches)
     engine.wake_at(wake_at)
-    if ready and run.dispatches:
-        logger.info("published again", extra={"run_id": run_id, "nodes": ready, "times": run.dispatches})
+    if publish and run.dispatches:
+        logger.info("published again", extra={"run_id": run_id, "nodes": publish, "times": run.dispatches})
     return pieces, must_advance, False
 
 

@@ -169,12 +169,15 @@ class Clock(bootsteps.StartStopStep):
             # Celery would add the traceback of what the sentence says.
             logger.critical("the worker stops: %s", error)
             raise SystemExit(EXIT_CODE) from None
+        engine, local = current().engine, None
         executor = getattr(worker.pool, "executor", None)
         if self._children is None and executor is not None:
-            current().engine.watch.shortest_seconds = LEAST_WHERE_RUNS_END
-            current().engine.local = LocalSteps(
+            engine.watch.shortest_seconds = LEAST_WHERE_RUNS_END
+            engine.local = local = LocalSteps(
                 worker.app, runtimes.running(), executor, slots=worker.pool.limit, hostname=worker.hostname
             )
+        slots = worker.pool.limit or 1
+        engine.is_saturated = lambda: len(state.reserved_requests) + (local.running if local else 0) >= slots
         self._thread = ClockThread(
             current().engine, is_somebody_lost=self._children.replace_lost if self._children else None
         )
@@ -182,8 +185,9 @@ class Clock(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         """End the clock and the runtime."""
-        current().engine.local = None
-        current().engine.watch.shortest_seconds = SHORTEST_SECONDS
+        engine = current().engine
+        engine.local, engine.is_saturated = None, lambda: False
+        engine.watch.shortest_seconds = SHORTEST_SECONDS
         if self._thread is not None:
             self._thread.stop()
         # Celery stops the pool after this step, and the steps that still run need the loop to end on.

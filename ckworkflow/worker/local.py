@@ -91,6 +91,7 @@ class LocalSteps:
         # Whatever was not recorded is nobody's now, and found as such by the next heartbeats.
         self._runtime.engine.active.discard((claimed.run_id, claimed.row.node_id))
 
-    def info(self) -> dict[str, Any]:
-        """What `inspect stats` shows."""
-        return {"running": self._begun}
+    @property
+    def running(self) -> int:
+        """How many of them run, or wait for a slot."""
+        return self._begun

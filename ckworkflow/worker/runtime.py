@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckworkflow import integration as integrations
@@ -107,20 +106,29 @@ class Runtime:
         """Run a coroutine on the loop and wait for it, from any other thread."""
         return asyncio.run_coroutine_threadsafe(coro, self.loop).result()
 
-    def submit(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run a step on the loop so that a shutdown can cancel it."""
+    def run_step(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a step on the loop, so that a shutdown can cancel it, and wait for it in this thread.
 
-        async def tracked() -> T:
-            task = asyncio.current_task()
-            if task is not None:
-                self._steps.add(task)
-            try:
-                return await make()
-            finally:
-                if task is not None:
-                    self._steps.discard(task)
+        Raises:
+            asyncio.CancelledError: It was cancelled, or the loop has ended.
+        """
+        is_done = threading.Lock()  # cheaper than a future of `concurrent.futures` and its condition
+        is_done.acquire()
+        ended: list[asyncio.Task[T]] = []
 
-        return asyncio.run_coroutine_threadsafe(tracked(), self.loop)
+        def end(task: asyncio.Task[T]) -> None:
+            self._steps.discard(task)
+            ended.append(task)
+            is_done.release()
+
+        def begin() -> None:
+            task = self.loop.create_task(make())
+            self._steps.add(task)
+            task.add_done_callback(end)
+
+        self.loop.call_soon_threadsafe(begin)
+        is_done.acquire()
+        return ended[0].result()
 
     def begin_shutdown(self, grace_seconds: float | None = None) -> None:
         """Let steps run for a grace time, then cancel what still runs: it is released, not failed."""

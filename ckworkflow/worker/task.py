@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -339,8 +338,8 @@ def _execute_async(
                 raise _as_exception(error) from error
 
     try:
-        return runtime.submit(run).result()
-    except (FutureCancelledError, asyncio.CancelledError):
+        return runtime.run_step(run)
+    except asyncio.CancelledError:
         raise StoppedError from None
 
 
