@@ -92,8 +92,9 @@ class Pipeline:
         """Wait for what is under way, whatever comes of it, and give the connection back to its driver."""
         try:
             self._error = None
-            self._pg.pipeline_sync()
-            self._asked.append(_SYNC)
+            if _SYNC not in self._asked:  # or an error has come before the end that `sync` asked for
+                self._pg.pipeline_sync()
+                self._asked.append(_SYNC)
             self._receive(until=_SYNC, is_telling=False)
         finally:
             self._pg.exit_pipeline_mode()

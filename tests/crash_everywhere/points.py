@@ -23,6 +23,7 @@ import signal
 import sqlite3
 import struct
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,22 @@ class Control:
         deadly = self.read()[0]
         if not deadly:
             return False
-        words = [line.split(" ", 1)[0] for line in self.trace()]
-        return len(words) >= deadly or words.count("before") != words.count("after") + words.count(
-            "failed"
-        )
+        lines = self.trace()
+        return len(lines) >= deadly or bool(under_way(lines))
 
     def trace(self) -> list[str]:
         """What was reached since `arm`, in order."""
         data = self.trace_file.read_bytes()
         return [data[at : at + LINE].decode().rstrip() for at in range(0, len(data), LINE)]
+
+
+def under_way(lines: list[str]) -> Counter[str]:
+    """What has begun and not ended. An end whose beginning came before `arm` is none of theirs."""
+    begun = Counter[str]()
+    for line in lines:
+        word, _, what = line.partition(" ")
+        begun[what] += 1 if word == "before" else -min(begun[what], 1)
+    return +begun
 
 
 class Points:
