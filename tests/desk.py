@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from ckworkflow.engine.attempts import Recorded
     from ckworkflow.plan import Piece
-    from ckworkflow.store.database import Transaction
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRecord
+    from ckworkflow.store.transaction import Transaction
 
 
 class DeskEngine(Engine):

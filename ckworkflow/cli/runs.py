@@ -20,9 +20,9 @@ from ckworkflow.store import processes
 from ckworkflow.store import runs as run_store
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRecord
+    from ckworkflow.store.transaction import Transaction
 
 __all__ = ["runs"]
 

@@ -35,7 +35,7 @@ from ckworkflow.errors import (
 from ckworkflow.model import Json, NodeId, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import nodes, plans, runs
-from ckworkflow.store.database import Transaction
+from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Tracer
 
 if TYPE_CHECKING:
@@ -230,7 +230,14 @@ def _commit(
         "lease_until": None,
     }
     return write_trace(
-        engine, tx, run, tracer, trace, seen=snapshot.signals, values=values, choose=choose_plain(may_run)
+        engine,
+        tx,
+        run,
+        tracer,
+        trace,
+        seen=snapshot.signals,
+        values=values,
+        choose=choose_plain(may_run),
     )
 
 

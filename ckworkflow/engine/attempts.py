@@ -43,10 +43,10 @@ from ckworkflow.integration import Verdict, installed
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import Chain, Task
 from ckworkflow.store import nodes, records, runs
-from ckworkflow.store.database import Transaction
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
-from ckworkflow.store.writer import Work
+from ckworkflow.store.transaction import Transaction
+from ckworkflow.store.writer import Work, finish
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
@@ -325,7 +325,8 @@ def release(engine: Engine, claimed: Claimed) -> Recorded:
 
 
 def _end(engine: Engine, claimed: Claimed, work: Work[Recorded]) -> Recorded:
-    return _note_record(engine, claimed, engine.database.transact_run(claimed.run_id, work))
+    recorded = engine.database.transact_run(claimed.run_id, lambda tx: finish(work, tx))
+    return _note_record(engine, claimed, recorded)
 
 
 def _record(

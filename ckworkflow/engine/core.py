@@ -23,7 +23,8 @@ from ckworkflow.engine.watch import RunWatch
 from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Piece, Plan, PlanNode, cut_pieces
 from ckworkflow.store import nodes, plans, records, runs, schema
-from ckworkflow.store.database import Database, Transaction
+from ckworkflow.store.database import Database
+from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 Publish = Callable[[RunId, Sequence[Piece]], bool]
 """Publishes pieces; `False` (never an exception) when the broker did not take them."""
-
 
 
 class Local(Protocol):

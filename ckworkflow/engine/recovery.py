@@ -19,9 +19,9 @@ from ckworkflow.engine.identity import is_gone, this_process
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, RunNotFoundError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.store import nodes, processes, records, runs
-from ckworkflow.store.database import Transaction
 from ckworkflow.store.processes import ProcessRow
 from ckworkflow.store.records import Followup
+from ckworkflow.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
@@ -125,7 +125,9 @@ def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece
     runs.update_run(tx, run_id, wake_at=wake_at, signals=signals, dispatches=dispatches)
     engine.wake_at(wake_at)
     if publish and run.dispatches:
-        logger.info("published again", extra={"run_id": run_id, "nodes": publish, "times": run.dispatches})
+        logger.info(
+            "published again", extra={"run_id": run_id, "nodes": publish, "times": run.dispatches}
+        )
     return pieces, must_advance, False
 
 

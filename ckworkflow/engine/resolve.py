@@ -11,7 +11,7 @@ from ckworkflow.store import nodes
 from ckworkflow.tracing import UnresolvableError, project
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.transaction import Transaction
 
 
 def resolve_tree(

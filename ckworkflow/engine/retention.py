@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ckworkflow.model import RunStatus
 from ckworkflow.store import retention as rows
-from ckworkflow.store.database import Transaction
+from ckworkflow.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine

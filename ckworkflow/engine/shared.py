@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ckworkflow import codec
 from ckworkflow.store import keyvalue
-from ckworkflow.store.database import Transaction
+from ckworkflow.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable

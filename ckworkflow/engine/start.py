@@ -17,8 +17,8 @@ from ckworkflow.errors import NotAWorkflowError
 from ckworkflow.model import RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import plans, runs
-from ckworkflow.store.database import Transaction
 from ckworkflow.store.runs import RunRow
+from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ckworkflow.engine.core import Engine
-    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.plan import Piece
+    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.tracing import Trace
 
 logger = logging.getLogger(__name__)

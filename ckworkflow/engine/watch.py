@@ -90,7 +90,9 @@ class RunWatch:
                 self._has_come.clear()
             age = time.monotonic() - self._youngest
             pause = min(max(age * SHARE_OF_AGE, self.shortest_seconds), LONGEST_SECONDS)
-            time.sleep(max(pause, 5 * spent))  # never more than a small part of the time, however many there are
+            time.sleep(
+                max(pause, 5 * spent)
+            )  # never more than a small part of the time, however many there are
             with self._lock:
                 wanted = list(self._waiting)
             began = time.monotonic()

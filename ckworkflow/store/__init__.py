@@ -1,5 +1,6 @@
 """The database: every SQL statement of the project."""
 
-from ckworkflow.store.database import Database, Transaction
+from ckworkflow.store.database import Database
+from ckworkflow.store.transaction import Transaction
 
 __all__ = ["Database", "Transaction"]

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
@@ -111,7 +111,21 @@ class Database:
             return self._writer.run(work)
         return self._attempts(engine.connect, work, is_write=True)
 
-    def transact_run(self, run_id: RunId, work: Work[T], *, is_lasting: bool = True) -> T:
+    @overload
+    def transact_run(
+        self,
+        run_id: RunId,
+        work: Callable[[Transaction], Generator[None, None, T]],
+        *,
+        is_lasting: bool = ...,
+    ) -> T: ...
+
+    @overload
+    def transact_run(
+        self, run_id: RunId, work: Callable[[Transaction], T], *, is_lasting: bool = ...
+    ) -> T: ...
+
+    def transact_run(self, run_id: RunId, work: Work[Any], *, is_lasting: bool = True) -> Any:
         """Run a work on one run, perhaps in one transaction with works on others, and return what it returned.
 
         Args:
@@ -181,7 +195,11 @@ class Database:
             )
         return GroupWriter(
             lambda work, is_lasting: self._attempts(
-                self._writing, work, is_write=True, is_lasting=is_lasting, lock_seconds=GROUP_LOCK_SECONDS
+                self._writing,
+                work,
+                is_write=True,
+                is_lasting=is_lasting,
+                lock_seconds=GROUP_LOCK_SECONDS,
             ),
             alone=lambda work: self._attempts(self.engine.connect, work, is_write=True),
         )
@@ -196,7 +214,10 @@ class Database:
                     tx = Transaction(connection, is_write=is_write)
                     return _run(work, tx, is_lasting=is_lasting, lock_seconds=lock_seconds)
             except sa.exc.DBAPIError as error:
-                if lock_seconds is not None and getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                if (
+                    lock_seconds is not None
+                    and getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
+                ):
                     raise BusyError from error
                 if attempt == RETRIES or not self._is_transient(error):
                     if self._is_unreachable(error):
@@ -207,9 +228,7 @@ class Database:
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        """Give the writer the connection that it had the last time: to take one from the pool costs as much as two
-        statements.
-        """
+        """Give the writer the connection that it had before: to take one from the pool costs as two statements do."""
         kept, self._kept = self._kept, None
         connection = kept if kept is not None and not kept.invalidated else self.engine.connect()
         try:

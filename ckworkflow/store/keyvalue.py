@@ -11,7 +11,7 @@ from ckworkflow.store.tables import store
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.transaction import Transaction
 
 
 def put(tx: Transaction, key: str, value: str, *, now: datetime) -> None:
@@ -28,9 +28,12 @@ def put(tx: Transaction, key: str, value: str, *, now: datetime) -> None:
 
 def get(tx: Transaction, key: str) -> str | None:
     """Read an encoded value."""
-    return tx.execute(sa.select(store.c.value).where(store.c.key == key)).scalar_one_or_none()
+    found: str | None = tx.execute(
+        sa.select(store.c.value).where(store.c.key == key)
+    ).scalar_one_or_none()
+    return found
 
 
 def delete(tx: Transaction, key: str) -> bool:
     """Remove a key; say whether it was there."""
-    return tx.execute(sa.delete(store).where(store.c.key == key)).rowcount > 0
+    return bool(tx.execute(sa.delete(store).where(store.c.key == key)).rowcount)

@@ -17,8 +17,8 @@ from ckworkflow.store.tables import attempts, joins, nodes
 from ckworkflow.store.transaction import Prepared, Rows
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
     from ckworkflow.store.runs import RunRow
+    from ckworkflow.store.transaction import Transaction
 
 LIVE = (NodeStatus.PLANNED, NodeStatus.RUNNING)
 _RECORDED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
@@ -116,8 +116,7 @@ def load_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> NodeRow | None
 
 def ask_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> Rows:
     """Ask for a node."""
-    rows: Rows = tx.execute(_LOAD_NODE, {"b_run": run_id, "b_node": node_id})
-    return rows
+    return tx.execute(_LOAD_NODE, {"b_run": run_id, "b_node": node_id})
 
 
 def loaded_node(asked: Rows) -> NodeRow | None:

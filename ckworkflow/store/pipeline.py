@@ -52,7 +52,9 @@ class Pipeline:
     def __init__(self, connection: Any, prepared: set[bytes]) -> None:
         self._pg: PGconn = connection.pgconn
         self._prepared = prepared
-        self._preparing: set[bytes] = set()  # until their results are read: what comes after an error is not
+        self._preparing: set[bytes] = (
+            set()
+        )  # until their results are read: what comes after an error is not
         self._asked: deque[Asked] = deque()
         self._error: Exception | None = None
         self._pg.enter_pipeline_mode()

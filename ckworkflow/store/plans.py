@@ -18,8 +18,8 @@ from ckworkflow.store.tables import joins, nodes
 from ckworkflow.store.transaction import Prepared
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
     from ckworkflow.store.runs import RunRow
+    from ckworkflow.store.transaction import Transaction
     from ckworkflow.tracing import TracedNode
 
 

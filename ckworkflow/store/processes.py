@@ -12,7 +12,7 @@ from ckworkflow.model import RunId
 from ckworkflow.store.tables import nodes, processes, runs
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)

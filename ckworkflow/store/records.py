@@ -30,8 +30,8 @@ from ckworkflow.store.tables import joins, nodes
 from ckworkflow.store.transaction import Prepared, Rows
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
     from ckworkflow.store.runs import RunRow
+    from ckworkflow.store.transaction import Transaction
 
 
 JoinRows = list[dict[str, Any]]

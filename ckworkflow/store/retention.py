@@ -20,7 +20,7 @@ from ckworkflow.model import RunStatus
 from ckworkflow.store.tables import duties, metadata, nodes, runs
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.transaction import Transaction
 
 __all__ = ["Batch", "Place", "count_old_runs", "delete_old_runs", "due_at", "postpone", "take_turn"]
 
@@ -137,8 +137,11 @@ def _delete(tx: Transaction, ids: Sequence[str]) -> int:
     if not ids:
         return 0
     # By hand and not by the cascade, which would look for the rows of each run by themselves.
-    rows = sum(tx.execute(sa.delete(part).where(part.c.run_id.in_(ids))).rowcount for part in _PARTS)
-    return rows + tx.execute(sa.delete(runs).where(runs.c.id.in_(ids))).rowcount
+    rows: int = sum(
+        tx.execute(sa.delete(part).where(part.c.run_id.in_(ids))).rowcount for part in _PARTS
+    )
+    rows += tx.execute(sa.delete(runs).where(runs.c.id.in_(ids))).rowcount
+    return rows
 
 
 # -- whose turn it is ---------------------------------------------------------------------------------
@@ -146,7 +149,9 @@ def _delete(tx: Transaction, ids: Sequence[str]) -> int:
 
 def due_at(tx: Transaction) -> datetime | None:
     """When some clock is to look for old runs; `None`: none ever has."""
-    return tx.execute(sa.select(duties.c.due_at).where(duties.c.name == _DUTY)).scalar_one_or_none()
+    query = sa.select(duties.c.due_at).where(duties.c.name == _DUTY)
+    found: datetime | None = tx.execute(query).scalar_one_or_none()
+    return found
 
 
 def take_turn(tx: Transaction, *, now: datetime, until: datetime) -> bool:

@@ -16,7 +16,8 @@ from ckworkflow.store.tables import runs
 from ckworkflow.store.transaction import Prepared, Rows
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Database, Transaction
+    from ckworkflow.store.database import Database
+    from ckworkflow.store.transaction import Transaction
 
 LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
 
@@ -86,8 +87,7 @@ def ask_lock(tx: Transaction, run_id: RunId, database: Database) -> Rows:
     """Ask for the lock; what is asked for next is done under it."""
     # A server's time comes with the row: one round trip.
     statement = _LOCK_RUN_AND_TIME if database.has_server_clock else _LOCK_RUN
-    rows: Rows = tx.execute(statement, {"b_run": run_id})
-    return rows
+    return tx.execute(statement, {"b_run": run_id})
 
 
 def locked_run(asked: Rows, run_id: RunId, database: Database) -> RunRow:
@@ -100,8 +100,14 @@ def locked_run(asked: Rows, run_id: RunId, database: Database) -> RunRow:
     if row is None:
         raise RunNotFoundError(run_id)
     now = database.note_now(row[12]) if database.has_server_clock else database.about_now()
-    workflow, source_hash, status, *rest = row[:12]
-    return RunRow(run_id, workflow, source_hash, RunStatus(status), *rest, now)
+    (
+        workflow, source_hash, status, plan, wake_at, signals, seen, delivered, dispatches, epoch, created_at,
+        started_at,
+    ) = row[:12]  # fmt: skip
+    return RunRow(
+        run_id, workflow, source_hash, RunStatus(status), plan, wake_at, signals, seen, delivered, dispatches,
+        epoch, created_at, started_at, now,
+    )  # fmt: skip
 
 
 _LOCKED = (

@@ -22,7 +22,8 @@ from ckworkflow.errors import SchemaVersionError
 from ckworkflow.store.tables import metadata, schema_info
 
 if TYPE_CHECKING:
-    from ckworkflow.store.database import Database, Transaction
+    from ckworkflow.store.database import Database
+    from ckworkflow.store.transaction import Transaction
 
 logger = logging.getLogger(__name__)
 

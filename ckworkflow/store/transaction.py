@@ -14,7 +14,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import sqlalchemy as sa
 
@@ -96,16 +96,17 @@ class _Form:
     """A statement as SQLite's driver takes it."""
 
     def __init__(self, statement: Any, dialect: Dialect) -> None:
+        self._dialect = dialect
         compiled = statement.compile(dialect=dialect)
         self.sql = str(compiled)
         # Name, what it is when nobody says, and how the driver wants it.
         self.binds: list[tuple[str, Any, Convert | None]] = [
-            (name, compiled.binds[name].value, self._encoder(compiled.binds[name].type, dialect))
+            (name, compiled.binds[name].value, self._encoder(compiled.binds[name].type))
             for name in compiled.positiontup
         ]
         is_select = isinstance(statement, sa.sql.Select)
         columns = statement.exported_columns if is_select or statement.exported_columns else ()
-        self.decoders = [self._decoder(column.type, dialect) for column in columns]
+        self.decoders = [self._decoder(column.type) for column in columns]
         self.has_rows = bool(self.decoders)
         self.is_plain = not any(self.decoders)
 
@@ -121,16 +122,19 @@ class _Form:
         if self.is_plain:
             return found
         return [
-            [value if decode is None else decode(value) for value, decode in zip(row, self.decoders, strict=True)]
+            [
+                value if decode is None else decode(value)
+                for value, decode in zip(row, self.decoders, strict=True)
+            ]
             for row in found
         ]
 
-    def _encoder(self, type_: Any, dialect: Dialect) -> Convert | None:
-        found: Convert | None = type_.dialect_impl(dialect).bind_processor(dialect)
+    def _encoder(self, type_: Any) -> Convert | None:
+        found: Convert | None = type_.dialect_impl(self._dialect).bind_processor(self._dialect)
         return found
 
-    def _decoder(self, type_: Any, dialect: Dialect) -> Convert | None:
-        found: Convert | None = type_.dialect_impl(dialect).result_processor(dialect, None)
+    def _decoder(self, type_: Any) -> Convert | None:
+        found: Convert | None = type_.dialect_impl(self._dialect).result_processor(self._dialect, None)
         return found
 
 
@@ -138,7 +142,7 @@ class _TextForm(_Form):
     """A statement as a PostgreSQL server takes it: everything is text, and `$1` a parameter."""
 
     def __init__(self, statement: Any, dialect: Dialect) -> None:
-        numbered = type(dialect)(paramstyle="numeric_dollar")
+        numbered: Dialect = type(dialect)(paramstyle="numeric_dollar")  # type: ignore[call-arg]  # every dialect takes it
         super().__init__(statement, numbered)
         self.text = self.sql.encode()
         self.name = b"ckworkflow_%d" % next(_numbers)
@@ -154,10 +158,10 @@ class _TextForm(_Form):
             for row in range(result.ntuples)
         ]
 
-    def _encoder(self, type_: Any, dialect: Dialect) -> Convert:
+    def _encoder(self, _: Any) -> Convert:
         return _to_text
 
-    def _decoder(self, type_: Any, dialect: Dialect) -> Convert:
+    def _decoder(self, type_: Any) -> Convert:
         if isinstance(type_, sa.Boolean):
             return _TRUE.__eq__
         if isinstance(type_, sa.Integer):
@@ -190,8 +194,8 @@ SESSION: Final = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"
 """What a server's session must be told first, for times to be read here."""
 
 
-_GONE: Final = ("08", "57P01", "57P02", "57P03")
-"""SQL states that a server says goodbye with."""
+_GONE: Final = ("08", "57P01", "57P02", "57P03", "26000")
+"""SQL states that a server says goodbye with; and that it has forgotten a prepared statement, as poolers may."""
 
 
 class Transaction:
@@ -222,6 +226,12 @@ class Transaction:
         self._leave_pipeline()
         return self._connection
 
+    @overload
+    def execute(self, statement: Prepared, parameters: Parameters | None = ...) -> Rows: ...
+
+    @overload
+    def execute(self, statement: sa.sql.Executable, parameters: Any = ...) -> Any: ...
+
     def execute(self, statement: Prepared | sa.sql.Executable, parameters: Any = None) -> Any:
         """Run a statement and return its rows: `Rows` of a prepared one, else SQLAlchemy's result."""
         if not isinstance(statement, Prepared):
@@ -235,7 +245,9 @@ class Transaction:
             if isinstance(form, _TextForm):
                 pipeline = self._enter_pipeline()
                 asked = pipeline.ask(form.name, form.text, values)
-                return Rows(None, lambda: self._fetch(form, pipeline, asked)) if form.has_rows else _NO_ROWS
+                return (
+                    Rows(None, lambda: self._fetch(form, pipeline, asked)) if form.has_rows else _NO_ROWS
+                )
             cursor = self._driver.execute(form.sql, values)
             return Rows(form.rows(cursor.fetchall())) if form.has_rows else _NO_ROWS
         except self._dialect.loaded_dbapi.Error as error:
@@ -288,13 +300,15 @@ class Transaction:
     def roll_back(self) -> None:
         """Undo all of it; what goes wrong here is not told, for something else has gone wrong before."""
         pipeline, self._pipeline = self._pipeline, None
-        with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
-            if pipeline is not None and not self._connection.invalidated:
-                pipeline.close()
-        with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
-            if self._is_direct and not self._connection.invalidated:
+        if self._is_direct and not self._connection.invalidated:
+            try:
+                if pipeline is not None:
+                    pipeline.close()
                 self._driver.rollback()
                 self._be_strict()
+            except (self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError) as error:
+                # In whatever state it is, nobody else may have it.
+                self._connection.invalidate(error)
         with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
             if self._connection.in_transaction():
                 self._connection.rollback()
@@ -338,7 +352,9 @@ class Transaction:
 
     def _told(self, error: Exception) -> Exception:
         """The driver's error as SQLAlchemy tells it, without values; a dead connection is given up."""
-        is_gone = (getattr(error, "sqlstate", None) or "").startswith(_GONE) or self._dialect.is_disconnect(
+        is_gone = (getattr(error, "sqlstate", None) or "").startswith(
+            _GONE
+        ) or self._dialect.is_disconnect(
             error,  # type: ignore[arg-type]  # a driver's error
             self._driver,
             None,

@@ -168,7 +168,7 @@ def _together(tx: Transaction, group: Sequence[_Pending]) -> list[Any]:
                     if not inspect.isgenerator(found):
                         results[queue.popleft()] = found
                         continue
-                    begun[index] = found
+                    begun[index] = cast("Generator[None, None, Any]", found)
                 next(begun[index])
             except StopIteration as end:
                 results[queue.popleft()] = end.value

@@ -174,10 +174,16 @@ class Clock(bootsteps.StartStopStep):
         if self._children is None and executor is not None:
             engine.watch.shortest_seconds = LEAST_WHERE_RUNS_END
             engine.local = local = LocalSteps(
-                worker.app, runtimes.running(), executor, slots=worker.pool.limit, hostname=worker.hostname
+                worker.app,
+                runtimes.running(),
+                executor,
+                slots=worker.pool.limit,
+                hostname=worker.hostname,
             )
         slots = worker.pool.limit or 1
-        engine.is_saturated = lambda: len(state.reserved_requests) + (local.running if local else 0) >= slots
+        engine.is_saturated = lambda: (
+            len(state.reserved_requests) + (local.running if local else 0) >= slots
+        )
         self._thread = ClockThread(
             current().engine, is_somebody_lost=self._children.replace_lost if self._children else None
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.worker import state
 
@@ -72,7 +72,9 @@ class LocalSteps:
             self._begun += 1
         try:
             self._executor.submit(self._run, claimed)
-        except RuntimeError:  # the pool has ended: nobody runs it, and the heartbeat's orphan is the next worker's
+        except (
+            RuntimeError
+        ):  # the pool has ended: nobody runs it, and the heartbeat's orphan is the next worker's
             self._end(claimed)
 
     def _run(self, claimed: Claimed) -> None:

@@ -27,10 +27,10 @@ class Channel(kombu_redis.Channel):
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002  # kombu's
         if asynchronous:
             # Those for which the channel waits have a connection of their own.
-            return super()._create_client(asynchronous=True)
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]  # kombu's
         kept = self._kept
         if kept is None or kept.connection_pool is not self.pool:
-            kept = self._kept = super()._create_client()
+            kept = self._kept = super()._create_client()  # type: ignore[no-untyped-call]  # kombu's
         return kept
 
 

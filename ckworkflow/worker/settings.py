@@ -112,7 +112,9 @@ def configure(app: Celery, *, is_own: bool) -> None:
         conf["broker_url"] = _default_broker(conf)
         conf[_EMBEDDED_MARK] = True
     families = {_family(url) for url in _broker_urls(conf)}
-    if "redis" in families and importlib.util.find_spec("redis") is not None:  # else kombu says what is missing
+    if (
+        "redis" in families and importlib.util.find_spec("redis") is not None
+    ):  # else kombu says what is missing
         importlib.import_module("ckworkflow.worker.redis_transport").install()
     defaults = [_ALWAYS, *(_BY_TRANSPORT.get(family, {}) for family in sorted(families))]
     if is_own:

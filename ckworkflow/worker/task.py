@@ -28,7 +28,12 @@ from ckworkflow.definition import Step, registry
 from ckworkflow.engine import attempts, failures
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.attempts import Claimed, Dropped, Early, Failure, Recorded
-from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeoutError
+from ckworkflow.errors import (
+    DatabaseUnavailableError,
+    FatalError,
+    StepTimeoutError,
+    UnserializableValueError,
+)
 from ckworkflow.hooks import StepContext, current_step
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.outage import Outage
@@ -131,25 +136,34 @@ class StepTask(Task):
         failure: Failure | None = None
         try:
             value = _execute(runtime, step, claimed)
-            recorded = _until_reachable(
-                runtime,
-                lambda: attempts.record_success(
-                    runtime.engine, claimed, value, carries=carries, may_run=ahead.may_run
-                ),
-            )
         except StoppedError:
             _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
             raise Ignore from None
         except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
             failure = attempts.judge(error, now=lambda: datetime.now(UTC))
         # Not in the handler: what is raised here would have the step's error, and its text, for its context.
-        if failure is not None:
-            recorded = _until_reachable(
-                runtime,
-                lambda: attempts.record_failure(
-                    runtime.engine, claimed, failure, step=step, carries=carries
-                ),
-            )
+        try:
+            if failure is None:
+                try:
+                    recorded = _until_reachable(
+                        runtime,
+                        lambda: attempts.record_success(
+                            runtime.engine, claimed, value, carries=carries, may_run=ahead.may_run
+                        ),
+                    )
+                except UnserializableValueError as error:  # the step's fault; every other would be ours
+                    failure = attempts.judge(error, now=lambda: datetime.now(UTC))
+            if failure is not None:
+                recorded = _until_reachable(
+                    runtime,
+                    lambda: attempts.record_failure(
+                        runtime.engine, claimed, failure, step=step, carries=carries
+                    ),
+                )
+        except BaseException:
+            # Nobody runs it any more: the heartbeat frees it, and it is tried again at no cost.
+            runtime.engine.active.discard((claimed.run_id, claimed.row.node_id))
+            raise
         return Attempt(recorded, failure, self._follow(runtime, claimed, recorded, ahead, chain))
 
     def _claim(

@@ -75,7 +75,9 @@ def wire(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             tap.close()
 
 
-def test_the_static_greet_workflow_publishes_one_task_message_for_each_step_that_waits(wire: Wire) -> None:
+def test_the_static_greet_workflow_publishes_one_task_message_for_each_step_that_waits(
+    wire: Wire,
+) -> None:
     user = wire.fake.add_user("ada")
 
     run_id = wire.run("greet", str(user.id))

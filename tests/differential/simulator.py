@@ -30,8 +30,9 @@ from ckworkflow.errors import FatalError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 from ckworkflow.store import nodes, processes, runs, schema
-from ckworkflow.store.database import Database, Transaction
+from ckworkflow.store.database import Database
 from ckworkflow.store.processes import ProcessRow
+from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import Work, finish
 
 T = TypeVar("T")

@@ -257,7 +257,9 @@ def test_a_run_that_somebody_brings_back_to_life_is_passed_over(
         .values(status="running", finished_at=None, wake_at=desk.clock.now)
     )
 
-    with desk.engine.database.engine.execution_options(isolation_level="READ COMMITTED").begin() as other:
+    with desk.engine.database.engine.execution_options(
+        isolation_level="READ COMMITTED"
+    ).begin() as other:
         other.execute(revive)  # not committed while the old runs go
         assert retention.prune(desk.engine, older_than=DAY).total == 1
     assert retention.prune(desk.engine, older_than=DAY).total == 0

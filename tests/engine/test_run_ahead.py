@@ -193,4 +193,3 @@ def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:
 
     assert len(ran) == len(set(ran)) == 2 * WINDOW + 8
     assert desk.run(run_id).status is RunStatus.COMPLETED
-

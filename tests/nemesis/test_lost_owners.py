@@ -13,7 +13,7 @@ import engine_flows
 from ckworkflow.engine import recovery
 from ckworkflow.model import NodeStatus, RunId
 from ckworkflow.store import processes
-from ckworkflow.store.database import Transaction
+from ckworkflow.store.transaction import Transaction
 from desk import Desk, ManualClock
 
 

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 
 import engine_flows
 from ckworkflow.store import runs
-from ckworkflow.store.database import Transaction
 from ckworkflow.store.tables import runs as table
-from ckworkflow.store.transaction import Prepared
+from ckworkflow.store.transaction import Prepared, Transaction
 from desk import Desk, ManualClock
 
 UNREAD = Prepared(

@@ -260,7 +260,9 @@ def test_an_upgrade_gives_way_to_a_reader_and_holds_up_nobody_meanwhile(
     read_all = sa.select(sa.func.count()).select_from(nodes)
 
     with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.WARNING):
-        with old_server.engine.execution_options(isolation_level="READ COMMITTED").begin() as reader:  # a dump, say
+        with old_server.engine.execution_options(
+            isolation_level="READ COMMITTED"
+        ).begin() as reader:  # a dump, say
             reader.execute(read_all)
             upgrading = pool.submit(schema.upgrade, old_server)
             until(lambda: "upgrade waits for a table" in caplog.text)

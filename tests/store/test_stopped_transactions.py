@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckworkflow.model import RunId
-    from ckworkflow.store.database import Transaction
+    from ckworkflow.store.transaction import Transaction
 
 pytestmark = pytest.mark.timeout(30)
 

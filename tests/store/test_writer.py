@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow.store.database import Database, Transaction
+from ckworkflow.store.database import Database
+from ckworkflow.store.transaction import Transaction
 from commits import count_commits
 
 TABLE = sa.Table("counts", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
