@@ -129,8 +129,10 @@ class StepTask(Task):
     ) -> Attempt:  # fmt: skip
         """Run a claimed step, record how it ended, and do what follows from the record."""
         failure: Failure | None = None
+        has_run = False
         try:
             value = _execute(runtime, step, claimed)
+            has_run = True
             recorded = _until_reachable(
                 runtime,
                 lambda: attempts.record_success(
@@ -140,7 +142,9 @@ class StepTask(Task):
         except StoppedError:
             _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
             raise Ignore from None
-        except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
+        except Exception as error:  # a step may raise anything, and no record leave it owned
+            if has_run and isinstance(error, DatabaseUnavailableError):
+                raise  # the step has not failed: nobody could be told what it gave
             failure = attempts.judge(error, now=lambda: datetime.now(UTC))
         # Not in the handler: what is raised here would have the step's error, and its text, for its context.
         if failure is not None:
