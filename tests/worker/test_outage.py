@@ -37,3 +37,24 @@ def test_a_worker_that_stops_waits_no_longer_for_a_database_than_for_a_step(
     with pytest.raises(DatabaseUnavailableError):
         task._until_reachable(STOPPING, record)
     assert len(tries) == 2
+
+
+def test_a_result_that_could_not_be_recorded_is_no_failure_of_its_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed: list[int] = []
+
+    def record(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError("postgresql://host/runs", "it is gone")
+
+    monkeypatch.setattr(runtime, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(task, "_execute", lambda *_: 1)
+    monkeypatch.setattr(task.attempts, "record_success", record)
+    monkeypatch.setattr(task.attempts, "record_failure", lambda *_, **__: failed.append(1))
+    ahead: Any = SimpleNamespace(may_run=None)
+    stopping: Any = SimpleNamespace(is_stopping=True, engine=None)
+    nothing: Any = None
+
+    with pytest.raises(DatabaseUnavailableError):
+        task.StepTask._attempt(nothing, stopping, nothing, nothing, frozenset(), ahead, [])
+    assert failed == []
