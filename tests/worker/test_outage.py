@@ -52,9 +52,11 @@ def test_a_result_that_could_not_be_recorded_is_no_failure_of_its_step(
     monkeypatch.setattr(task.attempts, "record_success", record)
     monkeypatch.setattr(task.attempts, "record_failure", lambda *_, **__: failed.append(1))
     ahead: Any = SimpleNamespace(may_run=None)
-    stopping: Any = SimpleNamespace(is_stopping=True, engine=None)
+    stopping: Any = SimpleNamespace(is_stopping=True, engine=SimpleNamespace(active={("run", "0:0")}))
+    claimed: Any = SimpleNamespace(run_id="run", row=SimpleNamespace(node_id="0:0"))
     nothing: Any = None
 
     with pytest.raises(DatabaseUnavailableError):
-        task.StepTask._attempt(nothing, stopping, nothing, nothing, frozenset(), ahead, [])
+        task.StepTask._attempt(nothing, stopping, nothing, claimed, frozenset(), ahead, [])
     assert failed == []
+    assert not stopping.engine.active  # so that the heartbeat frees it
