@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -333,15 +333,30 @@ def _record(
     engine: Engine, tx: Transaction, claimed: Claimed, output: str | None, error: str | None,
     carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None = None, foreseen: Foreseen | None = None,
 ) -> Generator[None, None, Recorded]:  # fmt: skip
-    run_id, row = claimed.run_id, claimed.row
+    run_id, row, now = claimed.run_id, claimed.row, engine.database.about_now()
     locking = runs.ask_lock(tx, run_id, engine.database)
     ending = records.ask_end(
-        tx, run_id, row, output=output, error=error, at=engine.database.about_now(),
+        tx, run_id, row, output=output, error=error, at=now,
         place=foreseen.place_of_last if foreseen else None,
     )  # fmt: skip
+    # What follows in a chain is asked for in the same breath: it is most likely right.
+    after = nodes.load_targets(row.next)
+    taking = None
+    if (
+        may_run
+        and output is not None
+        and not foreseen
+        and nodes.is_one_node(after)
+        and may_run(row.name)
+    ):
+        taking = records.ask_take(tx, run_id, NodeId(after[0]), owner=engine.owner, at=now)
     yield
     run = runs.locked_run(locking, run_id, engine.database)
     targets = records.ended(ending, tx, run, row, error=error)
+    taken = records.taken(taking)
+    if taken is not None and (targets != after or run.status.is_final):
+        records.give_back(tx, run_id, taken, unmet=1)
+        taken = None
     is_foreseen = foreseen is not None and foreseen.holds(run)
     if foreseen is not None and not is_foreseen and targets is not None:
         nodes.update_node(tx, run_id, row.node_id, delivered=None, delivered_at=None)
@@ -353,28 +368,31 @@ def _record(
             pieces=committed.pieces, wakes_body=not committed.is_released, has_ended=committed.is_final,
             next=begun(run.run_id, run.workflow, committed.begun) if committed.begun else None,
         )  # fmt: skip
-    followup = Followup()
-    known: dict[NodeId, str] = {}
-    if output is not None:
-        known[row.node_id] = output
-        yield from records.feeding(tx, run, targets, base=run.now, followup=followup)
-    else:
+    followup, following = Followup(), None
+    known = {} if output is None else {row.node_id: output}
+    if output is None:
         followup.wakes_body = True
-    return _finish_record(engine, tx, run, followup, claimed, carries, may_run, known)
+    elif taken is None:
+        yield from records.feeding(tx, run, targets, base=run.now, followup=followup)
+    elif may_run is not None and may_run(taken.name):
+        following = _claimed(tx, run, taken, known, opens=claimed.opens)
+    if taken is not None and following is None:
+        given = records.give_back(tx, run_id, taken, unmet=0)
+        followup.ready.append(given.node_id)
+    elif following is None and may_run is not None and not followup.ends_run:
+        following = _claim_next(engine, tx, run, followup, may_run, known, has_held=claimed.opens)
+    return _finish_record(engine, tx, run, followup, following, carries, known)
 
 
 def _finish_record(
-    engine: Engine, tx: Transaction, run: RunRow, followup: Followup, claimed: Claimed,
-    carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None, known: Mapping[NodeId, str],
+    engine: Engine, tx: Transaction, run: RunRow, followup: Followup, following: Claimed | None,
+    carries: frozenset[tuple[NodeId, int]], known: Mapping[NodeId, str],
 ) -> Recorded:  # fmt: skip
     """End a transaction that recorded something: the run's end, what to publish, when to look again."""
     if followup.ends_run:
         if engine.end_run(tx, run, known=known):
             return Recorded(has_ended=True)
         followup.wakes_body = True
-    following = None
-    if may_run is not None:
-        following = _claim_next(engine, tx, run, followup, may_run, known, has_held=claimed.opens)
     keeps_chain, asleep = (False, set()) if following else _carried(tx, run, followup, carries)
     rest = followup
     if keeps_chain:
@@ -389,6 +407,17 @@ def _finish_record(
     wake_at = engine.schedule(tx, run, followup, carried | asleep, **values)
     engine.wake_at(wake_at)
     return Recorded(keeps_chain, pieces, followup.wakes_body, next=following)
+
+
+def _claimed(
+    tx: Transaction, run: RunRow, row: NodeRow, known: Mapping[NodeId, str], *, opens: bool
+) -> Claimed | None:
+    """A step with its arguments; `None`: as a message finds it, so that there is one place that deals with it."""
+    try:
+        value = resolve_value(tx, run.run_id, codec.loads(row.args), known)
+    except (UnreadableValueError, UnresolvableError):
+        return None
+    return Claimed(run.run_id, run.workflow, row, tuple(value["args"]), value["kwargs"], opens=opens)
 
 
 def _claim_next(
@@ -406,18 +435,14 @@ def _claim_next(
         row = held
     if row is None:
         return None
-    try:
-        value = resolve_value(tx, run.run_id, codec.loads(row.args), known)
-    except (UnreadableValueError, UnresolvableError):
-        # As a message finds it, so that there is one place that deals with it.
+    found = _claimed(tx, run, row, known, opens=has_held)
+    if found is None:
         if row.node_id not in followup.ready:
             followup.ready.append(row.node_id)
         return None
     if row.node_id in followup.ready:
         followup.ready.remove(row.node_id)
-    claimed = records.begin_attempt(tx, run, row, owner=engine.owner)
-    args = tuple(value["args"])
-    return Claimed(run.run_id, run.workflow, claimed, args, value["kwargs"], opens=has_held)
+    return replace(found, row=records.begin_attempt(tx, run, row, owner=engine.owner))
 
 
 def _is_fresh(row: NodeRow) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,11 @@ def load_targets(text: str) -> list[str]:
     """Read a `next` column: ids of nodes and joins."""
     targets = codec.loads(text)
     return [str(target) for target in targets] if isinstance(targets, list) else []
+
+
+def is_one_node(targets: Sequence[str]) -> bool:
+    """Whether a `next` column names one node and no join."""
+    return len(targets) == 1 and ":" in targets[0] and not targets[0].startswith(("j:", "w:"))
 
 
 def load_nodes(

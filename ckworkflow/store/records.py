@@ -135,6 +135,29 @@ def ask_end(
     return rows
 
 
+def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> Rows:
+    """Ask for a step that has never begun and whose last predecessor ends in this transaction.
+
+    Before that is known to be so: who finds that it is not gives it back, in the same transaction.
+    """
+    return tx.execute(_TAKE, {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at})
+
+
+def taken(asked: Rows | None) -> NodeRow | None:
+    """Return the step that `ask_take` has asked for, if it could be had."""
+    row = None if asked is None else asked.one_or_none()
+    return None if row is None else node_row(row)
+
+
+def give_back(tx: Transaction, run_id: RunId, row: NodeRow, *, unmet: int) -> NodeRow:
+    """Undo `ask_take`; `unmet` says whether it still waits."""
+    update_node(
+        tx, run_id, row.node_id, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None,
+        unmet=unmet,
+    )  # fmt: skip
+    return replace(row, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None, unmet=unmet)
+
+
 def ended(
     asked: Rows, tx: Transaction, run: RunRow, claimed: NodeRow, *, error: str | None
 ) -> list[str] | None:
@@ -233,6 +256,21 @@ _COUNT = Prepared(
     )
     .returning(joins.c.remaining, joins.c.kind, joins.c.next)
 )
+_TAKE = Prepared(
+    sa.update(nodes)
+    .where(
+        HERE,
+        nodes.c.status == NodeStatus.PLANNED,
+        nodes.c.kind == NodeKind.STEP,
+        nodes.c.attempt == 0,
+        nodes.c.due_at.is_(None),
+    )
+    .values(
+        unmet=0, status=NodeStatus.RUNNING, attempt=1, owner=sa.bindparam("v_owner"),
+        started_at=sa.bindparam("v_now"),
+    )
+    .returning(*COLUMNS)
+)  # fmt: skip
 _PLANNED = nodes.c.status == NodeStatus.PLANNED
 _MAKE_READY = sa.update(nodes).where(_PLANNED).values(unmet=0).returning(*COLUMNS)
 _MAKE_ONE_READY = Prepared(_MAKE_READY.where(HERE))

@@ -8,11 +8,15 @@ nothing: an unacknowledged message is delivered again, and dropped, since its no
 And with kombu 5.7 the solo pool's acknowledgements wait for the event loop's next timer, up to two seconds, and
 with them the next message: the loop does not look for them before it sleeps. They are sent at once here.
 
+Celery sends the events of tasks whenever its loop turns, which on a busy worker is once for each message, and
+costs as much as receiving one. Here they go out together, ten times a second.
+
 Not here: how a connection is made again, which is Celery's; what is in flight, which is the database's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from types import MethodType
@@ -26,8 +30,33 @@ __all__ = ["Consumer"]
 logger = logging.getLogger(__name__)
 
 
+FLUSH_SECONDS = 0.1
+"""How long events are kept to be sent together."""
+
+
 class Consumer(CeleryConsumer):
     """See the module."""
+
+    _is_flush_due = False
+
+    def on_send_event_buffered(self) -> None:
+        """Send what events there are, soon; called on any thread."""
+        if self.hub is not None and not self._is_flush_due:
+            self._is_flush_due = True
+            self.hub.call_soon(self._flush_later)  # only its own thread may set the loop's timers
+
+    def _flush_later(self) -> None:
+        self.hub.call_later(FLUSH_SECONDS, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._is_flush_due = False
+        self._flush_events()
+
+    def stop(self) -> None:
+        """Stop, and let no event of what has ended be lost with that."""
+        with contextlib.suppress(Exception):  # events are only a view, and the broker may be gone
+            self._flush_events()
+        super().stop()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Let go of a lost connection, whatever that meets."""

@@ -278,6 +278,8 @@ async def test_shards_hear_of_their_own_guilds(fake):
     bot.before_identify_hook = at_once
     task = asyncio.create_task(bot.start(fake.token))
     await fake.until(lambda: len(bot.guilds) == 4 and all(each.name for each in bot.guilds))
+    # Guilds made in one millisecond have one shard: the other is not known by its guilds.
+    await fake.until(lambda: len(fake.call("sessions")) == 2)
     shards = {each["shard"][0]: each for each in fake.call("sessions")}
     await bot.close()
     await asyncio.gather(task, return_exceptions=True)
