@@ -68,7 +68,7 @@ test: $(DEV_READY)
 	$(RUN) python -m pytest $(ALONE)
 
 soak: $(DEV_READY)
-	$(RUN) python -m pytest -m soak tests/matrix tests/integration tests/deploys tests/docker
+	$(RUN) python -m pytest -m soak
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
 	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE)
 

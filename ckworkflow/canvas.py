@@ -107,8 +107,9 @@ def _send(
     options = _options(run_id, first)
     task_id = options.pop("task_id")
     route = app.amqp.router.route(options, first.name)
+    args = _args(run_id, first)
     message = app.amqp.as_task_v2(
-        task_id, first.name, _args(run_id, first), {}, root_id=run_id, ignore_result=True,
+        task_id, first.name, args, {}, root_id=run_id, ignore_result=True, argsrepr=repr(args), kwargsrepr="{}",
         chain=[_plain_signature(run_id, task) for task in reversed(rest)] or None,
         create_sent_event=tell_sent is not None,
     )  # fmt: skip

@@ -37,17 +37,14 @@ __all__ = [
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1_000_000_000
-SOAK_FOLDERS = {"matrix", "integration", "deploys"}
-SOAK_FILES = {"test_docker_commands.py"}
-"""What is run by `make soak` alone; `crash_everywhere` and `nemesis` have a short form, and a long one there."""
 SEED = "CKWORKFLOW_SEED"
 SERVICES = {"redis_url": "redis", "rabbitmq_url": "rabbitmq", "postgres_url": "postgres"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    # To look into this folder is to import pytest-celery, for which nobody else is to wait.
+    # To look into this folder is to import pytest-celery, for which those in a hurry are not to wait.
     is_integration = collection_path == Path(__file__).parent / "integration"
-    return True if is_integration and "soak" not in config.option.markexpr else None
+    return True if is_integration and config.option.markexpr == "fast" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,8 +54,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(marker)
         if not _has_tier(item):
             item.add_marker("fast")
-        elif any(folder in item.path.parts for folder in SOAK_FOLDERS) or item.path.name in SOAK_FILES:
-            item.add_marker("soak")
     if "soak" not in config.option.markexpr:
         kept = [item for item in items if not item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
