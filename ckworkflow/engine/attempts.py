@@ -162,7 +162,7 @@ def claim(
         claimed = engine.database.transact_run(
             run_id,
             lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens),
-            # A claim that a power cut undoes was a worker's that the power cut has ended.
+            # A claim that a power cut undoes was a worker's that the power cut has ended, too.
             is_lasting=False,
         )
     except RunNotFoundError:

@@ -270,7 +270,8 @@ class Transaction:
         """Begin. On a server, one that only reads has nothing to begin: each statement is a transaction.
 
         Args:
-            is_lasting: Whether the commit waits for the disk. If not, a power cut may undo it, and nothing else.
+            is_lasting: Whether the commit waits for the disk. If not, a power cut may undo it, and nothing else: so
+                it is only on SQLite. A server may crash and lose it while those live who have acted on it.
             lock_seconds: How long a server may wait for each lock.
         """
         if not self._is_direct:
@@ -283,8 +284,6 @@ class Transaction:
             self._say("BEGIN IMMEDIATE" if self.is_write else "BEGIN")
         elif self.is_write:
             self._say("BEGIN")
-            if not is_lasting:
-                self._say("SET LOCAL synchronous_commit = off")
             if lock_seconds is not None:
                 self._say(f"SET LOCAL lock_timeout = '{lock_seconds * 1000:.0f}ms'")
 
