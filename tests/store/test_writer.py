@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
+from ckworkflow.store.writer import BusyError, GroupWriter, _Pending, _together
 from commits import count_commits
 
 TABLE = sa.Table("counts", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
@@ -104,3 +107,39 @@ def test_a_transaction_sees_what_those_before_it_in_the_group_wrote(database: Da
         gate.open_when_queued(8)
 
     assert sorted(each.result() for each in written) == list(range(8))
+
+
+def test_works_of_one_run_follow_one_another_while_those_of_others_go_on_beside_them() -> None:
+    steps: list[str] = []
+
+    def work(name: str) -> Callable[[Transaction], Generator[None, None, str]]:
+        def run(_: Transaction) -> Generator[None, None, str]:
+            steps.append(f"{name} asks")
+            yield
+            steps.append(f"{name} reads")
+            return name
+
+        return run
+
+    group = [_Pending(work(name), name[0], is_lasting=True) for name in ("b1", "a1", "b2")]
+    piped: Any = SimpleNamespace(is_piped=True)
+
+    assert _together(piped, group) == ["b1", "a1", "b2"]
+    # Runs in the order of their ids, whatever the order in which they came: so no two processes lock crosswise.
+    assert steps == ["a1 asks", "b1 asks", "a1 reads", "b1 reads", "b2 asks", "b2 reads"]
+
+
+def test_a_group_that_cannot_have_its_locks_dissolves_and_each_goes_on_by_itself() -> None:
+    alone: list[object] = []
+
+    def transact(_work: object, _is_lasting: bool) -> Any:
+        raise BusyError
+
+    def by_itself(work: Callable[[Any], Any]) -> Any:
+        alone.append(threading.current_thread())
+        return work(None)
+
+    writer = GroupWriter(transact, alone=by_itself)
+
+    assert writer.run(lambda _: "done", key="a") == "done"
+    assert alone == [threading.current_thread()]
