@@ -364,7 +364,8 @@ _FIRST_HELD = Prepared(
     sa.select(*COLUMNS)
     .where(
         nodes.c.run_id == sa.bindparam("b_run"),
-        nodes.c.is_held,
+        # In the words of the index: `is_held = 1`, as SQLAlchemy has it, SQLite does not find in it.
+        sa.text("nodes.is_held"),
         nodes.c.status == NodeStatus.PLANNED,
         nodes.c.unmet == 0,
     )
