@@ -211,7 +211,8 @@ def _claim(
         begun = {"status": RunStatus.RUNNING, "started_at": run.now}
     engine.schedule(tx, run, Followup(), **begun)
     pieces: Sequence[Piece] = ()
-    if opens and (held := records.release_held(tx, run_id)) is not None:
+    if opens and (held := records.first_held(tx, run_id)) is not None:
+        records.release(tx, run_id, held)
         pieces = [Chain((Task(held.node_id, held.name, held.generation, opens=True),))]
     return Claimed(
         run_id, run.workflow, claimed, tuple(value["args"]), value["kwargs"], error, opens, pieces
@@ -427,12 +428,10 @@ def _claim_next(
     """Claim one of the steps that a record has made ready, or one of a wide group that is held back."""
     row = next((row for row in followup.rows.values() if _is_fresh(row) and may_run(row.name)), None)
     if row is None and has_held and not followup.ready and not followup.wakes_body:
-        held = records.release_held(tx, run.run_id)
-        if held is not None and not (_is_fresh(held) and may_run(held.name)):
-            # It is nobody's now: published with all else.
-            followup.ready.append(held.node_id)
-            held = None
-        row = held
+        # Where it may not run here it stays held: the claim of this step's message has opened the next already.
+        held = records.first_held(tx, run.run_id)
+        if held is not None and _is_fresh(held) and may_run(held.name):
+            row = records.release(tx, run.run_id, held)
     if row is None:
         return None
     found = _claimed(tx, run, row, known, opens=has_held)

@@ -387,14 +387,16 @@ def hold(tx: Transaction, run_id: RunId, published: Iterable[NodeId], held: Iter
     )
 
 
-def release_held(tx: Transaction, run_id: RunId) -> NodeRow | None:
-    """Take the first step of those held back, to publish or to claim it; `None` when there is none left."""
+def first_held(tx: Transaction, run_id: RunId) -> NodeRow | None:
+    """Find the first step of those held back; `None` when there is none left."""
     found = tx.execute(_FIRST_HELD, {"b_run": run_id}).one_or_none()
-    if found is None:
-        return None
-    row = node_row(found)
-    tx.execute(_HOLD, {"b_run": run_id, "b_node": row.node_id, "v_held": False})
-    return row
+    return None if found is None else node_row(found)
+
+
+def release(tx: Transaction, run_id: RunId, held: NodeRow) -> NodeRow:
+    """Hold a step back no longer: it is published or claimed now."""
+    tx.execute(_HOLD, {"b_run": run_id, "b_node": held.node_id, "v_held": False})
+    return replace(held, is_held=False)
 
 
 _HOLD = Prepared(sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held")))
@@ -402,7 +404,8 @@ _FIRST_HELD = Prepared(
     sa.select(*COLUMNS)
     .where(
         nodes.c.run_id == sa.bindparam("b_run"),
-        nodes.c.is_held,
+        # In the words of the index: `is_held = 1`, as SQLAlchemy has it, SQLite does not find in it.
+        sa.text("nodes.is_held"),
         nodes.c.status == NodeStatus.PLANNED,
         nodes.c.unmet == 0,
     )
