@@ -380,6 +380,7 @@ def _record(
     if taken is not None and following is None:
         given = records.give_back(tx, run_id, taken, unmet=0)
         followup.ready.append(given.node_id)
+        followup.rows[given.node_id] = given
     elif following is None and may_run is not None and not followup.ends_run:
         following = _claim_next(engine, tx, run, followup, may_run, known, has_held=claimed.opens)
     return _finish_record(engine, tx, run, followup, following, carries, known)
@@ -400,10 +401,12 @@ def _finish_record(
         covered = {node_id for node_id, _ in carries}
         rest = Followup(
             ready=[node_id for node_id in followup.ready if node_id not in covered],
+            rows=followup.rows,
             asleep={node_id: due for node_id, due in followup.asleep.items() if node_id not in asleep},
         )
         records.mark_carried(tx, run.run_id, asleep)
-    pieces, carried = engine.cut(tx, run, rest)
+    # A run that gives up its slot may be long. What follows is taken in place again, or published by its own record.
+    pieces, carried = engine.cut(tx, run, rest, has_tail=False)
     values: dict[str, Any] = {"signals": run.signals + 1} if followup.wakes_body else {}
     wake_at = engine.schedule(tx, run, followup, carried | asleep, **values)
     engine.wake_at(wake_at)
@@ -427,19 +430,17 @@ def _claim_next(
 ) -> Claimed | None:  # fmt: skip
     """Claim one of the steps that a record has made ready, or one of a wide group that is held back."""
     row = next((row for row in followup.rows.values() if _is_fresh(row) and may_run(row.name)), None)
-    if row is None and has_held and not followup.ready and not followup.wakes_body:
-        # Where it may not run here it stays held: the claim of this step's message has opened the next already.
-        held = records.first_held(tx, run.run_id)
-        if held is not None and _is_fresh(held) and may_run(held.name):
-            row = records.release(tx, run.run_id, held)
-    if row is None:
+    is_held = row is None and has_held and not followup.ready and not followup.wakes_body
+    if is_held:
+        row = records.first_held(tx, run.run_id)
+        if row is None or not (_is_fresh(row) and may_run(row.name)):
+            return None  # it stays held: the claim of this step's message has opened the next already
+    found = None if row is None else _claimed(tx, run, row, known, opens=has_held)
+    if row is None or found is None:
         return None
-    found = _claimed(tx, run, row, known, opens=has_held)
-    if found is None:
-        if row.node_id not in followup.ready:
-            followup.ready.append(row.node_id)
-        return None
-    if row.node_id in followup.ready:
+    if is_held:
+        records.release(tx, run.run_id, row)
+    else:
         followup.ready.remove(row.node_id)
     return replace(found, row=records.begin_attempt(tx, run, row, owner=engine.owner))
 

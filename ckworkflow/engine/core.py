@@ -21,7 +21,7 @@ from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.resolve import resolve_tree
 from ckworkflow.engine.watch import RunWatch
 from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
-from ckworkflow.plan import WINDOW, Piece, Plan, PlanNode, cut_pieces
+from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
 from ckworkflow.store import nodes, plans, records, runs, schema
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
@@ -51,6 +51,8 @@ class Local(Protocol):
         ...
 
 
+FEW = 3
+"""So many steps at most are published without what follows them."""
 LONGEST_BACKOFF = timedelta(minutes=5)
 
 
@@ -188,8 +190,9 @@ class Engine:
         return wake_at
 
     def cut(
-        self, tx: Transaction, run: RunRow, followup: Followup, plan: Plan | None = None
-    ) -> tuple[list[Piece], set[NodeId]]:
+        self, tx: Transaction, run: RunRow, followup: Followup, plan: Plan | None = None, *,
+        has_tail: bool = True,
+    ) -> tuple[list[Piece], set[NodeId]]:  # fmt: skip
         """Cut what must be published now, and note which sleeps those messages carry.
 
         Of more steps than a window holds, the rest is held back until claims make room.
@@ -199,9 +202,15 @@ class Engine:
             run: The run.
             followup: What has become possible.
             plan: The plan that is left, where it is at hand.
+            has_tail: Whether what follows the steps goes with them. To know it, the whole plan must be read.
         """
         if not followup.ready and not followup.asleep:
             return [], set()
+        if not has_tail and not followup.asleep and len(followup.ready) <= FEW:
+            rows = [followup.rows.get(node_id) for node_id in followup.ready]
+            tasks = [Task(row.node_id, row.name, row.generation) for row in rows if row is not None]
+            if len(tasks) == len(rows):
+                return [Chain((task,)) for task in tasks], set()
         if plan is None:
             plan, _ = nodes.load_plan(tx, run.run_id)
         ready = [node_id for node_id in followup.ready if node_id in plan.nodes]
