@@ -26,7 +26,7 @@ from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError
 from ckworkflow.model import RunId
 from ckworkflow.scrub import scrub
 from ckworkflow.store.forks import ForkGate
-from ckworkflow.store.transaction import SESSION, Transaction, is_direct
+from ckworkflow.store.transaction import BUSY_SECONDS, SESSION, Transaction, is_direct
 from ckworkflow.store.writer import BusyError, GroupWriter, Work
 
 T = TypeVar("T")
@@ -261,7 +261,7 @@ class Database:
             "hide_parameters": True,  # values are private: no error may quote them into logs or Celery's events
         }  # fmt: skip
         if self.is_sqlite:
-            options.update(connect_args={"timeout": 30, "check_same_thread": False})
+            options.update(connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
             path = self._url.database
             if path and path != ":memory:":
                 self._make_folder(Path(path).expanduser().absolute().parent)
@@ -342,6 +342,6 @@ def _prepare_session(connection: Any, _record: object) -> None:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

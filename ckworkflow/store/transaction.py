@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, overload
@@ -194,6 +196,9 @@ SESSION: Final = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"
 """What a server's session must be told first, for times to be read here."""
 
 
+BUSY_SECONDS: Final = 30.0
+"""How long a transaction waits for an SQLite file on which another process writes."""
+BUSY_PAUSE_SECONDS: Final = (0.0001, 0.0006)
 _GONE: Final = ("08", "57P01", "57P02", "57P03", "26000")
 """SQL states that a server says goodbye with; and that it has forgotten a prepared statement, as poolers may."""
 
@@ -280,12 +285,36 @@ class Transaction:
             if not is_lasting:
                 self._say("PRAGMA synchronous=NORMAL")
                 self._is_slack = True
-            # IMMEDIATE: one that reads first and writes later could not be tried again by SQLite itself.
-            self._say("BEGIN IMMEDIATE" if self.is_write else "BEGIN")
+            if self.is_write:
+                self._lock_file()
+            else:
+                self._say("BEGIN")
         elif self.is_write:
             self._say("BEGIN")
             if lock_seconds is not None:
                 self._say(f"SET LOCAL lock_timeout = '{lock_seconds * 1000:.0f}ms'")
+
+    def _lock_file(self) -> None:
+        """Begin as the one who writes to an SQLite file; other processes want to, too.
+
+        SQLite would wait by itself, longer and longer, up to a tenth of a second: most of it after the other has
+        long finished, for a transaction takes less than a millisecond.
+        """
+        end = time.monotonic() + BUSY_SECONDS
+        self._say("PRAGMA busy_timeout=0")
+        try:
+            while True:
+                try:
+                    # IMMEDIATE: one that reads first and writes later could not be tried again.
+                    self._say("BEGIN IMMEDIATE")
+                except sa.exc.OperationalError as error:
+                    if "locked" not in str(error.orig) or time.monotonic() > end:
+                        raise
+                    time.sleep(random.uniform(*BUSY_PAUSE_SECONDS))  # noqa: S311  # jitter, not a secret
+                else:
+                    return
+        finally:
+            self._say(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
 
     def commit(self) -> None:
         """Commit, and wait until it is done."""
