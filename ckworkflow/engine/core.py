@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,6 +52,8 @@ class Local(Protocol):
         ...
 
 
+THREADS = 4
+"""How many runs a clock advances at a time."""
 FEW = 3
 """So many steps at most are published without what follows them."""
 LONGEST_BACKOFF = timedelta(minutes=5)
@@ -104,6 +107,7 @@ class Engine:
         """Set while this process runs steps itself."""
         self.is_saturated: Callable[[], bool] = lambda: False
         """Whether this process is a worker that has no slot free."""
+        self._threads: ThreadPoolExecutor | None = None
         self._publish = publish
         self._is_checked = False
         self._check_lock = threading.Lock()
@@ -144,6 +148,19 @@ class Engine:
         """Tell this process's clock of a time that it may not know yet."""
         for waker in self._wakers:
             waker(at)
+
+    def spread(self, call: Callable[[RunId], object], run_ids: Sequence[RunId]) -> None:
+        """Do something for each of some runs, several at a time; raise the first error once all have ended."""
+        if len(run_ids) <= 1:
+            for run_id in run_ids:
+                call(run_id)
+            return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ckworkflow-advance")
+        calls = [self._threads.submit(call, run_id) for run_id in run_ids]
+        wait(calls)
+        for done in calls:
+            done.result()
 
     def redispatch_after(self, dispatches: int) -> timedelta:
         """How long a published message may stay unclaimed, when messages of its run were late so often before.

@@ -85,9 +85,11 @@ def recover(engine: Engine, *run_ids: RunId) -> None:
         if has_ended:
             engine.notify(run_id)
         engine.publish(run_id, pieces)
-    for run_id, _, must_advance, _ in found:
-        if must_advance:
-            advance(engine, run_id)
+    # Side by side: they wait for the database, and share its commits.
+    engine.spread(
+        lambda run_id: advance(engine, run_id),
+        [run_id for run_id, _, must_advance, _ in found if must_advance],
+    )
 
 
 def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece], bool, bool]:

@@ -88,10 +88,16 @@ def load_nodes(
     tx: Transaction, run_id: RunId, *, statuses: Iterable[NodeStatus] | None = None
 ) -> list[NodeRow]:
     """Read the nodes of a run in the order of the trace."""
-    query = sa.select(*COLUMNS).where(nodes.c.run_id == run_id).order_by(nodes.c.position)
+    query = _all_nodes(None if statuses is None else tuple(statuses))
+    return [node_row(row) for row in tx.execute(query, {"b_run": run_id})]
+
+
+@functools.cache
+def _all_nodes(statuses: tuple[NodeStatus, ...] | None) -> Prepared:
+    query = sa.select(*COLUMNS).where(nodes.c.run_id == sa.bindparam("b_run")).order_by(nodes.c.position)
     if statuses is not None:
-        query = query.where(nodes.c.status.in_(list(statuses)))
-    return [node_row(row) for row in tx.execute(query)]
+        query = query.where(sa.or_(*[nodes.c.status == status for status in statuses]))
+    return Prepared(query)
 
 
 def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
@@ -100,18 +106,24 @@ def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
     Successes first: a step behind one of them may have begun already, because the plan said so, and the body
     must have come that far before a failure beside it changes its way. Then in the order of recording.
     """
-    query = (
-        sa.select(*COLUMNS)
-        .where(nodes.c.run_id == run_id, nodes.c.delivered.is_(None), nodes.c.status.in_(_RECORDED))
-        .order_by(
-            nodes.c.status == NodeStatus.FAILED,
-            nodes.c.finished_at,
-            nodes.c.due_at.asc().nulls_last(),  # sleeps that were settled together
-            nodes.c.position,
-            nodes.c.node_id,
-        )
+    return [node_row(row) for row in tx.execute(_NEWS, {"b_run": run_id})]
+
+
+_NEWS = Prepared(
+    sa.select(*COLUMNS)
+    .where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.delivered.is_(None),
+        sa.or_(*[nodes.c.status == status for status in _RECORDED]),
     )
-    return [node_row(row) for row in tx.execute(query)]
+    .order_by(
+        nodes.c.status == NodeStatus.FAILED,
+        nodes.c.finished_at,
+        nodes.c.due_at.asc().nulls_last(),  # sleeps that were settled together
+        nodes.c.position,
+        nodes.c.node_id,
+    )
+)
 
 
 def load_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> NodeRow | None:
@@ -156,6 +168,13 @@ FEW = 3
 _OUTPUT = Prepared(sa.select(nodes.c.output).where(HERE, nodes.c.status == NodeStatus.COMPLETED))
 
 
+_JOINS = Prepared(
+    sa.select(
+        joins.c.join_id, joins.c.kind, joins.c.remaining, joins.c.next, joins.c.line, joins.c.reason
+    ).where(joins.c.run_id == sa.bindparam("b_run"))
+)
+
+
 def load_plan(tx: Transaction, run_id: RunId) -> tuple[Plan, dict[NodeId, NodeRow]]:
     """Read the plan that is left of a run, and its rows."""
     rows = {row.node_id: row for row in load_nodes(tx, run_id, statuses=LIVE)}
@@ -169,16 +188,7 @@ def load_plan(tx: Transaction, run_id: RunId) -> tuple[Plan, dict[NodeId, NodeRo
             row[4],
             row[5],
         )
-        for row in tx.execute(
-            sa.select(
-                joins.c.join_id,
-                joins.c.kind,
-                joins.c.remaining,
-                joins.c.next,
-                joins.c.line,
-                joins.c.reason,
-            ).where(joins.c.run_id == run_id)
-        )
+        for row in tx.execute(_JOINS, {"b_run": run_id})
     }
     plan_nodes = {}
     for row in rows.values():

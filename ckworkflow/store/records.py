@@ -339,20 +339,23 @@ def finish_sleep(
 
 def settle_sleeps(tx: Transaction, run: RunRow, followup: Followup) -> None:
     """Record every sleep of the run whose end has come."""
-    query = (
-        sa.select(nodes.c.node_id, nodes.c.next, nodes.c.due_at, nodes.c.started_at)
-        .where(
-            nodes.c.run_id == run.run_id,
-            nodes.c.kind == NodeKind.SLEEP,
-            nodes.c.status == NodeStatus.RUNNING,
-            nodes.c.due_at <= run.now,
-        )
-        .order_by(nodes.c.due_at, nodes.c.position)
-    )
-    for node_id, following, due_at, began in tx.execute(query).all():
+    ended_sleeps = tx.execute(_ENDED_SLEEPS, {"b_run": run.run_id, "b_now": run.now}).all()
+    for node_id, following, due_at, began in ended_sleeps:
         finish_sleep(
             tx, run, node_id, load_targets(following), due_at=due_at, began=began, followup=followup
         )
+
+
+_ENDED_SLEEPS = Prepared(
+    sa.select(nodes.c.node_id, nodes.c.next, nodes.c.due_at, nodes.c.started_at)
+    .where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.kind == NodeKind.SLEEP,
+        nodes.c.status == NodeStatus.RUNNING,
+        nodes.c.due_at <= sa.bindparam("b_now", type_=nodes.c.due_at.type),
+    )
+    .order_by(nodes.c.due_at, nodes.c.position)
+)
 
 
 def mark_carried(tx: Transaction, run_id: RunId, node_ids: Iterable[NodeId]) -> None:

@@ -197,9 +197,18 @@ _LIVE_OF = sa.select(runs.c.id).where(
 
 
 def read_input(tx: Transaction, run_id: RunId) -> str:
-    """Read the encoded arguments of a run."""
-    text: str = tx.execute(sa.select(runs.c.input).where(runs.c.id == run_id)).scalar_one()
-    return text
+    """Read the encoded arguments of a run.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+    row = tx.execute(_INPUT, {"b_run": run_id}).one_or_none()
+    if row is None:
+        raise RunNotFoundError(run_id)
+    return str(row[0])
+
+
+_INPUT = Prepared(sa.select(runs.c.input).where(_HERE))
 
 
 def update_run(tx: Transaction, run_id: RunId, **values: Any) -> None:
