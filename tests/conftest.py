@@ -39,7 +39,7 @@ MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1_000_000_000
 SOAK_FOLDERS = {"matrix", "integration", "deploys"}
 SOAK_FILES = {"test_docker_commands.py"}
-"""What is run by `make soak` alone; `crash_everywhere` and `nemesis` have a short form, and a long one there."""
+"""What is run by `make soak` alone; `crash_everywhere`, `scale` and `nemesis` have a short form, and a long one there."""
 SEED = "CKWORKFLOW_SEED"
 SERVICES = {"redis_url": "redis", "rabbitmq_url": "rabbitmq", "postgres_url": "postgres"}
 
