@@ -20,9 +20,10 @@ from scale.usage import MEGABYTE
 LENGTH = size("STEPS", short=2_000, full=10_000)
 SAMPLES = 40
 WARM_LENGTH = 400
-MOST_MEGABYTES = 20
-"""From a tenth of the run to its end. A worker that kept something of each step would have 9,000 times that; what
-remains is threads that a fan-out starts until all its slots are used, and rows of a plan that the clock reads."""
+MOST_MEGABYTES = {"chain": 6, "loop": 6, "fan_out": 16}
+"""From a tenth of the run to its end, at full size: less than a kilobyte for each step of a chain or a loop, where what
+one segment holds comes and goes. A fan-out is traced as a whole, its rows are read when the clock looks at the run, and a
+hundred threads run it: what those have allocated stays with the process."""
 MOST_TIMES_THE_COST = 1.5
 TIMEOUT_SECONDS = 150.0
 
@@ -66,5 +67,5 @@ def test_thousands_of_steps_end_with_flat_memory_and_flat_cost(
         ],
     )  # fmt: skip
     print([(s["done"], round(s["memory"] / MEGABYTE, 1), round(s["processor"], 2)) for s in samples])
-    assert grown < MOST_MEGABYTES
+    assert grown < MOST_MEGABYTES[workflow]
     assert costs[-1] < MOST_TIMES_THE_COST * costs[0]
