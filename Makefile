@@ -5,7 +5,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Tests mostly wait for processes. Each of these has servers of its own.
 SIDE_BY_SIDE ?= --numprocesses 3 --dist worksteal
 # It says itself what it waits for, and for how long.
-ALONE = -m alone -o faulthandler_timeout=0 tests/nemesis
+ALONE = -m alone -o faulthandler_timeout=0
 SOAK_SECONDS ?= 1800
 # Activated, so that `celery` and `ckworkflow` started by a test are those of the environment.
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
@@ -62,15 +62,17 @@ bot: $(BOT_READY)
 dev: $(DEV_READY)
 	@echo "Ready. Activate it with: . $(VENV)/bin/activate"
 
-# One and then the other: the nemesis measures what a lease is worth, so it has the machine to itself.
+# One and then the other: the nemesis measures what a lease is worth, and tests/scale what steps cost, so they have
+# the machine to themselves.
 test: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m "not alone"
-	$(RUN) python -m pytest $(ALONE)
+	$(RUN) python -m pytest $(ALONE) tests/scale tests/nemesis
 
 soak: $(DEV_READY)
 	$(RUN) python -m pytest -m soak
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
-	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE)
+	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(ALONE) tests/scale
+	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE) tests/nemesis
 
 fast: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m fast

@@ -37,6 +37,12 @@ __all__ = [
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1_000_000_000
+<<<<<<< HEAD
+=======
+SOAK_FOLDERS = {"matrix", "integration", "deploys"}
+SOAK_FILES = {"test_docker_commands.py"}
+"""What is run by `make soak` alone; `crash_everywhere`, `scale` and `nemesis` have a short form, and a long one there."""
+>>>>>>> scale
 SEED = "CKWORKFLOW_SEED"
 SERVICES = {"redis_url": "redis", "rabbitmq_url": "rabbitmq", "postgres_url": "postgres"}
 

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckworkflow import codec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -142,6 +144,10 @@ class Program:
         """Start a run; its id."""
         run_id: str = self.ask("start", workflow, args)
         return run_id
+
+    def start_all(self, workflow: str, all_args: list[list[Any]]) -> None:
+        """Start many runs as fast as it goes, one with each of these arguments."""
+        self.ask("start_all", workflow, codec.encode(all_args, path="arguments"))
 
     def result(self, run_id: str, timeout: float = TIMEOUT_SECONDS) -> Any:
         """Wait for what a run returns."""

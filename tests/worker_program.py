@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -10,15 +11,18 @@ import sys
 import traceback
 from typing import Any
 
-from ckworkflow import get_run_sync, start_sync
+from ckworkflow import codec, get_run_sync, start, start_sync
 from ckworkflow.testing import worker
+
+STARTS_AT_ONCE = 64  # so many commands of a busy bot are under way at the same time
 
 
 def answer(request: list[Any]) -> Any:
     match request:
         case ["start", place, args]:
-            module, _, name = place.partition(":")
-            return start_sync(getattr(importlib.import_module(module), name), *args).run_id
+            return start_sync(workflow_at(place), *args).run_id
+        case ["start_all", place, all_args]:
+            return asyncio.run(start_all(workflow_at(place), codec.decode(all_args)))
         case ["result", run_id, timeout]:
             return get_run_sync(run_id).return_value(timeout)
         case ["steps", run_id]:
@@ -27,6 +31,22 @@ def answer(request: list[Any]) -> Any:
                 for step in get_run_sync(run_id).steps()
             ]
     raise ValueError(request)
+
+
+def workflow_at(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+async def start_all(workflow: Any, all_args: list[list[Any]]) -> None:
+    """Start many runs, in this order, as concurrent commands would; their ids are left to the database."""
+    left = iter(all_args)
+
+    async def command() -> None:
+        for args in left:
+            await start(workflow, *args)
+
+    await asyncio.gather(*[command() for _ in range(STARTS_AT_ONCE)])
 
 
 def main() -> None:

@@ -1,0 +1,37 @@
+"""What a process has used: memory by its own share, and processor time."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+MEGABYTE = 1_000_000
+SETTLED_BYTES, SETTLED_SECONDS = 256 * 1024, 1.5
+"""Memory that moves by less than this for so long is what a process holds; as in `benchmarks/sides.py`."""
+SETTLE_TIMEOUT_SECONDS = 60.0
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of a process (proportional set size: what is shared counts by its share)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no Pss of {pid}")
+
+
+def memory_of_this_process() -> int:
+    return memory_of(os.getpid())
+
+
+def settled_memory_of(pid: int) -> int:
+    """Bytes of a process, once they stay as they are."""
+    end = time.monotonic() + SETTLE_TIMEOUT_SECONDS
+    held, since = memory_of(pid), time.monotonic()
+    while time.monotonic() - since < SETTLED_SECONDS:
+        assert time.monotonic() < end, f"the memory of {pid} does not settle: {held}"
+        now = memory_of(pid)
+        if abs(now - held) > SETTLED_BYTES:
+            held, since = now, time.monotonic()
+        time.sleep(0.05)
+    return held
