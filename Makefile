@@ -69,7 +69,6 @@ test: $(DEV_READY)
 	$(RUN) python -m pytest $(ALONE) tests/scale tests/nemesis
 
 soak: $(DEV_READY)
-	$(RUN) python -m pytest -m soak
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(ALONE) tests/scale
 	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE) tests/nemesis

@@ -37,12 +37,6 @@ __all__ = [
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1_000_000_000
-<<<<<<< HEAD
-=======
-SOAK_FOLDERS = {"matrix", "integration", "deploys"}
-SOAK_FILES = {"test_docker_commands.py"}
-"""What is run by `make soak` alone; `crash_everywhere`, `scale` and `nemesis` have a short form, and a long one there."""
->>>>>>> scale
 SEED = "CKWORKFLOW_SEED"
 SERVICES = {"redis_url": "redis", "rabbitmq_url": "rabbitmq", "postgres_url": "postgres"}
 
@@ -53,17 +47,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_integration and config.option.markexpr == "fast" else None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         wanted = {SERVICES[name] for name in getattr(item, "fixturenames", ()) if name in SERVICES}
         for marker in wanted:
             item.add_marker(marker)
         if not _has_tier(item):
             item.add_marker("fast")
-    if "soak" not in config.option.markexpr:
-        kept = [item for item in items if not item.get_closest_marker("soak")]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
 
 
 def _has_tier(item: pytest.Item) -> bool:
