@@ -6,10 +6,15 @@ Two hundred threads that wait for one database would say it two hundred times a 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 
 __all__ = ["Outage"]
+
+
+_all: weakref.WeakSet[Outage] = weakref.WeakSet()
 
 
 class Outage:
@@ -23,6 +28,7 @@ class Outage:
     def __init__(self, logger: logging.Logger, what: str) -> None:
         self._logger, self._what = logger, what
         self._lock = threading.Lock()
+        _all.add(self)
         self._since: float | None = None
 
     def begins(self, error: BaseException) -> None:
@@ -45,3 +51,13 @@ class Outage:
         if since is not None:
             seconds = round(time.monotonic() - since, 1)
             self._logger.warning("%s is back after %s s", self._what, seconds)
+
+
+def _start_over() -> None:
+    """In a forked child: locks may have been held in that moment, by threads that are not here."""
+    for outage in _all:
+        outage._lock = threading.Lock()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)

@@ -90,6 +90,16 @@ _made: Events | None = None
 _made_lock = threading.Lock()
 
 
+def _start_over() -> None:
+    """In a forked child: the parent's lock may have been held in that moment, by a thread that is not here."""
+    global _made_lock  # noqa: PLW0603  # one for each process
+    _made_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)
+
+
 def events_of(app: Celery, hostname: str | None = None) -> Events | None:
     """The events of this process; `None` where the app sends none.
 
