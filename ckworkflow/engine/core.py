@@ -208,7 +208,7 @@ class Engine:
 
     def cut(
         self, tx: Transaction, run: RunRow, followup: Followup, plan: Plan | None = None, *,
-        has_tail: bool = True,
+        has_tail: bool = True, opens: bool = False,
     ) -> tuple[list[Piece], set[NodeId]]:  # fmt: skip
         """Cut what must be published now, and note which sleeps those messages carry.
 
@@ -219,6 +219,7 @@ class Engine:
             run: The run.
             followup: What has become possible.
             plan: The plan that is left, where it is at hand.
+            opens: Others are held back already, for which these make room.
             has_tail: Whether what follows the steps goes with them. To know it, the whole plan must be read.
         """
         if not followup.ready and not followup.asleep:
@@ -229,14 +230,14 @@ class Engine:
             if len(tasks) == len(rows):
                 return [Chain((task,)) for task in tasks], set()
         if plan is None:
-            plan, _ = nodes.load_plan(tx, run.run_id)
+            plan = nodes.load_plan(tx, run.run_id)
         ready = [node_id for node_id in followup.ready if node_id in plan.nodes]
         held = ready[WINDOW:]
         records.hold(tx, run.run_id, ready[:WINDOW], held)
         asleep = [node_id for node_id in followup.asleep if node_id in plan.nodes]
         plan = with_time_left(plan, followup.asleep, run.now)
         horizon = self.settings.horizon
-        pieces = cut_pieces(plan, [*ready[:WINDOW], *asleep], horizon=horizon, opens=bool(held))
+        pieces = cut_pieces(plan, [*ready[:WINDOW], *asleep], horizon=horizon, opens=opens or bool(held))
         carried = {node_id for node_id in asleep if cut_pieces(plan, [node_id], horizon=horizon)}
         records.mark_carried(tx, run.run_id, carried)
         return pieces, carried

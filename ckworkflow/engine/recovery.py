@@ -37,7 +37,7 @@ TOGETHER = 25
 LONGEST_GAP = 3
 """Beats of a process that may fail without its having been away."""
 PATIENT_LOOKS = 3
-"""So often a worker that is full finds a message late without publishing it again."""
+"""So often a worker that is full finds a message late without publishing it again; see `_patience`."""
 HOLD = timedelta(seconds=10)
 """For how long a clock keeps a run that it has taken from others; it may die meanwhile."""
 
@@ -111,14 +111,16 @@ def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece
     }
     # Sleeps that some message carries already are left to it; the clock comes second.
     fresh = {row.node_id for row in rows if not row.is_carried and row.node_id in asleep}
-    publish = ready
-    if run.dispatches < PATIENT_LOOKS and engine.is_saturated():
-        # A worker that has no slot free sees why a message is late: it is in the queue, and copies make that longer.
+    held = {row.node_id for row in rows if row.is_held}
+    # What is held back waits for those that are published, unless there are none.
+    publish = [node_id for node_id in ready if node_id not in held] or ready
+    if run.dispatches < _patience(engine, rows):
         late = {row.node_id for row in rows if row.due_at is None} - set(followup.ready)
-        publish = [node_id for node_id in ready if node_id not in late]
+        publish = [node_id for node_id in publish if node_id not in late]
     pieces, carried = engine.cut(
-        tx, run, Followup(ready=publish, asleep={node_id: asleep[node_id] for node_id in fresh})
-    )
+        tx, run, Followup(ready=publish, asleep={node_id: asleep[node_id] for node_id in fresh}),
+        nodes.load_plan(tx, run_id, rows) if publish or fresh else None, opens=bool(held),
+    )  # fmt: skip
     signals = run.signals + (1 if followup.wakes_body else 0)
     must_advance = signals > run.seen
     dispatches = run.dispatches + 1 if ready else 0
@@ -131,6 +133,19 @@ def _recover(engine: Engine, tx: Transaction, run_id: RunId) -> tuple[list[Piece
             "published again", extra={"run_id": run_id, "nodes": publish, "times": run.dispatches}
         )
     return pieces, must_advance, False
+
+
+def _patience(engine: Engine, rows: Sequence[NodeRow]) -> int:
+    """How often a message that was published and not claimed may be found late before it is published again.
+
+    A worker that has no slot free sees why it is late: it is in the queue, and copies make that longer. Where
+    other steps of the run are running, messages do arrive.
+    """
+    if engine.is_saturated():
+        return PATIENT_LOOKS
+    return (
+        1 if any(row.kind is NodeKind.STEP and row.status is NodeStatus.RUNNING for row in rows) else 0
+    )
 
 
 def _is_ready(row: NodeRow, run: RunRow) -> bool:

@@ -175,9 +175,9 @@ _JOINS = Prepared(
 )
 
 
-def load_plan(tx: Transaction, run_id: RunId) -> tuple[Plan, dict[NodeId, NodeRow]]:
-    """Read the plan that is left of a run, and its rows."""
-    rows = {row.node_id: row for row in load_nodes(tx, run_id, statuses=LIVE)}
+def load_plan(tx: Transaction, run_id: RunId, rows: Iterable[NodeRow] | None = None) -> Plan:
+    """Read the plan that is left of a run; `rows` are its live nodes, where they are at hand."""
+    live = load_nodes(tx, run_id, statuses=LIVE) if rows is None else rows
     plan_joins = {
         row[0]: Join(
             row[0],
@@ -191,13 +191,13 @@ def load_plan(tx: Transaction, run_id: RunId) -> tuple[Plan, dict[NodeId, NodeRo
         for row in tx.execute(_JOINS, {"b_run": run_id})
     }
     plan_nodes = {}
-    for row in rows.values():
+    for row in live:
         args = codec.loads(row.args) if row.kind is NodeKind.SLEEP else None
         plan_nodes[row.node_id] = PlanNode(
             row.node_id, row.kind, row.name, tuple(load_targets(row.next)), row.unmet, row.generation,
             sleep_delay(args), sleep_until(args),
         )  # fmt: skip
-    return Plan(plan_nodes, plan_joins), rows
+    return Plan(plan_nodes, plan_joins)
 
 
 def owned_nodes(tx: Transaction, owner: str) -> list[tuple[RunId, NodeId]]:
