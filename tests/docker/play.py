@@ -13,6 +13,7 @@ Not as in a container: the base images' own contents and entrypoints, and separa
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -36,6 +37,7 @@ import services
 from ckworkflow.testing import FakeDiscord
 from dockerfile import Builder, run
 
+SIGNAL_AGAIN_SECONDS = 10
 PATIENCE_SECONDS = 90.0
 DISCORD_PORT = 8080
 CLONE_NEWNET = 0x40000000
@@ -142,8 +144,14 @@ class Container:
         """Stop it as Docker would; how it ended, and after how many seconds."""
         assert self.process is not None
         begun = time.monotonic()
-        self.process.send_signal(signal.Signals[self.image.stop_signal])
-        code = self.process.wait(PATIENCE_SECONDS)
+        code = None
+        while code is None:
+            self.process.send_signal(signal.Signals[self.image.stop_signal])
+            # Again, as one presses Ctrl-C again: on Python 3.11 `asyncio.wait_for` may lose the cancellation that
+            # Ctrl-C is, when it comes together with a message.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self.process.wait(SIGNAL_AGAIN_SECONDS)
+            assert time.monotonic() - begun < PATIENCE_SECONDS, f"{self.name} does not stop"
         return {"code": code, "seconds": time.monotonic() - begun}
 
     def _as_user(self) -> list[str]:
