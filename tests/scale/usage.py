@@ -1,4 +1,4 @@
-"""What a process has used: memory by its own share, and processor time."""
+"""What a process has used: memory of its own, and processor time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SETTLE_TIMEOUT_SECONDS = 60.0
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of a process (proportional set size: what is shared counts by its share)."""
+    """Bytes that a process has asked for: no pages of files, whose share changes as other processes come and go."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"no Pss of {pid}")
+    raise AssertionError(f"no memory of {pid}")
 
 
 def memory_of_this_process() -> int:
