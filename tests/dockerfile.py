@@ -168,13 +168,12 @@ class Builder:
     def _make_context(self) -> None:
         """Copy what `.dockerignore` lets through: everything is refused but what it names."""
         lines = DOCKERFILE.with_suffix(".dockerignore").read_text().splitlines()
+        hidden = [line.removeprefix("**/") for line in lines if line.startswith("**/")]
         for name in (line[1:] for line in lines if line.startswith("!")):
             source, target = ROOT / name, self._context / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(
-                    source, target, ignore=shutil.ignore_patterns("__pycache__", ".env", "*.sqlite3*")
-                )
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns(*hidden))
             else:
                 shutil.copy2(source, target)
 
