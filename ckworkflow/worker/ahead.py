@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ckworkflow.engine.attempts import Claimed, Failure
     from ckworkflow.worker.runtime import Runtime
 
-__all__ = ["RunAhead", "queue_of"]
+__all__ = ["RunAhead", "queue_without_message"]
 
 BOX_SECONDS = 0.05
 """Of processor time of the thread."""
@@ -69,7 +69,7 @@ class RunAhead:
         has_message: bool = True,
     ) -> None:
         self._app, self._runtime, self._hostname = app, runtime, hostname
-        self._queue = queue_of(app, step.name, step.options.queue)
+        self._queue = _queue_of(app, step.name, step.options.queue)
         ordinal = int(claimed.row.node_id.rpartition(":")[2])
         extra = BOX_SECONDS_PER_NODE * ordinal
         self._ends_at = time.monotonic() + LONGEST_BOX_SECONDS + extra
@@ -81,14 +81,10 @@ class RunAhead:
 
     def may_run(self, name: str) -> bool:
         """Whether a step of that name may run now in this process, without a message."""
-        step = registry.steps.get(name)
         return (
-            step is not None
-            and step.options.rate_limit is None
-            and not self._runtime.is_stopping
-            and (time.monotonic() < self._ends_at or not _is_slot_wanted())
+            (time.monotonic() < self._ends_at or not _is_slot_wanted())
             and time.thread_time() < self._thread_ends_at
-            and queue_of(self._app, name, step.options.queue) == self._queue
+            and queue_without_message(self._app, self._runtime, name) == self._queue
         )
 
     @contextlib.contextmanager
@@ -129,6 +125,17 @@ class RunAhead:
             )  # fmt: skip
 
 
+def queue_without_message(app: Celery, runtime: Runtime, name: str) -> str | None:
+    """The queue of a step that may go without a message; `None` where only a message will do.
+
+    That is so while the worker stops, and for steps with a rate limit, which Celery keeps at its queues.
+    """
+    step = registry.steps.get(name)
+    if step is None or step.options.rate_limit is not None or runtime.is_stopping:
+        return None
+    return _queue_of(app, name, step.options.queue)
+
+
 def _is_slot_wanted() -> bool:
     """Whether this process holds messages whose turn has not come."""
     return len(state.reserved_requests) > len(state.active_requests)
@@ -147,7 +154,7 @@ def _send(signal: Any, sender: Any, **arguments: Any) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def queue_of(app: Celery, name: str, queue: str | None) -> str:
+def _queue_of(app: Celery, name: str, queue: str | None) -> str:
     """The queue to which a step's message would go: also by `task_routes`."""
     route = app.amqp.router.route({} if queue is None else {"queue": queue}, name)
     found = route.get("queue")

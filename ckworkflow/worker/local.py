@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from celery.worker import state
 
-from ckworkflow.definition import registry
 from ckworkflow.engine.attempts import begun
 from ckworkflow.errors import CkWorkflowError
-from ckworkflow.worker.ahead import queue_of
+from ckworkflow.worker.ahead import queue_without_message
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -55,13 +54,11 @@ class LocalSteps:
 
     def may_run(self, name: str) -> bool:
         """Whether a step of that name may begin here, now."""
-        step = registry.steps.get(name)
+        queue = queue_without_message(self._app, self._runtime, name)
         return (
-            step is not None
-            and step.options.rate_limit is None
-            and not self._runtime.is_stopping
+            queue is not None
             and self._begun + len(state.active_requests) < self._slots
-            and queue_of(self._app, name, step.options.queue) in self._app.amqp.queues.consume_from
+            and queue in self._app.amqp.queues.consume_from
         )
 
     def run(self, run_id: RunId, workflow: str, row: NodeRow) -> None:
