@@ -66,8 +66,11 @@ def start_run(
         committed = engine.database.transact_run(
             run_id, lambda tx: _commit(engine, tx, run_id, workflow, tree, tracer, trace, started_at)
         )
-    except BaseException:
+    except BaseException as error:
         tracer.close()
+        if isinstance(error, Exception) and runs.was_inserted(error, engine.database, run_id):
+            engine.wake_at(engine.database.about_now())
+            return run_id
         raise
     if committed is None:
         tracer.close()

@@ -74,6 +74,23 @@ def insert_run(
     assert not values, f"columns of a new run: {values}"
 
 
+def was_inserted(error: Exception, database: Database, run_id: RunId) -> bool:
+    """Whether inserting a run has failed because it is there: by an attempt whose answer was lost with its connection.
+
+    Nobody knows then what that attempt was to publish, so the run is looked at now.
+    """
+    if not isinstance(error, sa.exc.IntegrityError):
+        return False
+
+    def look(tx: Transaction) -> bool:
+        status = read_status(tx, run_id)
+        if status is not None:
+            wake_runs(tx, [run_id], now=database.now(tx))
+        return status is not None
+
+    return database.transact(look)
+
+
 def lock_run(tx: Transaction, run_id: RunId, database: Database) -> RunRow:
     """Lock a run until the transaction ends: the first lock of every transaction on it.
 

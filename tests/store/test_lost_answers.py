@@ -1,0 +1,63 @@
+"""A connection that breaks after a commit was done, and before its answer has come."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+import engine_flows
+from ckworkflow.model import NodeStatus, RunStatus
+from ckworkflow.store.pipeline import Pipeline
+from desk import Desk, ManualClock
+
+if TYPE_CHECKING:
+    from ckworkflow.model import RunId
+
+pytestmark = pytest.mark.timeout(30)
+
+
+def lose_answers(monkeypatch: pytest.MonkeyPatch, *, count: int) -> list[int]:
+    """Break the connections of the next transactions where their answers were to be read; return what counts them."""
+    sync, lost = Pipeline.sync, []
+
+    def broken(pipeline: Pipeline) -> None:
+        sync(pipeline)
+        if len(lost) < count:
+            lost.append(1)
+            pipeline._pg.finish()
+            msg = "server closed the connection unexpectedly"
+            raise psycopg.OperationalError(msg)
+
+    monkeypatch.setattr(Pipeline, "sync", broken)
+    return lost
+
+
+@pytest.mark.parametrize("callers", [1, 6])
+def test_a_run_whose_start_was_committed_without_an_answer_has_been_started(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, callers: int
+) -> None:
+    with closing(Desk(postgres_url, ManualClock(), "here")) as desk:
+        desk.start(engine_flows.doubling, 1)  # whatever a first start does
+        together = threading.Barrier(callers)
+
+        def start(_: int) -> RunId:
+            together.wait()
+            return desk.start(engine_flows.doubling, 3)
+
+        lost = lose_answers(monkeypatch, count=2)
+        with ThreadPoolExecutor(callers) as threads:
+            run_ids = list(threads.map(start, range(callers)))
+        assert lost
+
+        desk.tick()
+        published = {run_id for run_id, _ in desk.messages}
+        assert published >= set(run_ids)
+        for run_id in run_ids:
+            assert desk.run(run_id).status is not RunStatus.FAILED
+            desk.succeed(desk.claim(run_id), 6)
+            assert desk.node(run_id).status is NodeStatus.COMPLETED
