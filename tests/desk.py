@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, recovery
+from ckworkflow.engine import attempts, claims, judging, presence, recovery
 from ckworkflow.engine.advance import advance
-from ckworkflow.engine.attempts import Claimed
+from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.settings import Settings
@@ -90,13 +90,13 @@ class Desk:
     def claim(self, run_id: RunId, node_id: str = "0:1") -> Any:
         """Receive the message of a node."""
         row = self.node(run_id, node_id)
-        return attempts.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
+        return claims.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
 
     def succeed(self, claimed: Claimed, value: Any = None) -> Recorded:
         return attempts.record_success(self.engine, claimed, value, carries=frozenset())
 
     def fail(self, claimed: Claimed, error: BaseException, step: Any) -> Recorded:
-        failure = attempts.judge(error, now=self.clock)
+        failure = judging.judge(error, now=self.clock)
         return attempts.record_failure(self.engine, claimed, failure, step=step, carries=frozenset())
 
     def work(self, run_id: RunId, *, fails: Callable[[NodeRow], bool]) -> None:
@@ -104,7 +104,7 @@ class Desk:
         for row in self.engine.database.read(lambda tx: nodes.load_nodes(tx, run_id)):
             if row.kind is not NodeKind.STEP or row.status is not NodeStatus.PLANNED:
                 continue
-            claimed = attempts.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
+            claimed = claims.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
             if not isinstance(claimed, Claimed):
                 continue
             step = registry.require_step(row.name)
@@ -133,7 +133,7 @@ class Desk:
     def lose(self, other: Desk) -> None:
         """Another process has died, and that is found out."""
         self.register(other, pid_started="1")
-        recovery.bury_dead(self.engine)
+        presence.bury_dead(self.engine)
 
     def take_lease(self, run_id: RunId) -> None:
         """Begin to advance a run, and come no further."""

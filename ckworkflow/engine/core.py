@@ -1,6 +1,6 @@
 """The engine of a process: its database, its settings, and the doors to the outside.
 
-Every operation on a run is a module of its own that takes this: `start`, `attempts` (claim and record),
+Every operation on a run is a module of its own that takes this: `start`, `claims`, `attempts` (their records),
 `advance` (continuations), `recovery` (the clock's side). What they share is here: publishing, waking,
 and the ends of runs.
 """
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
@@ -29,13 +29,14 @@ from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
+    from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.settings import Settings
-    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.records import Followup
     from ckworkflow.store.runs import RunRow
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Publish = Callable[[RunId, Sequence[Piece]], bool]
 """Publishes pieces; `False` (never an exception) when the broker did not take them."""
 
@@ -43,12 +44,17 @@ Publish = Callable[[RunId, Sequence[Piece]], bool]
 class Local(Protocol):
     """The steps that this process may run without a message."""
 
+    @property
+    def waiting(self) -> int:
+        """How many of the claimed steps wait for their turn."""
+        ...
+
     def may_run(self, name: str) -> bool:
         """Whether a step of that name may begin here, now; asked inside a transaction."""
         ...
 
-    def run(self, run_id: RunId, workflow: str, row: NodeRow) -> None:
-        """Run a step that was claimed with its run; returns at once."""
+    def run(self, claimed: Claimed) -> None:
+        """Run a step that this process has claimed; returns at once."""
         ...
 
 
@@ -149,15 +155,15 @@ class Engine:
         for waker in self._wakers:
             waker(at)
 
-    def spread(self, call: Callable[[RunId], object], run_ids: Sequence[RunId]) -> None:
-        """Do something for each of some runs, several at a time; raise the first error once all have ended."""
-        if len(run_ids) <= 1:
-            for run_id in run_ids:
-                call(run_id)
+    def spread(self, call: Callable[[T], object], things: Sequence[T]) -> None:
+        """Do something for each of some things, several at a time; raise the first error once all have ended."""
+        if len(things) <= 1:
+            for thing in things:
+                call(thing)
             return
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ckworkflow-advance")
-        calls = [self._threads.submit(call, run_id) for run_id in run_ids]
+        calls = [self._threads.submit(call, thing) for thing in things]
         wait(calls)
         for done in calls:
             done.result()

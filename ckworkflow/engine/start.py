@@ -12,6 +12,7 @@ from ckworkflow import codec
 from ckworkflow.definition import Workflow, check_main
 from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import Body
+from ckworkflow.engine.claims import begun
 from ckworkflow.engine.resolve import has_references
 from ckworkflow.errors import NotAWorkflowError
 from ckworkflow.model import RunId, RunStatus
@@ -56,7 +57,7 @@ def start_run(
     }
     engine.ensure_schema()
     run_id = RunId(uuid.uuid4().hex)
-    started_at = engine.database.about_now()
+    local, started_at = engine.local, engine.database.about_now()
     tracer = Tracer(run_id, make_body(workflow, tree), started_at=started_at)
     try:
         trace: Trace | BaseException = tracer.resume()
@@ -64,7 +65,18 @@ def start_run(
         trace = error
     try:
         committed = engine.database.transact_run(
-            run_id, lambda tx: _commit(engine, tx, run_id, workflow, tree, tracer, trace, started_at)
+            run_id,
+            lambda tx: _commit(
+                engine,
+                tx,
+                run_id,
+                workflow,
+                tree,
+                tracer,
+                trace,
+                started_at,
+                choose_plain(local.may_run if local is not None else None),
+            ),
         )
     except BaseException as error:
         tracer.close()
@@ -81,8 +93,8 @@ def start_run(
     logger.info("run started", extra={"run_id": run_id, "workflow": workflow.name})
     if committed is not None:
         engine.publish(run_id, committed.pieces)
-        if committed.begun is not None and engine.local is not None:
-            engine.local.run(run_id, workflow.name, committed.begun)
+        if committed.begun is not None and local is not None:
+            local.run(begun(run_id, workflow.name, committed.begun))
     return run_id
 
 
@@ -125,7 +137,7 @@ def end_text(trace: Trace) -> str | None:
 
 def _commit(
     engine: Engine, tx: Transaction, run_id: RunId, workflow: Workflow[Any, Any], tree: Any, tracer: Tracer,
-    trace: Trace | BaseException, started_at: datetime,
+    trace: Trace | BaseException, started_at: datetime, choose: plans.Choose | None,
 ) -> _Started | None:  # fmt: skip
     """Write the run; `None` when it has ended with that."""
     now = engine.database.about_now()
@@ -146,10 +158,9 @@ def _commit(
         return None
     plan = build_plan(trace)
     runs.insert_run(tx, run, input_=input_, wake_at=wake_at, plan=end)
-    choose = engine.local.may_run if engine.local is not None else None
     followup = plans.apply_plan(
         tx, run, plan, trace.nodes, epoch=1, is_new=True, old_joins=[], owner=engine.owner,
-        choose=choose_plain(choose),
+        choose=choose,
     )  # fmt: skip
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))
     has_news = followup.wakes_body or followup.ends_run

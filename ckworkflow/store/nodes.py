@@ -88,8 +88,18 @@ def load_nodes(
     tx: Transaction, run_id: RunId, *, statuses: Iterable[NodeStatus] | None = None
 ) -> list[NodeRow]:
     """Read the nodes of a run in the order of the trace."""
+    return asked_nodes(ask_nodes(tx, run_id, statuses=statuses))
+
+
+def ask_nodes(tx: Transaction, run_id: RunId, *, statuses: Iterable[NodeStatus] | None = None) -> Rows:
+    """Ask for what `asked_nodes` returns."""
     query = _all_nodes(None if statuses is None else tuple(statuses))
-    return [node_row(row) for row in tx.execute(query, {"b_run": run_id})]
+    return tx.execute(query, {"b_run": run_id})
+
+
+def asked_nodes(asked: Rows) -> list[NodeRow]:
+    """Return what `ask_nodes` has asked for."""
+    return [node_row(row) for row in asked]
 
 
 @functools.cache

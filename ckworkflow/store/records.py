@@ -329,19 +329,42 @@ def finish_sleep(
     tx: Transaction, run: RunRow, node_id: NodeId, following: list[str], *, due_at: datetime,
     began: datetime | None, followup: Followup,
 ) -> None:  # fmt: skip
-    """Record a sleep whose end has come; what follows counts from that end, not from now."""
+    """Record a sleep whose end has come; see `finishing_sleep`."""
+    finishing = finishing_sleep(
+        tx, run, node_id, following, due_at=due_at, began=began, followup=followup
+    )
+    for _ in finishing:
+        pass
+
+
+def finishing_sleep(
+    tx: Transaction, run: RunRow, node_id: NodeId, following: list[str], *, due_at: datetime,
+    began: datetime | None, followup: Followup,
+) -> Generator[None, None, None]:  # fmt: skip
+    """Record a sleep whose end has come; what follows counts from that end, not from now.
+
+    Yields where rows are about to be read.
+    """
     update_node(
         tx, run.run_id, node_id, status=NodeStatus.COMPLETED, output="null", started_at=began, due_at=due_at,
         finished_at=run.now,
     )  # fmt: skip
-    feed(tx, run, following, base=min(max(due_at, began or due_at), run.now), followup=followup)
+    base = min(max(due_at, began or due_at), run.now)
+    yield from feeding(tx, run, following, base=base, followup=followup)
 
 
 def settle_sleeps(tx: Transaction, run: RunRow, followup: Followup) -> None:
-    """Record every sleep of the run whose end has come."""
-    ended_sleeps = tx.execute(_ENDED_SLEEPS, {"b_run": run.run_id, "b_now": run.now}).all()
-    for node_id, following, due_at, began in ended_sleeps:
-        finish_sleep(
+    """Record every sleep of the run whose end has come; see `settling`."""
+    for _ in settling(tx, run, followup):
+        pass
+
+
+def settling(tx: Transaction, run: RunRow, followup: Followup) -> Generator[None, None, None]:
+    """Record every sleep of the run whose end has come; yields where rows are about to be read."""
+    asked = tx.execute(_ENDED_SLEEPS, {"b_run": run.run_id, "b_now": run.now})
+    yield
+    for node_id, following, due_at, began in asked:
+        yield from finishing_sleep(
             tx, run, node_id, load_targets(following), due_at=due_at, began=began, followup=followup
         )
 

@@ -117,10 +117,14 @@ def locked_run(asked: Rows, run_id: RunId, database: Database) -> RunRow:
     if row is None:
         raise RunNotFoundError(run_id)
     now = database.note_now(row[12]) if database.has_server_clock else database.about_now()
+    return _locked(run_id, row[:12], now)
+
+
+def _locked(run_id: RunId, values: Sequence[Any], now: datetime) -> RunRow:
     (
         workflow, source_hash, status, plan, wake_at, signals, seen, delivered, dispatches, epoch, created_at,
         started_at,
-    ) = row[:12]  # fmt: skip
+    ) = values  # fmt: skip
     return RunRow(
         run_id, workflow, source_hash, RunStatus(status), plan, wake_at, signals, seen, delivered, dispatches,
         epoch, created_at, started_at, now,
@@ -294,33 +298,61 @@ def release_leases(tx: Transaction, owner: str) -> None:
     )
 
 
-def take_due_runs(tx: Transaction, *, now: datetime, hold: timedelta, limit: int) -> list[RunId]:
-    """Take runs whose time has come, so that no other clock takes them within `hold`."""
-    due = (
-        sa.select(runs.c.id)
-        .where(runs.c.wake_at <= now)
-        .order_by(runs.c.wake_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    rows = tx.execute(
-        sa.update(runs).where(runs.c.id.in_(due)).values(wake_at=now + hold).returning(runs.c.id)
-    )
-    return [RunId(row[0]) for row in rows]
+def lock_due_runs(tx: Transaction, database: Database, *, limit: int) -> list[RunRow]:
+    """Lock runs whose time has come, the longest overdue first; not those that another transaction has locked."""
+    now = database.about_now()
+    return [_locked(RunId(row[0]), row[1:], now) for row in _lock_due(tx, now, limit)]
 
 
-def next_wake_at(tx: Transaction) -> datetime | None:
-    """When the first live run must be looked at."""
-    first: datetime | None = tx.execute(
-        sa.select(sa.func.min(runs.c.wake_at, type_=runs.c.wake_at.type))
-    ).scalar_one()
-    return first
+def postpone_due_runs(
+    tx: Transaction, database: Database, *, until: timedelta, limit: int
+) -> list[RunId]:
+    """Take runs whose time has come from all other clocks, for some time."""
+    now = database.about_now()
+    due = [RunId(row[0]) for row in _lock_due(tx, now, limit)]
+    for run_id in due:
+        update_run(tx, run_id, wake_at=now + until)
+    return due
+
+
+def _lock_due(tx: Transaction, now: datetime, limit: int) -> Rows:
+    return tx.execute(_LOCK_DUE, {"b_now": now, "b_limit": limit})
+
+
+_LOCK_DUE = Prepared(
+    sa.select(runs.c.id, *_LOCKED)
+    .where(runs.c.wake_at <= sa.bindparam("b_now", type_=runs.c.wake_at.type))
+    .order_by(runs.c.wake_at)
+    .limit(sa.bindparam("b_limit", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
+
+
+def next_wake_at(tx: Transaction, database: Database) -> tuple[datetime, datetime | None]:
+    """Return the database's time, and when the first live run must be looked at."""
+    if not database.has_server_clock:
+        (first,) = tx.execute(_NEXT_WAKE).one_or_none()
+        return database.about_now(), first
+    now, first = tx.execute(_TIME_AND_NEXT_WAKE).one_or_none()
+    return database.note_now(now), first
+
+
+_FIRST = sa.select(sa.func.min(runs.c.wake_at, type_=runs.c.wake_at.type)).scalar_subquery()
+_NEXT_WAKE = Prepared(sa.select(_FIRST))
+_TIME_AND_NEXT_WAKE = Prepared(
+    sa.select(sa.func.clock_timestamp(type_=sa.TIMESTAMP(timezone=True)), _FIRST)
+)
 
 
 def wake_soon(tx: Transaction, *, now: datetime, within: timedelta) -> None:
-    """Look now at every run that was to be looked at within a short time (after a process died)."""
+    """Look now at every run that was to be looked at within a short time (after a process died).
+
+    As if it had been looked at before: what is not claimed then may not have been published at all.
+    """
     tx.execute(
-        sa.update(runs).where(runs.c.wake_at > now, runs.c.wake_at <= now + within).values(wake_at=now)
+        sa.update(runs)
+        .where(runs.c.wake_at > now, runs.c.wake_at <= now + within)
+        .values(wake_at=now, dispatches=runs.c.dispatches + 1)
     )
 
 

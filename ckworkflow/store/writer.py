@@ -21,12 +21,12 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["BusyError", "GroupWriter", "Work", "finish"]
+__all__ = ["BusyError", "GroupWriter", "Work", "finish", "together"]
 
 T = TypeVar("T")
 Work = Callable[["Transaction"], Generator[None, None, T]] | Callable[["Transaction"], T]
@@ -116,7 +116,8 @@ class GroupWriter:
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:
             is_lasting = any(pending.is_lasting for pending in group)
-            results = self._transact(lambda tx: _together(tx, group), is_lasting)
+            works = [(pending.key, pending.work) for pending in group]
+            results = self._transact(lambda tx: together(tx, works), is_lasting)
         except BaseException as error:  # noqa: BLE001  # handed to the thread that it belongs to
             if self._alone is not None and (len(group) > 1 or isinstance(error, BusyError)):
                 for pending in group:
@@ -131,32 +132,40 @@ class GroupWriter:
                 pending.result = result
 
 
-def finish(work: Work[T], tx: Transaction) -> T:
+@overload
+def finish(work: Callable[[Transaction], Generator[None, None, T]], tx: Transaction) -> T: ...
+
+
+@overload
+def finish(work: Work[T], tx: Transaction) -> T: ...
+
+
+def finish(work: Work[Any], tx: Transaction) -> Any:
     """Run a work to its end, by itself."""
     begun = work(tx)
     if not inspect.isgenerator(begun):
-        return cast("T", begun)
+        return begun
     while True:
         try:
             next(begun)
         except StopIteration as end:
-            return cast("T", end.value)
+            return end.value
 
 
-def _together(tx: Transaction, group: Sequence[_Pending]) -> list[Any]:
-    """Run works to their ends, those of different keys beside each other."""
-    results: list[Any] = [None] * len(group)
+def together(tx: Transaction, works: Sequence[tuple[str, Work[T]]]) -> list[T]:
+    """Run works to their ends, those of different keys beside each other; return what they returned."""
+    results: list[Any] = [None] * len(works)
     queues: dict[str, deque[int]] = {}
-    for index, pending in enumerate(group):
-        queues.setdefault(pending.key, deque()).append(index)
+    for index, (key, _) in enumerate(works):
+        queues.setdefault(key, deque()).append(index)
     if not tx.is_piped:  # nothing is won by going on together
         for queue in queues.values():
             for index in queue:
-                results[index] = finish(group[index].work, tx)
+                results[index] = finish(works[index][1], tx)
         return results
     # Whoever has no key may lock anything: before all others.
     for index in queues.pop("", ()):
-        results[index] = finish(group[index].work, tx)
+        results[index] = finish(works[index][1], tx)
     waiting = [queues[key] for key in sorted(queues)]
     begun: dict[int, Generator[None, None, Any]] = {}
     while waiting:
@@ -164,7 +173,7 @@ def _together(tx: Transaction, group: Sequence[_Pending]) -> list[Any]:
             index = queue[0]
             try:
                 if index not in begun:
-                    found = group[index].work(tx)
+                    found = works[index][1](tx)
                     if not inspect.isgenerator(found):
                         results[queue.popleft()] = found
                         continue

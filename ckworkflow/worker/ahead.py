@@ -4,13 +4,13 @@ A step that is claimed with the record of the one before it needs no message. It
 same: it has the id and the name that its message would have had, Celery's signals are sent for it, and so
 are the events that Flower lives on.
 
-A worker goes on for a time box, so that one long run does not keep a slot from others; the dearer it is
-for another worker to take over (which may have to replay the body), the longer. What counts is the processor
-time that the run has had: on a busy worker it waits for most of the time, and to give up the slot would only
-add a message to what all wait for. It does not go on with a step of another queue, with a rate limit, or while the
-worker stops.
+While nobody waits for its slot, a worker goes on. Else it does so for a time box, so that one long run does not keep
+a slot from others; the dearer it is for another worker to take over (which may have to replay the body), the longer.
+What counts is the processor time that the run has had: on a busy worker it waits for most of the time, and to give up
+the slot would only add a message to what all wait for. It does not go on with a step of another queue, with a rate
+limit, or while the worker stops.
 
-Not here: the claim itself (`ckworkflow.engine.attempts`).
+Not here: the claim itself (`ckworkflow.engine.claims`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from ckworkflow.engine.attempts import Claimed, Failure
+    from ckworkflow.engine.claims import Claimed
+    from ckworkflow.engine.judging import Failure
     from ckworkflow.worker.runtime import Runtime
 
 __all__ = ["RunAhead", "queue_without_message"]
@@ -43,7 +44,9 @@ BOX_SECONDS = 0.05
 BOX_SECONDS_PER_NODE = 0.0005
 """What is added for each node that the run has had: about what a replay of it costs."""
 LONGEST_BOX_SECONDS = 1.0
-"""By the clock, while others wait for a slot: for steps that wait themselves."""
+"""By the clock: for steps that wait themselves."""
+LONGEST_SECONDS = 60.0
+"""By the clock, whoever waits: so long is the first step's message kept from its broker."""
 
 
 class RunAhead:
@@ -72,7 +75,8 @@ class RunAhead:
         self._queue = _queue_of(app, step.name, step.options.queue)
         ordinal = int(claimed.row.node_id.rpartition(":")[2])
         extra = BOX_SECONDS_PER_NODE * ordinal
-        self._ends_at = time.monotonic() + LONGEST_BOX_SECONDS + extra
+        self._began_at = time.monotonic()
+        self._ends_at = self._began_at + LONGEST_BOX_SECONDS + extra
         self._thread_ends_at = time.thread_time() + BOX_SECONDS + extra
         self._parent: str | None = None
         if has_message:
@@ -81,11 +85,17 @@ class RunAhead:
 
     def may_run(self, name: str) -> bool:
         """Whether a step of that name may run now in this process, without a message."""
-        return (
-            (time.monotonic() < self._ends_at or not _is_slot_wanted())
-            and time.thread_time() < self._thread_ends_at
-            and queue_without_message(self._app, self._runtime, name) == self._queue
-        )
+        now = time.monotonic()
+        is_in_box = now < self._ends_at and time.thread_time() < self._thread_ends_at
+        if not is_in_box and (now > self._began_at + LONGEST_SECONDS or self._is_slot_wanted()):
+            return False
+        return queue_without_message(self._app, self._runtime, name) == self._queue
+
+    def _is_slot_wanted(self) -> bool:
+        """Whether this process holds steps whose turn has not come."""
+        local = self._runtime.engine.local
+        waiting = 0 if local is None else local.waiting
+        return waiting > 0 or len(state.reserved_requests) > len(state.active_requests)
 
     @contextlib.contextmanager
     def telling(self, claimed: Claimed) -> Iterator[Told]:
@@ -134,11 +144,6 @@ def queue_without_message(app: Celery, runtime: Runtime, name: str) -> str | Non
     if step is None or step.options.rate_limit is not None or runtime.is_stopping:
         return None
     return _queue_of(app, name, step.options.queue)
-
-
-def _is_slot_wanted() -> bool:
-    """Whether this process holds messages whose turn has not come."""
-    return len(state.reserved_requests) > len(state.active_requests)
 
 
 class Told:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.worker import state
 
-from ckworkflow.engine import recovery, retention
+from ckworkflow.engine import presence, recovery, retention
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
@@ -98,7 +98,7 @@ class ClockThread:
             try:
                 self._check_schema()
                 if self._is_somebody_lost() or time.monotonic() - buried >= BURY_SECONDS:
-                    recovery.bury_dead(self._engine)
+                    presence.bury_dead(self._engine)
                     buried = time.monotonic()
                 left = recovery.tick(self._engine)
                 self._ticks += 1

@@ -3,7 +3,7 @@
 Its row is what others go by when they cannot ask the kernel: whoever has let it lapse is taken for dead, and
 what it owned is free.
 
-Not here: who is dead, and what becomes of it (`ckworkflow.engine.recovery`).
+Not here: who is dead, and what becomes of it (`ckworkflow.engine.presence`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ckworkflow.engine import recovery
+from ckworkflow.engine import presence
 from ckworkflow.errors import CkWorkflowError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Heartbeat:
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
-        recovery.beat(self._engine, role=self._role)
+        presence.beat(self._engine, role=self._role)
         self._thread.start()
 
     def stop(self) -> None:
@@ -52,7 +52,7 @@ class Heartbeat:
         self._is_stopped.set()
         self._thread.join(5)
         try:
-            recovery.leave(self._engine)
+            presence.leave(self._engine)
         except CkWorkflowError as error:
             logger.warning("process row left behind: %s", error)
 
@@ -60,7 +60,7 @@ class Heartbeat:
         suspects: frozenset[Any] = frozenset()
         while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
             try:
-                recovery.beat(self._engine, role=self._role)
-                suspects = recovery.release_orphans(self._engine, suspects)
+                presence.beat(self._engine, role=self._role)
+                suspects = presence.release_orphans(self._engine, suspects)
             except Exception as error:  # noqa: BLE001  # the next beat may succeed; a dead database is logged
                 logger.warning("heartbeat failed: %s", error)

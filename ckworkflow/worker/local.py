@@ -1,7 +1,7 @@
-"""Steps that begin without a message: a process that starts a run and works itself takes the first step at once.
+"""Steps that begin without a message: a process that makes them ready, and works itself, takes them at once.
 
-The claim is written with the run, so that a death in between is a lost worker like any other. It goes on as
-run-ahead does. Only what the slots of the pool have room for is taken; the rest travels.
+The first step of a run that is started here, and what its clock finds to be due. The claim is written with what
+made the step ready, so that a death in between is a lost worker like any other. It goes on as run-ahead does. Only what the slots of the pool have room for is taken; the rest travels.
 
 Not here: how far it goes on (`ckworkflow.worker.ahead`).
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery.worker import state
 
-from ckworkflow.engine.attempts import begun
+from ckworkflow.engine import attempts
 from ckworkflow.errors import CkWorkflowError
 from ckworkflow.worker.ahead import queue_without_message
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from ckworkflow.engine.attempts import Claimed
-    from ckworkflow.model import RunId
-    from ckworkflow.store.nodes import NodeRow
+    from ckworkflow.engine.claims import Claimed
     from ckworkflow.worker.runtime import Runtime
 
 __all__ = ["LocalSteps"]
@@ -50,7 +48,7 @@ class LocalSteps:
         self._app, self._runtime, self._executor = app, runtime, executor
         self._slots, self._hostname = slots, hostname
         self._lock = threading.Lock()
-        self._begun = 0
+        self._begun = self._waiting = 0
 
     def may_run(self, name: str) -> bool:
         """Whether a step of that name may begin here, now."""
@@ -61,20 +59,23 @@ class LocalSteps:
             and queue in self._app.amqp.queues.consume_from
         )
 
-    def run(self, run_id: RunId, workflow: str, row: NodeRow) -> None:
+    def run(self, claimed: Claimed) -> None:
         """Run a claimed step on a slot, and what follows it in place."""
-        claimed = begun(run_id, workflow, row)
-        self._runtime.engine.active.add((run_id, row.node_id))
+        self._runtime.engine.active.add((claimed.run_id, claimed.row.node_id))
         with self._lock:
             self._begun += 1
+            self._waiting += 1
         try:
             self._executor.submit(self._run, claimed)
-        except (
-            RuntimeError
-        ):  # the pool has ended: nobody runs it, and the heartbeat's orphan is the next worker's
+        except RuntimeError:  # the pool has ended meanwhile
+            with self._lock:
+                self._waiting -= 1
             self._end(claimed)
+            attempts.release(self._runtime.engine, claimed)
 
     def _run(self, claimed: Claimed) -> None:
+        with self._lock:
+            self._waiting -= 1
         try:
             self._app.tasks[claimed.row.name].run_claimed(claimed, hostname=self._hostname)
         except CkWorkflowError as error:
@@ -94,3 +95,8 @@ class LocalSteps:
     def running(self) -> int:
         """How many of them run, or wait for a slot."""
         return self._begun
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait for a slot."""
+        return self._waiting

@@ -25,9 +25,11 @@ from celery.exceptions import Ignore
 from ckworkflow import integration as integrations
 from ckworkflow.canvas import OPENS, first_nodes
 from ckworkflow.definition import Step, registry
-from ckworkflow.engine import attempts, failures
+from ckworkflow.engine import attempts, claims, failures, judging
 from ckworkflow.engine.advance import advance
-from ckworkflow.engine.attempts import Claimed, Dropped, Early, Failure, Recorded
+from ckworkflow.engine.attempts import Recorded
+from ckworkflow.engine.claims import Claimed, Dropped, Early
+from ckworkflow.engine.judging import Failure
 from ckworkflow.errors import (
     DatabaseUnavailableError,
     FatalError,
@@ -115,7 +117,7 @@ class StepTask(Task):
                 carries = first_nodes(chain[-1]) if chain else frozenset()
                 attempt = self._attempt(runtime, step, claimed, carries, ahead, chain)
             except Ignore:  # the worker stops
-                told.failure, told.is_tried_again = attempts.RELEASED, True
+                told.failure, told.is_tried_again = judging.RELEASED, True
                 chain.clear()
                 return None
             told.failure = attempt.failure
@@ -140,7 +142,7 @@ class StepTask(Task):
             _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
             raise Ignore from None
         except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
-            failure = attempts.judge(error, now=lambda: datetime.now(UTC))
+            failure = judging.judge(error, now=lambda: datetime.now(UTC))
         # Not in the handler: what is raised here would have the step's error, and its text, for its context.
         try:
             if failure is None:
@@ -152,7 +154,7 @@ class StepTask(Task):
                         ),
                     )
                 except UnserializableValueError as error:  # the step's fault; every other would be ours
-                    failure = attempts.judge(error, now=lambda: datetime.now(UTC))
+                    failure = judging.judge(error, now=lambda: datetime.now(UTC))
             if failure is not None:
                 recorded = _until_reachable(
                     runtime,
@@ -172,7 +174,7 @@ class StepTask(Task):
         while True:
             claimed = _until_reachable(
                 runtime,
-                lambda: attempts.claim(
+                lambda: claims.claim(
                     runtime.engine, run_id, node_id, generation, step=self.name, opens=opens
                 ),
             )
@@ -213,7 +215,7 @@ class StepTask(Task):
         row = _go_on(runtime, claimed.run_id, None if recorded.next else ahead.may_run)
         if recorded.next is not None or row is None:
             return recorded.next
-        return attempts.begun(claimed.run_id, claimed.workflow, row)
+        return claims.begun(claimed.run_id, claimed.workflow, row)
 
     def _fail(self, attempt: Attempt) -> None:
         failure, recorded = attempt.failure, attempt.recorded

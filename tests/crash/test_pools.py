@@ -84,7 +84,8 @@ def test_a_killed_pool_process_costs_its_step_one_attempt_and_its_neighbours_not
     assert program.result(unlucky) == "unlucky"
     assert program.result(neighbour) == "neighbour"
     print(f"prefork, {workflow}: {(again['at'] - killed_at) * 1000:.0f} ms after the child was killed")
-    assert again["at"] - killed_at < 2
+    # At once. The message may have gone to the process that was dying: then a moment later, and not after a lease.
+    assert again["at"] - killed_at < 10
     assert again["key"] == cut_off["key"]
     assert [note["attempt"] for note in begun(home, "neighbour")] == [1]
     assert [note["attempt"] for note in begun(home, "unlucky")] == [1, 2]

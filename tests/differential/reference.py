@@ -20,7 +20,7 @@ from unittest import mock
 
 from ckworkflow import codec, tracing
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, failures
+from ckworkflow.engine import failures, judging
 from ckworkflow.model import NodeKind
 from ckworkflow.tracing.tracer import TaskState
 from differential.simulator import MOMENT, START, Entry, Fault, Move, call_step, canonical
@@ -157,7 +157,7 @@ class PlainTracer:
             )
             value = codec.encode(value, path="result")
         except Exception as error:
-            failure = attempts.judge(error, now=self.now)
+            failure = judging.judge(error, now=self.now)
             data = failure.data
             if failure.action == "retry":
                 if pending.attempts <= step.options.max_retries:

@@ -20,9 +20,9 @@ import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, recovery
+from ckworkflow.engine import attempts, claims, judging, presence, recovery
 from ckworkflow.engine.advance import advance
-from ckworkflow.engine.attempts import Claimed, Dropped, Early
+from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run
@@ -359,7 +359,7 @@ class SimWorker:
         return any(message.eta > self.clock.now for message in self.queue) or self.interrupts > 0
 
     def _pass_time(self, run_id: RunId) -> None:
-        wake_at = self.database.read(runs.next_wake_at)
+        wake_at = self.database.read(lambda tx: runs.next_wake_at(tx, self.database)[1])
         times = [message.eta for message in self.queue if message.eta > self.clock.now]
         if wake_at is not None:
             times.append(wake_at)
@@ -432,13 +432,13 @@ class SimWorker:
     def advance_to(self, time: datetime) -> None:
         """Let time pass; the clocks of the processes do what comes due, not all of it in time."""
         for _ in range(TICKS_IN_TIME):
-            wake_at = self.database.read(runs.next_wake_at)
+            wake_at = self.database.read(lambda tx: runs.next_wake_at(tx, self.database)[1])
             if wake_at is None or wake_at > time:
                 break
             self.clock.now = max(self.clock.now, wake_at)
             self._tick()
         self.clock.now = max(self.clock.now, time)
-        wake_at = self.database.read(runs.next_wake_at)
+        wake_at = self.database.read(lambda tx: runs.next_wake_at(tx, self.database)[1])
         if wake_at is not None and wake_at <= self.clock.now:
             self._tick()
 
@@ -503,7 +503,7 @@ class SimWorker:
     def _handle(self, engine: SimEngine, message: Message) -> bool:
         """As `ckworkflow.worker.task` does; whether the step was claimed."""
         run_id, task = message.run_id, message.task
-        claimed = attempts.claim(engine, run_id, task.node_id, task.generation, step=task.name)
+        claimed = claims.claim(engine, run_id, task.node_id, task.generation, step=task.name)
         if isinstance(claimed, Early):
             self.queue.append(replace(message, eta=self.clock.now + claimed.wait))
             return False
@@ -536,7 +536,7 @@ class SimWorker:
         if recorded.wakes_body:
             row = advance(engine, run_id, may_run=None if following else self._may_run)
             if following is None and row is not None:
-                following = attempts.begun(run_id, claimed.workflow, row)
+                following = claims.begun(run_id, claimed.workflow, row)
         if recorded.retry_in is not None:
             self.queue.append(replace(message, eta=self.clock.now + recorded.retry_in))
         elif is_success and recorded.keeps_chain and message.rest:
@@ -565,11 +565,11 @@ class SimWorker:
         )
         self._running = entry
         step = registry.require_step(name)
-        failure: attempts.Failure | None = None
+        failure: judging.Failure | None = None
         try:
             value = call_step(name, claimed.args, claimed.kwargs, self.faults.get(node_id))
         except Exception as error:
-            failure = attempts.judge(error, now=self.clock)
+            failure = judging.judge(error, now=self.clock)
         self.records.add(self.database.count + 1)
         # Outside the handler: another process may come in between.
         if failure is None:
@@ -607,7 +607,7 @@ class SimWorker:
         process.engine.bodies.clear()
         born = self._process(replaces=process)
         self.processes = [born if other is process else other for other in self.processes]
-        recovery.bury_dead(born.engine)
+        presence.bury_dead(born.engine)
         self.clock.tick()
         recovery.tick(born.engine)
         self.database.between = between

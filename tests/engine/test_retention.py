@@ -372,7 +372,9 @@ def test_a_worker_without_the_setting_deletes_nothing(app: Celery, home: Install
     old = ended(past)
 
     with worker():
-        asleep = home.engine.database.read(run_store.next_wake_at)
+        asleep = home.engine.database.read(
+            lambda tx: run_store.next_wake_at(tx, home.engine.database)[1]
+        )
         assert asleep is None
         until(lambda: has_ticked(home))
 

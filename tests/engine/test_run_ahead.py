@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ckworkflow import step, workflow
-from ckworkflow.engine import attempts
-from ckworkflow.engine.attempts import Claimed, Dropped, Recorded
+from ckworkflow.engine import attempts, claims
+from ckworkflow.engine.attempts import Recorded
+from ckworkflow.engine.claims import Claimed, Dropped
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.plan import WINDOW
 from commits import count_commits
@@ -154,7 +155,7 @@ def test_a_wide_group_is_published_in_windows_and_each_claim_makes_room(desk: De
     for member in group.members[:5]:
         [task] = member.items
         assert task.opens
-        claimed = attempts.claim(
+        claimed = claims.claim(
             desk.engine, run_id, task.node_id, task.generation, step=task.name, opens=True
         )
         opened += [piece.items[0].node_id for piece in claimed.pieces]
@@ -165,12 +166,12 @@ def test_a_wide_group_is_published_in_windows_and_each_claim_makes_room(desk: De
 def test_who_has_finished_one_of_a_wide_group_claims_one_of_those_held_back(desk: Desk) -> None:
     run_id = desk.start(wide, WINDOW + 1)
     task = desk.published[0].members[0].items[0]
-    claimed = attempts.claim(desk.engine, run_id, task.node_id, task.generation, step=task.name)
+    claimed = claims.claim(desk.engine, run_id, task.node_id, task.generation, step=task.name)
     held = f"0.{WINDOW + 1}:1"
 
     assert go_on(desk, claimed).next is None  # not told that any are held back
     second = desk.published[0].members[1].items[0]
-    opener = attempts.claim(
+    opener = claims.claim(
         desk.engine, run_id, second.node_id, second.generation, step=second.name, opens=True
     )
     assert [piece.items[0].node_id for piece in opener.pieces] == [held]
@@ -182,7 +183,7 @@ def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:
     ran: list[str] = []
     while queue:
         task = queue.pop(0)
-        found = attempts.claim(
+        found = claims.claim(
             desk.engine, run_id, task.node_id, task.generation, step=task.name, opens=task.opens
         )
         claimed = found if isinstance(found, Claimed) else None

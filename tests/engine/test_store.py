@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from ckworkflow import sleep, start_sync, step, workflow
-from ckworkflow.engine import attempts, recovery
+from ckworkflow.engine import attempts, claims, presence
 from ckworkflow.engine.advance import advance
-from ckworkflow.engine.attempts import Claimed, Dropped, Early
+from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.identity import pid_started, this_process
 from ckworkflow.engine.shared import SharedStore
 from ckworkflow.errors import FatalError, UnserializableValueError
@@ -233,7 +233,7 @@ def test_a_message_of_an_earlier_plan_is_dropped(desk: Desk) -> None:
     row = desk.node(run_id)
 
     for generation, name in ((row.generation + 1, row.name), (row.generation, "another step")):
-        answer = attempts.claim(desk.engine, run_id, row.node_id, generation, step=name)
+        answer = claims.claim(desk.engine, run_id, row.node_id, generation, step=name)
         assert answer == Dropped("the plan has changed")
 
 
@@ -310,7 +310,7 @@ def test_what_a_dead_process_of_this_host_owned_is_free_at_once(desk: Desk, othe
     ended.wait()
     desk.register(other, pid=ended.pid, pid_started=started)
 
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
 
     row = desk.node(run_id)
     assert (row.status, row.owner, row.losses, row.free_attempts) == (NodeStatus.PLANNED, None, 1, 1)
@@ -324,7 +324,7 @@ def test_a_pid_that_another_program_has_now_is_no_life(desk: Desk, other: Desk) 
     other.claim(run_id)
     desk.register(other, pid=this_process().pid, pid_started="1")
 
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
 
     assert desk.node(run_id).owner is None
 
@@ -337,11 +337,11 @@ def test_a_process_of_another_host_keeps_what_it_owns_until_its_row_lapses(
     desk.register(other, host="elsewhere")
 
     desk.clock.advance(29 * SECOND)
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
     assert desk.node(run_id).owner == other.engine.owner
 
     desk.clock.advance(2 * SECOND)
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
     assert desk.node(run_id).owner is None
 
 
@@ -350,7 +350,7 @@ def test_a_living_process_keeps_what_it_owns(desk: Desk, other: Desk) -> None:
     other.claim(run_id)
     desk.register(other)
 
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
 
     assert desk.node(run_id).owner == other.engine.owner
 
@@ -423,7 +423,7 @@ def test_a_message_for_a_run_that_was_deleted_is_dropped(desk: Desk) -> None:
     gone = sa.delete(tables.runs).where(tables.runs.c.id == run_id)
     desk.engine.database.transact(lambda tx: tx.execute(gone))
 
-    late = attempts.claim(desk.engine, run_id, row.node_id, row.generation, step=row.name)
+    late = claims.claim(desk.engine, run_id, row.node_id, row.generation, step=row.name)
 
     assert late == Dropped("the run is gone")
 
@@ -431,12 +431,12 @@ def test_a_message_for_a_run_that_was_deleted_is_dropped(desk: Desk) -> None:
 def test_what_a_process_owns_and_does_not_run_is_free_after_a_while(desk: Desk) -> None:
     run_id = desk.start(pair)
     claimed = desk.claim(run_id)
-    assert recovery.release_orphans(desk.engine, frozenset()) == frozenset()
+    assert presence.release_orphans(desk.engine, frozenset()) == frozenset()
     desk.engine.active.clear()  # as after a commit whose answer was lost
 
-    suspects = recovery.release_orphans(desk.engine, frozenset())
+    suspects = presence.release_orphans(desk.engine, frozenset())
     assert desk.node(run_id).owner == desk.engine.owner
-    assert recovery.release_orphans(desk.engine, suspects) == frozenset()
+    assert presence.release_orphans(desk.engine, suspects) == frozenset()
 
     assert desk.node(run_id).owner is None
     desk.succeed(claimed, 1)  # late
@@ -519,4 +519,4 @@ def test_a_publish_that_was_lost_is_repeated_less_and_less_often(desk: Desk) -> 
         assert len(desk.published) == 1
         pauses.append((desk.run(run_id).wake_at - before).total_seconds())
 
-    assert pauses == [4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 300]

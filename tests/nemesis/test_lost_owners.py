@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import engine_flows
-from ckworkflow.engine import recovery
+from ckworkflow.engine import presence
 from ckworkflow.model import NodeStatus, RunId
 from ckworkflow.store import processes
 from ckworkflow.store.transaction import Transaction
@@ -30,7 +30,7 @@ def let_time_pass(desk: Desk) -> None:
     for _ in range(10):
         desk.clock.advance(max(2 * settings.lease, settings.look_again_after))
         desk.register(desk)
-        recovery.bury_dead(desk.engine)
+        presence.bury_dead(desk.engine)
         desk.tick()
 
 
@@ -41,7 +41,7 @@ def test_a_step_claimed_by_a_process_that_was_buried_comes_back_when_it_dies(des
     # It is stopped, so its row goes; then it goes on, takes a message before its next beat, and is killed.
     desk.clock.advance(10 * 6 * desk.engine.settings.heartbeat)
     desk.register(desk)
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
     other.claim(run_id)
 
     let_time_pass(desk)
@@ -67,7 +67,7 @@ def test_what_a_process_claims_that_goes_on_while_it_is_buried_is_not_taken_from
         return owned_runs(tx, process_id)
 
     monkeypatch.setattr(processes, "owned_runs", go_on)
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
 
     assert (desk.node(run_id).status, desk.node(run_id).owner) == (NodeStatus.RUNNING, "other")
     assert [row.process_id for row in desk.engine.database.read(processes.list_processes)] == ["other"]
@@ -87,7 +87,7 @@ def test_after_an_outage_of_the_database_nobody_is_taken_for_dead_who_could_not_
     pulse.since = pulse.beaten_at = time.monotonic() - 600
     desk.clock.advance(2 * desk.engine.settings.silence)
 
-    recovery.bury_dead(desk.engine)
+    presence.bury_dead(desk.engine)
 
     assert desk.node(run_id).status is NodeStatus.RUNNING
     other.close()

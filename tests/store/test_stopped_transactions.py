@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import engine_flows
-from ckworkflow.engine import recovery
+from ckworkflow.engine import presence
 from ckworkflow.model import NodeStatus
 from ckworkflow.store import runs
 from desk import Desk, ManualClock
@@ -58,7 +58,7 @@ def test_what_a_process_has_locked_that_is_stopped_holds_up_no_clock(postgres_ur
 
         with stopped_amid_a_transaction(other, run_id) as begun:
             desk.clock.advance(2 * desk.engine.settings.silence)
-            recovery.bury_dead(desk.engine)
+            presence.bury_dead(desk.engine)
 
             assert desk.node(run_id).status is NodeStatus.PLANNED
             assert begun == [1]

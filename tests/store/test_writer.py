@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
-from ckworkflow.store.writer import BusyError, GroupWriter, _Pending, _together
+from ckworkflow.store.writer import BusyError, GroupWriter, together
 from commits import count_commits
 
 TABLE = sa.Table("counts", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
@@ -121,10 +121,10 @@ def test_works_of_one_run_follow_one_another_while_those_of_others_go_on_beside_
 
         return run
 
-    group = [_Pending(work(name), name[0], is_lasting=True) for name in ("b1", "a1", "b2")]
+    works = [(name[0], work(name)) for name in ("b1", "a1", "b2")]
     piped: Any = SimpleNamespace(is_piped=True)
 
-    assert _together(piped, group) == ["b1", "a1", "b2"]
+    assert together(piped, works) == ["b1", "a1", "b2"]
     # Runs in the order of their ids, whatever the order in which they came: so no two processes lock crosswise.
     assert steps == ["a1 asks", "b1 asks", "a1 reads", "b1 reads", "b2 asks", "b2 reads"]
 

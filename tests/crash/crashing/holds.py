@@ -13,8 +13,8 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
-from ckworkflow.engine import attempts, recovery
-from ckworkflow.engine.attempts import Claimed
+from ckworkflow.engine import attempts, claims, recovery
+from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.core import Engine
 from ckworkflow.worker import runtime, task
 from journal import note
@@ -26,7 +26,7 @@ def hold(place: str) -> None:
 
 
 def install() -> None:
-    claim, record, publish = attempts.claim, attempts.record_success, Engine.publish
+    claim, record, publish = claims.claim, attempts.record_success, Engine.publish
     advance = task.advance
 
     def claim_and_hold(*args: Any, **kwargs: Any) -> Any:
@@ -59,7 +59,7 @@ def install() -> None:
         return row
 
     task.advance = advance_and_hold
-    attempts.claim, attempts.record_success = claim_and_hold, record_and_hold
+    claims.claim, attempts.record_success = claim_and_hold, record_and_hold
     Engine.publish = publish_not  # type: ignore[method-assign]
 
 
