@@ -25,7 +25,7 @@ from typing import Any, Self
 
 DRIVERS = Path(__file__).parent / "drivers"
 BIN = Path(sys.executable).parent
-READY_TIMEOUT_SECONDS = 60.0
+READY_TIMEOUT_SECONDS = 30.0
 CALL_TIMEOUT_SECONDS = 900.0
 SETTLED_BYTES, SETTLED_SECONDS = 256 * 1024, 1.5
 """Memory that moves by less than this for so long is what a process holds."""

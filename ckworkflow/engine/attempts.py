@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -35,7 +35,9 @@ from ckworkflow.store.writer import Work, finish
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.plan import Piece
+    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
+    from ckworkflow.store.transaction import Rows
 
 FAULT_DELAY = timedelta(seconds=5)
 
@@ -154,24 +156,13 @@ def _record(
         tx, run_id, row, output=output, error=error, at=now,
         place=foreseen.place_of_last if foreseen else None,
     )  # fmt: skip
-    # What follows in a chain is asked for in the same breath: it is most likely right.
-    after = nodes.load_targets(row.next)
-    taking = None
-    if (
-        may_run
-        and output is not None
-        and not foreseen
-        and nodes.is_one_node(after)
-        and may_run(row.name)
-    ):
-        taking = records.ask_take(tx, run_id, NodeId(after[0]), owner=engine.owner, at=now)
+    ahead = _AskedAhead(tx, claimed)
+    if output is not None and not foreseen:
+        ahead.ask(engine, may_run, now)
     yield
     run = runs.locked_run(locking, run_id, engine.database)
     targets = records.ended(ending, tx, run, row, error=error)
-    taken = records.taken(taking)
-    if taken is not None and (targets != after or run.status.is_final):
-        records.give_back(tx, run_id, taken, unmet=1)
-        taken = None
+    ahead.settle(is_right=targets == ahead.after and not run.status.is_final)
     is_foreseen = foreseen is not None and foreseen.holds(run)
     if foreseen is not None and not is_foreseen and targets is not None:
         nodes.update_node(tx, run_id, row.node_id, delivered=None, delivered_at=None)
@@ -183,21 +174,77 @@ def _record(
             pieces=committed.pieces, wakes_body=not committed.is_released, has_ended=committed.is_final,
             next=begun(run.run_id, run.workflow, committed.begun) if committed.begun else None,
         )  # fmt: skip
-    followup, following = Followup(), None
+    followup, following = Followup(wakes_body=output is None), None
     known = {} if output is None else {row.node_id: output}
-    if output is None:
-        followup.wakes_body = True
-    elif taken is None:
-        yield from records.feeding(tx, run, targets, base=run.now, followup=followup)
-    elif may_run is not None and may_run(taken.name):
-        following = with_arguments(tx, run, taken, known, opens=claimed.opens)
-    if taken is not None and following is None:
-        given = records.give_back(tx, run_id, taken, unmet=0)
-        followup.ready.append(given.node_id)
-        followup.rows[given.node_id] = given
-    elif following is None and may_run is not None and not followup.ends_run:
-        following = claim_next(engine, tx, run, followup, may_run, known, has_held=claimed.opens)
+    if ahead.taken is not None:
+        following = _run_taken(tx, run, ahead.taken, followup, may_run, known, opens=claimed.opens)
+    elif output is not None:
+        yield from records.feeding(
+            tx, run, targets, base=run.now, followup=followup, counted=ahead.counted
+        )
+    if ahead.taken is None and may_run is not None and not followup.ends_run:
+        following = claim_next(
+            engine, tx, run, followup, may_run, known, has_held=claimed.opens, held=ahead.held
+        )
     return _finish_record(engine, tx, run, followup, following, carries, known)
+
+
+class _AskedAhead:
+    """What a record asks for in the same breath, before it is known to stand: it is most likely right.
+
+    Attributes:
+        after: What the node feeds.
+        taken: The step after it, which is running now.
+        counted: What came of counting it in a join.
+        held: The first step of its wide group that is held back.
+    """
+
+    def __init__(self, tx: Transaction, claimed: Claimed) -> None:
+        self._tx, self._claimed = tx, claimed
+        self.after = nodes.load_targets(claimed.row.next)
+        self.taken: NodeRow | None = None
+        self.counted: Rows | None = None
+        self.held: Rows | None = None
+        self._taking: Rows | None = None
+
+    def ask(self, engine: Engine, may_run: MayRun | None, now: datetime) -> None:
+        """Ask for what a result makes possible."""
+        tx, run_id = self._tx, self._claimed.run_id
+        if len(self.after) != 1:
+            return
+        if not nodes.is_node(self.after[0]):
+            self.counted = records.ask_count(tx, run_id, self.after[0])
+            self.held = records.ask_held(tx, run_id) if self._claimed.opens and may_run else None
+        elif may_run is not None and may_run(self._claimed.row.name):
+            self._taking = records.ask_take(
+                tx, run_id, NodeId(self.after[0]), owner=engine.owner, at=now
+            )
+
+    def settle(self, *, is_right: bool) -> None:
+        """Keep it, or undo it."""
+        tx, run_id, taken = self._tx, self._claimed.run_id, records.taken(self._taking)
+        if is_right:
+            self.taken = taken
+        elif taken is not None:
+            records.give_back(tx, run_id, taken, unmet=1)
+        elif self.counted is not None:
+            records.count_back(tx, run_id, self.after[0])
+            self.counted = None
+
+
+def _run_taken(
+    tx: Transaction, run: RunRow, taken: NodeRow, followup: Followup, may_run: MayRun | None,
+    known: Mapping[NodeId, str], *, opens: bool,
+) -> Claimed | None:  # fmt: skip
+    """Run a step that was taken in place; if it may not be run here, it is ready like any other."""
+    if may_run is not None and may_run(taken.name):
+        following = with_arguments(tx, run, taken, known, opens=opens)
+        if following is not None:
+            return following
+    given = records.give_back(tx, run.run_id, taken, unmet=0)
+    followup.ready.append(given.node_id)
+    followup.rows[given.node_id] = given
+    return None
 
 
 def _finish_record(

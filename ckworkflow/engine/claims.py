@@ -22,7 +22,7 @@ from ckworkflow.plan import Chain, Task
 from ckworkflow.store import nodes, records, runs
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
-from ckworkflow.store.transaction import Transaction
+from ckworkflow.store.transaction import Rows, Transaction
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Claimed:
     """It is of a wide group, of which others may be held back."""
     pieces: Sequence[Piece] = ()
     """What is to be published, now that there is room for it."""
+    beside: Claimed | None = None
+    """Another step that was claimed with it, for another slot of this process."""
 
     @property
     def counted_attempt(self) -> int:
@@ -73,11 +75,19 @@ class Dropped:
 
 
 def claim(
-    engine: Engine, run_id: RunId, node_id: NodeId, generation: int, *, step: str, opens: bool = False
-) -> Claimed | Early | Dropped:
+    engine: Engine, run_id: RunId, node_id: NodeId, generation: int, *, step: str, opens: bool = False,
+    may_begin: MayRun | None = None,
+) -> Claimed | Early | Dropped:  # fmt: skip
     """Take a node for this process, if its time has come and nobody else has it.
 
-    With `opens` the message was one of a window: another of those held back is to be published.
+    Args:
+        engine: The engine.
+        run_id: The run.
+        node_id: The node that a message has named, with
+        generation: its generation and
+        step: its name.
+        opens: The message was one of a window: another step of those held back is to begin.
+        may_begin: Whether that other one may do so in this process; else it is published.
     """
     if engine.pulse.is_older_than(engine.settings.silence / 2):
         # Stopped for a while, perhaps taken for dead: who owns something must be known to live.
@@ -85,7 +95,9 @@ def claim(
     try:
         claimed = engine.database.transact_run(
             run_id,
-            lambda tx: _claim(engine, tx, run_id, node_id, generation, step, opens=opens),
+            lambda tx: _claim(
+                engine, tx, run_id, node_id, generation, step, opens=opens, may_begin=may_begin
+            ),
             # A claim that a power cut undoes was a worker's that the power cut has ended, too.
             is_lasting=False,
         )
@@ -93,23 +105,25 @@ def claim(
         return Dropped("the run is gone")  # the message came after its retention
     if isinstance(claimed, Claimed):
         engine.active.add((run_id, node_id))
+        if claimed.beside is not None:
+            engine.active.add((run_id, claimed.beside.row.node_id))
     return claimed
 
 
 def _claim(
     engine: Engine, tx: Transaction, run_id: RunId, node_id: NodeId, generation: int, step: str, *,
-    opens: bool,
+    opens: bool, may_begin: MayRun | None,
 ) -> Generator[None, None, Claimed | Early | Dropped]:  # fmt: skip
     locking, loading = runs.ask_lock(tx, run_id, engine.database), nodes.ask_node(tx, run_id, node_id)
+    holding = records.ask_held(tx, run_id) if opens else None
     yield
     run, row = runs.locked_run(locking, run_id, engine.database), nodes.loaded_node(loading)
-    if run.status.is_final:
-        return Dropped("the run has ended")
-    if row is not None and row.unmet:
-        early = _settle(engine, tx, run, row)
-        if early is not None:
+    if row is not None and row.unmet and not run.status.is_final:
+        if (early := _settle(engine, tx, run, row)) is not None:
             return early
         row = nodes.load_node(tx, run_id, node_id)
+    if run.status.is_final:
+        return Dropped("the run has ended")
     if row is None or (row.generation, row.name) != (generation, step):
         return Dropped("the plan has changed")
     if row.status is not NodeStatus.PLANNED:
@@ -129,18 +143,30 @@ def _claim(
         # is one) arises there.
         engine.schedule(tx, run, Followup(wakes_body=True), signals=run.signals + 1)
         return Dropped("an argument needs the body", wakes_body=True)
-    claimed = records.begin_attempt(tx, run, row, owner=engine.owner)
+    row = records.begin_attempt(tx, run, row, owner=engine.owner)
     begun: dict[str, Any] = {}
     if run.status is RunStatus.PENDING:
         begun = {"status": RunStatus.RUNNING, "started_at": run.now}
     engine.schedule(tx, run, Followup(), **begun)
-    pieces: Sequence[Piece] = ()
-    if opens and (held := records.first_held(tx, run_id)) is not None:
-        records.release(tx, run_id, held)
-        pieces = [Chain((Task(held.node_id, held.name, held.generation, opens=True),))]
-    return Claimed(
-        run_id, run.workflow, claimed, tuple(value["args"]), value["kwargs"], error, opens, pieces
-    )
+    claimed = Claimed(run_id, run.workflow, row, tuple(value["args"]), value["kwargs"], error, opens)
+    if holding is None or (held := records.first_held(tx, run_id, holding)) is None:
+        return claimed
+    return _open(engine, tx, run, claimed, held, may_begin)
+
+
+def _open(
+    engine: Engine, tx: Transaction, run: RunRow, claimed: Claimed, held: NodeRow, may_begin: MayRun | None
+) -> Claimed:  # fmt: skip
+    """Let a step begin that was held back, beside the one that was claimed."""
+    beside = None
+    if may_begin is not None and may_begin(held.name):
+        beside = with_arguments(tx, run, held, {}, opens=True)
+    if beside is not None:
+        row = records.begin_attempt(tx, run, held, owner=engine.owner)
+        return replace(claimed, beside=replace(beside, row=row))
+    records.release(tx, run.run_id, held)
+    piece = Chain((Task(held.node_id, held.name, held.generation, opens=True),))
+    return replace(claimed, pieces=[piece])
 
 
 def _early(tx: Transaction, run: RunRow, row: NodeRow) -> Early | None:
@@ -181,20 +207,18 @@ def with_arguments(
 
 def claim_next(
     engine: Engine, tx: Transaction, run: RunRow, followup: Followup, may_run: MayRun,
-    known: Mapping[NodeId, str], *, has_held: bool,
+    known: Mapping[NodeId, str], *, has_held: bool, held: Rows | None = None,
 ) -> Claimed | None:  # fmt: skip
-    """Claim one of the steps that a record has made ready, or one of a wide group that is held back."""
+    """Claim one of the steps that have become ready, or one of a wide group that is held back (`ask_held`)."""
     row = next((row for row in followup.rows.values() if _is_free(row, run) and may_run(row.name)), None)
     is_held = row is None and has_held and not followup.ready and not followup.wakes_body
     if is_held:
-        row = records.first_held(tx, run.run_id)
+        row = records.first_held(tx, run.run_id, held or records.ask_held(tx, run.run_id))
         if row is None or not (_is_free(row, run) and may_run(row.name)):
             return None  # it stays held: the claim of this step's message has opened the next already
     found = None if row is None else with_arguments(tx, run, row, known, opens=has_held)
     if row is None or found is None:
         return None
-    if row.is_held:
-        records.release(tx, run.run_id, row)
     if not is_held:
         followup.ready.remove(row.node_id)
     return replace(found, row=records.begin_attempt(tx, run, row, owner=engine.owner))

@@ -239,7 +239,7 @@ class Engine:
             plan = nodes.load_plan(tx, run.run_id)
         ready = [node_id for node_id in followup.ready if node_id in plan.nodes]
         held = ready[WINDOW:]
-        records.hold(tx, run.run_id, ready[:WINDOW], held)
+        records.hold(tx, run.run_id, ready[:WINDOW], held, followup.rows)
         asleep = [node_id for node_id in followup.asleep if node_id in plan.nodes]
         plan = with_time_left(plan, followup.asleep, run.now)
         horizon = self.settings.horizon

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -79,9 +79,9 @@ def load_targets(text: str) -> list[str]:
     return [str(target) for target in targets] if isinstance(targets, list) else []
 
 
-def is_one_node(targets: Sequence[str]) -> bool:
-    """Whether a `next` column names one node and no join."""
-    return len(targets) == 1 and ":" in targets[0] and not targets[0].startswith(("j:", "w:"))
+def is_node(target: str) -> bool:
+    """Whether a part of a `next` column names a node, and not a join."""
+    return ":" in target and not target.startswith(("j:", "w:"))
 
 
 def load_nodes(

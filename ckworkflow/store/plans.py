@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.model import Json, NodeId, NodeKind, NodeStatus
-from ckworkflow.plan import JoinKind, Plan
+from ckworkflow.plan import WINDOW, JoinKind, Plan
 from ckworkflow.store.nodes import HERE, new_row, update_node
 from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
@@ -150,6 +150,8 @@ def _begin(
     is_begun = followup.begun is None and choose is not None and choose(insert["name"], args)
     if is_begun:
         insert.update(status=NodeStatus.RUNNING, attempt=1, owner=owner, started_at=run.now)
+    else:
+        insert["is_held"] = len(followup.ready) >= WINDOW  # as it will be cut
     row = new_row(insert)
     if is_begun:
         followup.begun = row

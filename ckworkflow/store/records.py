@@ -6,7 +6,7 @@ by owner and attempt: a worker that lost its node writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ckworkflow.store.nodes import (
     HERE,
     NodeRow,
     add_attempt,
+    is_node,
     load_node,
     load_targets,
     node_row,
@@ -65,21 +66,22 @@ class Followup:
 
 def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> NodeRow:
     """Give a ready node to its owner."""
-    attempt = row.attempt + 1
-    update_node(
-        tx, run.run_id, row.node_id, status=NodeStatus.RUNNING, attempt=attempt, owner=owner,
-        started_at=run.now, due_at=None,
-    )  # fmt: skip
-    return replace(
-        row, status=NodeStatus.RUNNING, attempt=attempt, owner=owner, started_at=run.now, due_at=None
-    )
+    changes: dict[str, Any] = {
+        "status": NodeStatus.RUNNING, "attempt": row.attempt + 1, "owner": owner, "started_at": run.now,
+        "due_at": None,
+    }  # fmt: skip
+    if row.is_held:
+        changes["is_held"] = False
+    update_node(tx, run.run_id, row.node_id, **changes)
+    return replace(row, **changes)
 
 
 _END = Prepared(
     sa.update(nodes)
     .where(
         HERE,
-        nodes.c.owner == sa.bindparam("b_owner"),
+        # Not as the index of owners has it: PostgreSQL would read all that this one has had for one row.
+        sa.func.coalesce(nodes.c.owner, "") == sa.bindparam("b_owner"),
         nodes.c.attempt == sa.bindparam("b_attempt"),
         sa.or_(nodes.c.status == NodeStatus.RUNNING, nodes.c.status == NodeStatus.ABANDONED),
     )
@@ -214,26 +216,34 @@ def feed(
 
 
 def feeding(
-    tx: Transaction, run: RunRow, targets: Iterable[str], *, base: datetime, followup: Followup
-) -> Generator[None, None, None]:
+    tx: Transaction, run: RunRow, targets: Iterable[str], *, base: datetime, followup: Followup,
+    counted: Rows | None = None,
+) -> Generator[None, None, None]:  # fmt: skip
     """Count a record in what comes after it; yields where rows are about to be read.
 
-    `targets` is the `next` of the recorded node; `base` is when it was recorded, from which a sleep after
-    it counts.
+    Args:
+        tx: A transaction that has locked the run.
+        run: The run.
+        targets: The `next` of the recorded node.
+        base: When it was recorded, from which a sleep after it counts.
+        followup: Where to tell what that makes possible.
+        counted: What `ask_count` has asked for, where the only target is a join.
     """
     node_ids: list[str] = []
     counting: list[Rows] = []
+    if counted is not None:
+        counting, targets = [counted], ()
     for target in targets:
-        if ":" in target and not target.startswith(("j:", "w:")):
+        if is_node(target):
             node_ids.append(target)
         else:
-            counting.append(tx.execute(_COUNT, {"b_run": run.run_id, "b_join": target}))
+            counting.append(ask_count(tx, run.run_id, target))
     beginning = _ask_ready(tx, run, node_ids)
-    if counting or beginning:
+    if counted is None and (counting or beginning):
         yield
     joined: list[str] = []
-    for counted in counting:
-        row = counted.one_or_none()
+    for asked in counting:
+        row = asked.one_or_none()
         if row is None or row[0] != 0:
             continue
         kind = JoinKind(row[1])
@@ -247,12 +257,23 @@ def feeding(
     _begin(tx, run, beginning, base=base, followup=followup)
 
 
+def ask_count(tx: Transaction, run_id: RunId, join_id: str) -> Rows:
+    """Count a record in a join, perhaps before it is known to stand: then `count_back`."""
+    return tx.execute(_COUNT, {"b_run": run_id, "b_join": join_id, "b_by": 1})
+
+
+def count_back(tx: Transaction, run_id: RunId, join_id: str) -> None:
+    """Undo `ask_count`."""
+    tx.execute(_COUNT, {"b_run": run_id, "b_join": join_id, "b_by": -1})
+
+
+_BY = sa.bindparam("b_by", type_=sa.Integer)
 _COUNT = Prepared(
     sa.update(joins)
     .where(joins.c.run_id == sa.bindparam("b_run"), joins.c.join_id == sa.bindparam("b_join"))
     .values(
-        remaining=joins.c.remaining - 1,
-        state=sa.case((joins.c.remaining == 1, sa.literal("fired")), else_=joins.c.state),
+        remaining=joins.c.remaining - _BY,
+        state=sa.case((joins.c.remaining == _BY, sa.literal("fired")), else_=sa.literal("open")),
     )
     .returning(joins.c.remaining, joins.c.kind, joins.c.next)
 )
@@ -401,22 +422,42 @@ def recall_carried(tx: Transaction, run_id: RunId) -> None:
     )
 
 
-def hold(tx: Transaction, run_id: RunId, published: Iterable[NodeId], held: Iterable[NodeId]) -> None:
-    """Note which ready steps are held back, because a window of them is published already."""
-    changes = [(node_id, True) for node_id in held]
-    if not changes:
+def hold(
+    tx: Transaction, run_id: RunId, published: Iterable[NodeId], held: Sequence[NodeId],
+    rows: Mapping[NodeId, NodeRow],
+) -> None:  # fmt: skip
+    """Note which ready steps are held back, because a window of them is published already.
+
+    Of those in `rows` it is known whether they are.
+    """
+    if not held:
         return
     # Also of what is published: it may have been held back before.
-    changes += [(node_id, False) for node_id in published]
+    changes = [*((node_id, True) for node_id in held), *((node_id, False) for node_id in published)]
     tx.execute_many(
-        _HOLD, [{"b_run": run_id, "b_node": node_id, "v_held": is_held} for node_id, is_held in changes]
+        _HOLD,
+        [
+            {"b_run": run_id, "b_node": node_id, "v_held": is_held}
+            for node_id, is_held in changes
+            if node_id not in rows or rows[node_id].is_held != is_held
+        ],
     )
 
 
-def first_held(tx: Transaction, run_id: RunId) -> NodeRow | None:
-    """Find the first step of those held back; `None` when there is none left."""
-    found = tx.execute(_FIRST_HELD, {"b_run": run_id}).one_or_none()
-    return None if found is None else node_row(found)
+def ask_held(tx: Transaction, run_id: RunId) -> Rows:
+    """Ask for the first step of those held back."""
+    return tx.execute(_FIRST_HELD, {"b_run": run_id})
+
+
+def first_held(tx: Transaction, run_id: RunId, asked: Rows) -> NodeRow | None:
+    """Return what `ask_held` has asked for; `None` when none is held back."""
+    while (found := asked.one_or_none()) is not None:
+        row = node_row(found)
+        if row.status is NodeStatus.PLANNED and row.unmet == 0:
+            return row
+        release(tx, run_id, row)  # the plan has changed since: it may not begin
+        asked = ask_held(tx, run_id)
+    return None
 
 
 def release(tx: Transaction, run_id: RunId, held: NodeRow) -> NodeRow:
@@ -428,13 +469,9 @@ def release(tx: Transaction, run_id: RunId, held: NodeRow) -> NodeRow:
 _HOLD = Prepared(sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held")))
 _FIRST_HELD = Prepared(
     sa.select(*COLUMNS)
-    .where(
-        nodes.c.run_id == sa.bindparam("b_run"),
-        # In the words of the index: `is_held = 1`, as SQLAlchemy has it, SQLite does not find in it.
-        sa.text("nodes.is_held"),
-        nodes.c.status == NodeStatus.PLANNED,
-        nodes.c.unmet == 0,
-    )
+    # In the words of the index: `is_held = 1`, as SQLAlchemy has it, SQLite does not find in it. And no other
+    # condition: PostgreSQL would expect to read all of them, and sort them, where the first will do.
+    .where(nodes.c.run_id == sa.bindparam("b_run"), sa.text("nodes.is_held"))
     .order_by(nodes.c.position)
     .limit(1)
 )

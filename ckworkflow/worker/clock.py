@@ -58,7 +58,7 @@ class ClockThread:
         self._engine = engine
         self._is_somebody_lost = is_somebody_lost or (lambda: False)
         self._wake = threading.Event()
-        self._is_stopped = False
+        self._is_stopped = self._is_locked_out = False
         self._wakes_at = 0.0  # monotonic
         self._thread = threading.Thread(target=self._run, name="ckworkflow-clock", daemon=True)
         self._ticks = 0
@@ -86,6 +86,8 @@ class ClockThread:
     def _on_wake(self, at: datetime) -> None:
         # Times are the database's; the machine's clock is near enough to wake up too early or late by its
         # skew, which the poll bounds.
+        if self._is_locked_out:  # it has looked at what is due, and others are at it
+            return
         left = (at - datetime.now(UTC)).total_seconds()
         if time.monotonic() + left < self._wakes_at:
             self._wake.set()
@@ -110,6 +112,7 @@ class ClockThread:
                 wait = 1.0
             else:
                 outage.ends()
+            self._is_locked_out = left == recovery.LOCKED_WAIT
             self._wakes_at = time.monotonic() + wait
             self._wake.wait(wait)
             self._wake.clear()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from ckworkflow.engine.core import Local
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.worker.runtime import Runtime
 
@@ -81,8 +82,11 @@ class StepTask(Task):
         """Run the step that a message names, if it is still to be run, and those that follow it in place."""
         runtime = _opened()
         opens = bool(self.request.get(OPENS))
-        claimed = self._claim(runtime, RunId(run_id), NodeId(node_id), generation, opens=opens)
+        local = runtime.engine.local
+        claimed = self._claim(runtime, local, RunId(run_id), NodeId(node_id), generation, opens=opens)
         runtime.engine.publish(claimed.run_id, claimed.pieces)
+        if claimed.beside is not None and local is not None:
+            local.run(claimed.beside)
         chain: list[Any] = self.request.chain if self.request.chain is not None else []
         ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=self.request.hostname)
         attempt = self._attempt(runtime, self.step, claimed, self._carries(), ahead, chain)
@@ -169,13 +173,20 @@ class StepTask(Task):
         return Attempt(recorded, failure, self._follow(runtime, claimed, recorded, ahead, chain))
 
     def _claim(
-        self, runtime: Runtime, run_id: RunId, node_id: NodeId, generation: int, *, opens: bool
-    ) -> Claimed:
+        self, runtime: Runtime, local: Local | None, run_id: RunId, node_id: NodeId, generation: int, *,
+        opens: bool,
+    ) -> Claimed:  # fmt: skip
         while True:
             claimed = _until_reachable(
                 runtime,
                 lambda: claims.claim(
-                    runtime.engine, run_id, node_id, generation, step=self.name, opens=opens
+                    runtime.engine,
+                    run_id,
+                    node_id,
+                    generation,
+                    step=self.name,
+                    opens=opens,
+                    may_begin=None if local is None else local.may_run,
                 ),
             )
             if isinstance(claimed, Claimed):
