@@ -61,7 +61,8 @@ class WorkflowBackend:
         self.fire: Fire | None = None
         self.fired: Callable[[str], object] = lambda _task_id: None
         self._make_inner = make_inner
-        self._inner_lock = threading.Lock()
+        # Of a result that is thrown away while this is held, in this thread, the backend is asked for, too.
+        self._inner_lock = threading.RLock()
         self._inner: Any = None
         self._local = threading.local()
 
@@ -73,11 +74,18 @@ class WorkflowBackend:
         found = getattr(self._local, "inner", None)
         if found is None:
             with self._inner_lock:
-                found = self._make_inner()
-                if found.thread_safe:
-                    self._inner = found
+                if self._inner is None:
+                    found = self._make_inner()
+                    self._share(found)
+            if self._inner is not None:
+                found = self._inner
             self._local.inner = found
         return found
+
+    def _share(self, made: Any) -> None:
+        """Have all threads use the first backend that they can: a result is waited for where it was asked for."""
+        if self._inner is None and made.thread_safe:
+            self._inner = made
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+import traceback
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from ckworkflow import start_sync
 from ckworkflow.canvas import task_id
 from ckworkflow.testing import worker
 from ckworkflow.worker.backend import WorkflowBackend
+from waiting import until
 from worker_flows import joining
 
 OURS = task_id("r1", "0:1", 1)
@@ -213,6 +216,50 @@ def test_a_backend_that_threads_must_not_share_is_made_for_each(make_app):
 
     assert backend.inner is mine
     assert theirs[0] is not mine
+
+
+def test_a_result_that_is_thrown_away_while_the_backend_is_made_may_ask_for_it(make_app):
+    made = []
+
+    def make() -> Inner:
+        inner = Inner()
+        made.append(inner)
+        if len(made) == 1:
+            backend.remove_pending_result(None)  # as the finalizer of a result does, wherever it runs
+        return inner
+
+    backend = WorkflowBackend(make_app(), make)
+    asking = threading.Thread(target=lambda: backend.inner, daemon=True)
+    asking.start()
+    asking.join(PATIENCE_SECONDS)
+
+    assert not asking.is_alive()
+    assert backend.inner is made[1]
+
+
+def test_a_thread_that_asks_while_the_backend_is_made_is_given_that_one(make_app):
+    has_begun, found = threading.Event(), []
+
+    def make() -> Inner:
+        has_begun.set()
+        # As long as the other one asks: it has looked before, and waits.
+        until(lambda: "inner" in _names_of_frames(asking[1]))
+        return Inner()
+
+    backend = WorkflowBackend(make_app(), make)
+    asking = [threading.Thread(target=lambda: found.append(backend.inner)) for _ in range(2)]
+    asking[0].start()
+    assert has_begun.wait(PATIENCE_SECONDS)
+    asking[1].start()
+    for thread in asking:
+        thread.join(PATIENCE_SECONDS)
+
+    assert found[0] is found[1]
+
+
+def _names_of_frames(thread: threading.Thread) -> list[str]:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [] if frame is None else [each.f_code.co_name for each, _ in traceback.walk_stack(frame)]
 
 
 def test_a_subclass_of_celery_keeps_the_backend_that_it_makes(forget):
