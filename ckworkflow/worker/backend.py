@@ -74,18 +74,14 @@ class WorkflowBackend:
         found = getattr(self._local, "inner", None)
         if found is None:
             with self._inner_lock:
-                if self._inner is None:
-                    found = self._make_inner()
-                    self._share(found)
-            if self._inner is not None:
-                found = self._inner
-            self._local.inner = found
+                found = self._local.inner = self._inner or self._shared(self._make_inner())
         return found
 
-    def _share(self, made: Any) -> None:
-        """Have all threads use the first backend that they can: a result is waited for where it was asked for."""
+    def _shared(self, made: Any) -> Any:
+        """Return the first backend that all threads can use: a result is waited for where it was asked for."""
         if self._inner is None and made.thread_safe:
             self._inner = made
+        return self._inner or made
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
