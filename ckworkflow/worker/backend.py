@@ -74,14 +74,15 @@ class WorkflowBackend:
         found = getattr(self._local, "inner", None)
         if found is None:
             with self._inner_lock:
-                found = self._local.inner = self._inner or self._shared(self._make_inner())
+                found = self._local.inner = self._made()
         return found
 
-    def _shared(self, made: Any) -> Any:
+    def _made(self) -> Any:
         """Return the first backend that all threads can use: a result is waited for where it was asked for."""
-        if self._inner is None and made.thread_safe:
-            self._inner = made
-        return self._inner or made
+        made = self._inner or self._make_inner()
+        if made.thread_safe:
+            made = self._inner = self._inner or made
+        return made
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
