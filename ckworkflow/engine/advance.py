@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from ckworkflow.errors import (
 from ckworkflow.model import Json, NodeId, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import nodes, plans, runs
+from ckworkflow.store.runs import RunRow
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Tracer
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.records import JoinRows
-    from ckworkflow.store.runs import RunRow
     from ckworkflow.tracing import Trace
 
 logger = logging.getLogger(__name__)
@@ -282,11 +282,14 @@ def write_trace(
     signals = run.signals + int(followup.wakes_body)
     if followup.wakes_body:
         values["signals"] = signals
-    engine.wake_at(engine.schedule(tx, run, followup, carried, is_all=is_new, **values))
+    wake_at = engine.schedule(tx, run, followup, carried, is_all=is_new, **values)
+    engine.wake_at(wake_at)
     delivered = values.get("delivered", run.delivered)
-    body = Body(tracer, run.epoch, signals, delivered, set(), None)
+    body = Body(tracer, run.epoch, signals, delivered, set())
     if is_released and (followup.is_all or is_new):
-        body = Body(tracer, run.epoch, signals, delivered, set(plan.nodes), followup.join_rows)
+        kept = {name: value for name, value in values.items() if name in RunRow.__slots__}
+        body.waits_for, body.joins = set(plan.nodes), followup.join_rows
+        body.run = replace(run, **{**kept, "wake_at": wake_at})
     return Committed(pieces, is_released, is_final=False, begun=followup.begun, body=body)
 
 
@@ -329,6 +332,11 @@ class Foreseen:
     def place_of_last(self) -> tuple[int, datetime]:
         """As what and when the record is delivered: the last of what the body was told."""
         return self._body.delivered + len(self._body.recorded), self._at
+
+    @property
+    def run(self) -> RunRow | None:
+        """How the run is, if it is as the body left it."""
+        return self._body.run
 
     def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Committed:
         """Write the trace, after the record; see `write_trace`."""

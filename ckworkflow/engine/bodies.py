@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ckworkflow.model import Json, NodeId, RunId
     from ckworkflow.store.records import JoinRows
+    from ckworkflow.store.runs import RunRow
     from ckworkflow.tracing import Tracer
 
 
@@ -31,6 +32,7 @@ class Body:
         delivered: How many outcomes it has been told.
         waits_for: The nodes of the run that were not recorded then and that this process has not recorded since.
         joins: The joins of the run as they were written; `None` when some may have counted since.
+        run: The run as it was left.
         recorded: What this process has recorded of the nodes since, in that order, encoded.
     """
 
@@ -40,6 +42,7 @@ class Body:
     delivered: int
     waits_for: set[NodeId]
     joins: JoinRows | None = None
+    run: RunRow | None = None
     recorded: list[tuple[NodeId, Json]] = field(default_factory=list)
 
 

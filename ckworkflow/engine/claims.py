@@ -8,7 +8,7 @@ Not here: how a step ends (`ckworkflow.engine.attempts`), what runs it (`ckworkf
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ckworkflow.store import nodes, records, runs
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
 from ckworkflow.store.transaction import Rows, Transaction
+from ckworkflow.store.writer import LAST
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.plan import Piece
     from ckworkflow.store.runs import RunRow
+    from ckworkflow.store.writer import Works
 
 SUSPECT_LOSSES = 3
 """Of steps that have lost so many workers, one runs at a time: then a death tells which of them kills."""
@@ -93,14 +95,17 @@ def claim(
         # Stopped for a while, perhaps taken for dead: who owns something must be known to live.
         beat(engine, role="worker")
     try:
-        claimed = engine.database.transact_run(
-            run_id,
-            lambda tx: _claim(
-                engine, tx, run_id, node_id, generation, step, opens=opens, may_begin=may_begin
-            ),
-            # A claim that a power cut undoes was a worker's that the power cut has ended, too.
-            is_lasting=False,
-        )
+        claimed: Claimed | Early | Dropped | None = None
+        if not opens:
+            claimed = _claim_at_once(engine, run_id, node_id, generation, step)
+        if claimed is None:
+            claimed = engine.database.transact_run(
+                run_id,
+                lambda tx: _claim(
+                    engine, tx, run_id, node_id, generation, step, opens=opens, may_begin=may_begin
+                ),
+                is_lasting=False,
+            )
     except RunNotFoundError:
         return Dropped("the run is gone")  # the message came after its retention
     if isinstance(claimed, Claimed):
@@ -110,13 +115,42 @@ def claim(
     return claimed
 
 
+def _claim_at_once(
+    engine: Engine, run_id: RunId, node_id: NodeId, generation: int, step: str
+) -> Claimed | None:
+    """Take a node that waits for nothing, in one round trip; `None` where there is more to find out."""
+
+    def work(tx: Transaction) -> Works[tuple[str, NodeRow] | None]:
+        now = engine.database.about_now()
+        locking = runs.ask_lock(tx, run_id, engine.database)
+        claiming = records.ask_claim(
+            tx, run_id, node_id, generation=generation, name=step, owner=engine.owner, at=now
+        )
+        runs.begin_run(tx, run_id, node_id, owner=engine.owner, at=now)
+        yield LAST
+        run, row = runs.locked_run(locking, run_id, engine.database), records.taken(claiming)
+        return None if row is None else (run.workflow, row)
+
+    # Not lasting: a claim that a power cut undoes was a worker's that the power cut has ended, too.
+    taken = engine.database.transact_run(run_id, work, is_lasting=False)
+    if taken is None:
+        return None
+    workflow, row = taken
+    try:
+        value = codec.decode(codec.loads(row.args))
+    except UnreadableValueError as unreadable:
+        # An attempt like any other: a worker of another deploy may take the next.
+        return Claimed(run_id, workflow, row, (), {}, unreadable)
+    return Claimed(run_id, workflow, row, tuple(value["args"]), value["kwargs"])
+
+
 def _claim(
     engine: Engine, tx: Transaction, run_id: RunId, node_id: NodeId, generation: int, step: str, *,
     opens: bool, may_begin: MayRun | None,
-) -> Generator[None, None, Claimed | Early | Dropped]:  # fmt: skip
+) -> Works[Claimed | Early | Dropped]:  # fmt: skip
     locking, loading = runs.ask_lock(tx, run_id, engine.database), nodes.ask_node(tx, run_id, node_id)
     holding = records.ask_held(tx, run_id) if opens else None
-    yield
+    yield None
     run, row = runs.locked_run(locking, run_id, engine.database), nodes.loaded_node(loading)
     if row is not None and row.unmet and not run.status.is_final:
         if (early := _settle(engine, tx, run, row)) is not None:

@@ -8,7 +8,7 @@ once too often is harmless, because a claim takes a node once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
+    from ckworkflow.store.writer import Works
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def recover(engine: Engine, run_id: RunId) -> None:
     """
     local = engine.local
 
-    def work(tx: Transaction) -> Generator[None, None, _Recovered]:
+    def work(tx: Transaction) -> Works[_Recovered]:
         return _recover(engine, tx, runs.lock_run(tx, run_id, engine.database), local)
 
     _follow(engine, [engine.database.transact(lambda tx: finish(work, tx))], local)
@@ -137,9 +138,7 @@ def _follow(engine: Engine, found: Sequence[_Recovered], local: Local | None) ->
     engine.spread(go_on, [each.run for each in found if each.must_advance])
 
 
-def _recover(
-    engine: Engine, tx: Transaction, run: RunRow, local: Local | None
-) -> Generator[None, None, _Recovered]:
+def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) -> Works[_Recovered]:
     if run.status.is_final:
         return _Recovered(run)
     run_id, followup = run.run_id, Followup()
@@ -149,7 +148,7 @@ def _recover(
             return _Recovered(run, has_ended=True)
         followup.wakes_body = True
     asking = nodes.ask_nodes(tx, run_id, statuses=nodes.LIVE)
-    yield
+    yield None
     rows = nodes.asked_nodes(asking)
     ready = [row.node_id for row in rows if _is_ready(row, run)]
     asleep = {

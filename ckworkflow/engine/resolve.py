@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
+from ckworkflow.errors import UnreadableValueError
 from ckworkflow.model import Json, NodeId, RunId
 from ckworkflow.store import nodes
 from ckworkflow.tracing import UnresolvableError, project
@@ -36,8 +37,10 @@ def resolve_value(
         UnresolvableError: As `resolve_tree`.
     """
     wanted = {node_id for node_id, _ in _references(tree)}
-    outputs = nodes.load_outputs(tx, run_id, wanted, known) if wanted else {}
+    return _follow(tree, nodes.load_outputs(tx, run_id, wanted, known) if wanted else {})
 
+
+def _follow(tree: Json, outputs: Mapping[NodeId, str]) -> Any:
     def follow(ref: Any) -> Any:
         node_id, path = ref
         if node_id not in outputs:
@@ -48,6 +51,16 @@ def resolve_value(
         )
 
     return codec.decode(tree, ref=follow)
+
+
+def resolve_known(tree: Json, known: Mapping[NodeId, str]) -> Any | None:
+    """Do what `resolve_value` does with results that are known; `None` if they do not do."""
+    if any(node_id not in known for node_id, _ in _references(tree)):
+        return None
+    try:
+        return _follow(tree, known)
+    except (UnreadableValueError, UnresolvableError):
+        return None
 
 
 def has_references(tree: Json) -> bool:

@@ -175,5 +175,6 @@ def _commit(
         # Sleeps that have ended already. Workers run bodies on: the caller of start is not to wait for it.
         wake_at = now
         runs.update_run(tx, run_id, wake_at=wake_at)
-    body = Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows)
+    values["wake_at"] = wake_at
+    body = Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows, replace(run, **values))
     return _Started(pieces, body, wake_at, followup.begun)

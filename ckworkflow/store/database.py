@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,8 +26,9 @@ from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError
 from ckworkflow.model import RunId
 from ckworkflow.scrub import scrub
 from ckworkflow.store.forks import ForkGate
+from ckworkflow.store.guesses import GuessError, is_wrong_guess
 from ckworkflow.store.transaction import BUSY_SECONDS, SESSION, Transaction, is_direct
-from ckworkflow.store.writer import BusyError, GroupWriter, Work
+from ckworkflow.store.writer import BusyError, GroupWriter, Work, Works
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ class Database:
     def transact_run(
         self,
         run_id: RunId,
-        work: Callable[[Transaction], Generator[None, None, T]],
+        work: Callable[[Transaction], Works[T]],
         *,
         is_lasting: bool = ...,
     ) -> T: ...
@@ -131,6 +132,7 @@ class Database:
         Args:
             run_id: The only run that it locks.
             work: As for `transact`; may yield where it is about to read rows (`writer`).
+                Where it has taken something for granted (`guesses`) that is not so, there is a `GuessError`.
             is_lasting: Whether it must be there still after a power cut; a death of the process never loses it.
         """
         _ = self.engine  # of this process, and so its writer
@@ -148,6 +150,11 @@ class Database:
             return datetime.now(UTC)
         value: datetime = tx.execute(_SERVER_NOW).scalar_one()
         return self.note_now(value)
+
+    @property
+    def can_guess(self) -> bool:
+        """Whether a transaction is worth its guesses: there is a server to wait for, and a driver that need not."""
+        return not self.is_sqlite and is_direct(self.engine.dialect)
 
     @property
     def has_server_clock(self) -> bool:
@@ -214,6 +221,8 @@ class Database:
                     tx = Transaction(connection, is_write=is_write)
                     return _run(work, tx, is_lasting=is_lasting, lock_seconds=lock_seconds)
             except sa.exc.DBAPIError as error:
+                if is_wrong_guess(error.orig):
+                    raise GuessError from error
                 if (
                     lock_seconds is not None
                     and getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE

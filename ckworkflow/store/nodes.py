@@ -51,16 +51,44 @@ class NodeRow:
     delivered_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    after: After | None = None
+    """The only step that it feeds, where that was read with it."""
 
 
-COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow.__slots__)
+@dataclass(frozen=True, slots=True)
+class After:
+    """A step that waits for another, as it was planned."""
+
+    name: str
+    generation: int
+    args: str
+
+
+COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow.__slots__ if name != "after")
+_after = nodes.alias("after")
+AFTER = (
+    sa.select(_after.c.name + " " + sa.cast(_after.c.generation, sa.Text) + " " + _after.c.args)
+    .where(
+        _after.c.run_id == nodes.c.run_id,
+        _after.c.kind == NodeKind.STEP,
+        # The one id in a list that names nothing else.
+        _after.c.node_id == sa.func.replace(sa.func.replace(nodes.c.next, '["', ""), '"]', ""),
+    )
+    .scalar_subquery()
+    .label("after")
+)
+"""What `NodeRow.after` is, beside `COLUMNS`."""
 HERE = sa.and_(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
 _LOAD_NODE = Prepared(sa.select(*COLUMNS).where(HERE))
 
 
 def node_row(values: Any) -> NodeRow:
-    """Make a row of the values of `COLUMNS`."""
+    """Make a row of the values of `COLUMNS`, and perhaps `AFTER`."""
     row = NodeRow(*values)
+    after: Any = row.after
+    if after is not None:
+        name, generation, args = after.split(" ", 2)
+        object.__setattr__(row, "after", After(name, int(generation), args))
     object.__setattr__(row, "kind", NodeKind(row.kind))
     object.__setattr__(row, "status", NodeStatus(row.status))
     return row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.model import Json, NodeId, NodeKind, NodeStatus
-from ckworkflow.plan import WINDOW, JoinKind, Plan
-from ckworkflow.store.nodes import HERE, new_row, update_node
+from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
+from ckworkflow.store.nodes import HERE, After, is_node, new_row, update_node
 from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
 from ckworkflow.store.transaction import Prepared
@@ -88,16 +88,18 @@ def apply_plan(
     inserts: list[dict[str, Any]] = []
     updates: list[dict[str, Any]] = []
     ready: list[NodeId] = []
+    traced = list(traced)
+    encoded = {node.node_id: codec.dumps(node.args) for node in traced}
     for index, node in enumerate(traced):
-        planned = plan.nodes[node.node_id]
-        args = codec.dumps(node.args)
+        planned, args = plan.nodes[node.node_id], encoded[node.node_id]
         row = stored.get(node.node_id)
         following = codec.dumps(list(planned.next))
         if row is None:
             insert = _insert(run, node, epoch * _POSITIONS + index, epoch, args, following)
             insert["unmet"] = unmet[node.node_id]
             inserts.append(insert)
-            if insert["unmet"] or _begin(run, insert, node.args, followup, choose, owner):
+            after = _after(plan, planned, encoded, epoch) if is_new else None
+            if insert["unmet"] or _begin(run, insert, node.args, followup, choose, owner, after):
                 continue
             ready.append(node.node_id)  # a sleep that ends at once
             continue
@@ -120,6 +122,16 @@ def apply_plan(
     return followup
 
 
+def _after(plan: Plan, planned: PlanNode, args: Mapping[NodeId, str], epoch: int) -> After | None:
+    """The only step that a new node feeds, if it is new, too."""
+    if len(planned.next) != 1 or not is_node(planned.next[0]):
+        return None
+    after = plan.nodes.get(NodeId(planned.next[0]))
+    if after is None or after.kind is not NodeKind.STEP:
+        return None
+    return After(after.name, epoch, args[after.node_id])
+
+
 def _insert(
     run: RunRow, node: TracedNode, position: int, epoch: int, args: str, following: str
 ) -> dict[str, Any]:
@@ -138,6 +150,7 @@ def _begin(
     followup: Followup,
     choose: Choose | None,
     owner: str,
+    after: After | None,
 ) -> bool:
     """Begin a new node that waits for nothing; `False` for what more than its own row must know of."""
     if insert["kind"] is NodeKind.SLEEP:
@@ -152,7 +165,7 @@ def _begin(
         insert.update(status=NodeStatus.RUNNING, attempt=1, owner=owner, started_at=run.now)
     else:
         insert["is_held"] = len(followup.ready) >= WINDOW  # as it will be cut
-    row = new_row(insert)
+    row = replace(new_row(insert), after=after)
     if is_begun:
         followup.begun = row
     else:

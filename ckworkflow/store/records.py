@@ -6,7 +6,7 @@ by owner and attempt: a worker that lost its node writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
+from ckworkflow.store.guesses import sure
 from ckworkflow.store.nodes import (
+    AFTER,
     COLUMNS,
     HERE,
     NodeRow,
@@ -33,6 +35,7 @@ from ckworkflow.store.transaction import Prepared, Rows
 if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
+    from ckworkflow.store.writer import Works
 
 
 JoinRows = list[dict[str, Any]]
@@ -76,7 +79,7 @@ def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> 
     return replace(row, **changes)
 
 
-_END = Prepared(
+_END_UPDATE = (
     sa.update(nodes)
     .where(
         HERE,
@@ -97,7 +100,12 @@ _END = Prepared(
             else_=sa.bindparam("v_status"),
         ),
     )
-    .returning(nodes.c.status, nodes.c.next)
+)
+_END = Prepared(_END_UPDATE.returning(nodes.c.status, nodes.c.next))
+_SURE_END = sure(
+    _END_UPDATE.where(
+        nodes.c.status == NodeStatus.RUNNING, nodes.c.next == sa.bindparam("b_next")
+    ).returning(nodes.c.status)
 )
 
 
@@ -143,6 +151,63 @@ def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at:
     Before that is known to be so: who finds that it is not gives it back, in the same transaction.
     """
     return tx.execute(_TAKE, {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at})
+
+
+def ask_claim(
+    tx: Transaction,
+    run_id: RunId,
+    node_id: NodeId,
+    *,
+    generation: int,
+    name: str,
+    owner: str,
+    at: datetime,
+) -> Rows:
+    """Ask for a step that may begin, as a message names it; `taken` tells whether it could be had.
+
+    One whose arguments stand for results cannot: only after they are read it is known whether they can be had.
+    """
+    return tx.execute(
+        _CLAIM,
+        {
+            "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,
+            "v_owner": owner, "v_now": at,
+        },
+    )  # fmt: skip
+
+
+def sure_end(
+    tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str, at: datetime,
+    place: tuple[int, datetime] | None = None,
+) -> None:  # fmt: skip
+    """Write the result of an attempt that is taken to be still its owner's, as `ask_end` does."""
+    delivered, delivered_at = place or (None, None)
+    tx.execute(
+        _SURE_END,
+        {
+            "b_run": run_id, "b_node": claimed.node_id, "b_owner": claimed.owner, "b_next": claimed.next,
+            "b_attempt": claimed.attempt, "v_output": output, "v_error": None, "v_now": at,
+            "v_delivered": delivered, "v_delivered_at": delivered_at, "v_status": NodeStatus.COMPLETED,
+        },
+    )  # fmt: skip
+
+
+def sure_take(
+    tx: Transaction, run_id: RunId, node_id: NodeId, *, generation: int, owner: str, at: datetime
+) -> Rows:
+    """Take a step that is taken to wait for nothing but what this transaction records: see `sure_taken`."""
+    return tx.execute(
+        _SURE_TAKE,
+        {
+            "b_run": run_id, "b_node": node_id, "b_generation": generation, "v_owner": owner, "v_now": at,
+        },
+    )  # fmt: skip
+
+
+def sure_taken(asked: Rows) -> NodeRow:
+    """Return what `sure_take` has taken."""
+    (row,) = asked.all()
+    return node_row(row[1:])
 
 
 def taken(asked: Rows | None) -> NodeRow | None:
@@ -218,7 +283,7 @@ def feed(
 def feeding(
     tx: Transaction, run: RunRow, targets: Iterable[str], *, base: datetime, followup: Followup,
     counted: Rows | None = None,
-) -> Generator[None, None, None]:  # fmt: skip
+) -> Works[None]:  # fmt: skip
     """Count a record in what comes after it; yields where rows are about to be read.
 
     Args:
@@ -240,7 +305,7 @@ def feeding(
             counting.append(ask_count(tx, run.run_id, target))
     beginning = _ask_ready(tx, run, node_ids)
     if counted is None and (counting or beginning):
-        yield
+        yield None
     joined: list[str] = []
     for asked in counting:
         row = asked.one_or_none()
@@ -253,7 +318,7 @@ def feeding(
             joined.extend(load_targets(row[2]))
     if joined:
         beginning.extend(_ask_ready(tx, run, joined))
-        yield
+        yield None
     _begin(tx, run, beginning, base=base, followup=followup)
 
 
@@ -277,7 +342,7 @@ _COUNT = Prepared(
     )
     .returning(joins.c.remaining, joins.c.kind, joins.c.next)
 )
-_TAKE = Prepared(
+_TAKE_UPDATE = (
     sa.update(nodes)
     .where(
         HERE,
@@ -290,7 +355,32 @@ _TAKE = Prepared(
         unmet=0, status=NodeStatus.RUNNING, attempt=1, owner=sa.bindparam("v_owner"),
         started_at=sa.bindparam("v_now"),
     )
-    .returning(*COLUMNS)
+)  # fmt: skip
+_TAKE = Prepared(_TAKE_UPDATE.returning(*COLUMNS))
+_SURE_TAKE = sure(
+    _TAKE_UPDATE.where(nodes.c.unmet == 1, nodes.c.generation == sa.bindparam("b_generation")).returning(
+        *COLUMNS, AFTER
+    )
+)
+_CLAIM = Prepared(
+    sa.update(nodes)
+    .where(
+        HERE,
+        nodes.c.status == NodeStatus.PLANNED,
+        nodes.c.kind == NodeKind.STEP,
+        nodes.c.generation == sa.bindparam("b_generation"),
+        nodes.c.name == sa.bindparam("b_name"),
+        nodes.c.unmet == 0,
+        nodes.c.losses == 0,
+        nodes.c.args.not_like('%{"$":"ref"%'),
+        nodes.c.due_at.is_(None)
+        | (nodes.c.due_at <= sa.bindparam("b_now", type_=nodes.c.due_at.type)),
+    )
+    .values(
+        status=NodeStatus.RUNNING, attempt=nodes.c.attempt + 1, owner=sa.bindparam("v_owner"),
+        started_at=sa.bindparam("v_now"), due_at=None, is_held=False,
+    )
+    .returning(*COLUMNS, AFTER)
 )  # fmt: skip
 _PLANNED = nodes.c.status == NodeStatus.PLANNED
 _MAKE_READY = sa.update(nodes).where(_PLANNED).values(unmet=0).returning(*COLUMNS)
@@ -361,7 +451,7 @@ def finish_sleep(
 def finishing_sleep(
     tx: Transaction, run: RunRow, node_id: NodeId, following: list[str], *, due_at: datetime,
     began: datetime | None, followup: Followup,
-) -> Generator[None, None, None]:  # fmt: skip
+) -> Works[None]:  # fmt: skip
     """Record a sleep whose end has come; what follows counts from that end, not from now.
 
     Yields where rows are about to be read.
@@ -380,10 +470,10 @@ def settle_sleeps(tx: Transaction, run: RunRow, followup: Followup) -> None:
         pass
 
 
-def settling(tx: Transaction, run: RunRow, followup: Followup) -> Generator[None, None, None]:
+def settling(tx: Transaction, run: RunRow, followup: Followup) -> Works[None]:
     """Record every sleep of the run whose end has come; yields where rows are about to be read."""
     asked = tx.execute(_ENDED_SLEEPS, {"b_run": run.run_id, "b_now": run.now})
-    yield
+    yield None
     for node_id, following, due_at, began in asked:
         yield from finishing_sleep(
             tx, run, node_id, load_targets(following), due_at=due_at, began=began, followup=followup

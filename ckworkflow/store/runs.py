@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow.errors import RunNotFoundError
-from ckworkflow.model import RunId, RunStatus
-from ckworkflow.store.tables import runs
+from ckworkflow.model import NodeId, RunId, RunStatus
+from ckworkflow.store.guesses import sure
+from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Prepared, Rows
 
 if TYPE_CHECKING:
@@ -107,6 +108,22 @@ def ask_lock(tx: Transaction, run_id: RunId, database: Database) -> Rows:
     return tx.execute(statement, {"b_run": run_id})
 
 
+def sure_run(tx: Transaction, run: RunRow) -> None:
+    """Lock a run that is taken to be as it is given."""
+    tx.execute(
+        _SURE_RUN,
+        {
+            "b_run": run.run_id, "b_status": run.status, "b_wake_at": run.wake_at, "b_signals": run.signals,
+            "b_delivered": run.delivered, "b_epoch": run.epoch,
+        },
+    )  # fmt: skip
+
+
+def begin_run(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> None:
+    """Note that a run has begun, if a process has just claimed a node of it and it had not begun before."""
+    tx.execute(_BEGIN_RUN, {"b_run": run_id, "b_node": node_id, "b_owner": owner, "v_at": at})
+
+
 def locked_run(asked: Rows, run_id: RunId, database: Database) -> RunRow:
     """Return the run that `ask_lock` has locked.
 
@@ -141,6 +158,31 @@ _LOCK_RUN_AND_TIME = Prepared(
     sa.select(*_LOCKED, sa.func.clock_timestamp(type_=sa.TIMESTAMP(timezone=True)))
     .where(_HERE)
     .with_for_update()
+)
+_SURE_RUN = sure(
+    sa.select(runs.c.id)
+    .where(
+        _HERE,
+        runs.c.status == sa.bindparam("b_status"),
+        runs.c.wake_at == sa.bindparam("b_wake_at", type_=runs.c.wake_at.type),
+        runs.c.signals == sa.bindparam("b_signals"),
+        runs.c.delivered == sa.bindparam("b_delivered"),
+        runs.c.epoch == sa.bindparam("b_epoch"),
+    )
+    .with_for_update()
+)
+_BEGIN_RUN = Prepared(
+    sa.update(runs)
+    .where(
+        _HERE,
+        runs.c.status == RunStatus.PENDING,
+        sa.exists().where(
+            nodes.c.run_id == runs.c.id,
+            nodes.c.node_id == sa.bindparam("b_node"),
+            sa.func.coalesce(nodes.c.owner, "") == sa.bindparam("b_owner"),
+        ),
+    )
+    .values(status=RunStatus.RUNNING, started_at=sa.bindparam("v_at"))
 )
 _INSERT_RUN = Prepared(
     sa.insert(runs).values(

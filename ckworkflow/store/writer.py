@@ -6,7 +6,8 @@ each of them, at one wait for all. SQLite lets one connection write at a time an
 not in its busy handler.
 
 What takes part is a *work*: a function of the transaction, or a generator function that yields wherever it is
-about to read rows. Works of several runs go on together, each up to its next yield, so that what they ask of a
+about to read rows, and `LAST` where nothing but what it has asked for is left to read: that is done after the commit,
+which so need not wait for it. Works of several runs go on together, each up to its next yield, so that what they ask of a
 server travels together. Works of one run go one after the other, in the order in which they came; runs are
 locked in the order of their ids, so that two processes never wait for each other.
 
@@ -21,15 +22,18 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["BusyError", "GroupWriter", "Work", "finish", "together"]
+__all__ = ["LAST", "BusyError", "GroupWriter", "Work", "Works", "finish", "together"]
 
 T = TypeVar("T")
-Work = Callable[["Transaction"], Generator[None, None, T]] | Callable[["Transaction"], T]
+LAST: Final = "last"
+Works = Generator[str | None, None, T]
+"""What a work that yields returns."""
+Work = Callable[["Transaction"], Works[T]] | Callable[["Transaction"], T]
 
 LARGEST_GROUP = 64
 
@@ -93,8 +97,8 @@ class GroupWriter:
         if not pending.is_done:
             self._write()
         if pending.is_alone and self._alone is not None:
-            return cast("T", self._alone(lambda tx: finish(work, tx)))
-        return cast("T", pending.outcome())
+            return cast("T", _ended(self._alone(lambda tx: finish(work, tx))))
+        return cast("T", _ended(pending.outcome()))
 
     def _write(self) -> None:
         with self._lock:
@@ -132,8 +136,26 @@ class GroupWriter:
                 pending.result = result
 
 
+class _Rest:
+    """What is left of a work after its commit."""
+
+    def __init__(self, begun: Works[Any]) -> None:
+        self._begun = begun
+
+    def end(self) -> Any:
+        try:
+            next(self._begun)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("a work goes on after the last that it has to read")
+
+
+def _ended(result: Any) -> Any:
+    return result.end() if isinstance(result, _Rest) else result
+
+
 @overload
-def finish(work: Callable[[Transaction], Generator[None, None, T]], tx: Transaction) -> T: ...
+def finish(work: Callable[[Transaction], Works[T]], tx: Transaction) -> T: ...
 
 
 @overload
@@ -147,7 +169,8 @@ def finish(work: Work[Any], tx: Transaction) -> Any:
         return begun
     while True:
         try:
-            next(begun)
+            if next(begun) is LAST:
+                return _Rest(cast("Works[Any]", begun))
         except StopIteration as end:
             return end.value
 
@@ -167,7 +190,7 @@ def together(tx: Transaction, works: Sequence[tuple[str, Work[T]]]) -> list[T]:
     for index in queues.pop("", ()):
         results[index] = finish(works[index][1], tx)
     waiting = [queues[key] for key in sorted(queues)]
-    begun: dict[int, Generator[None, None, Any]] = {}
+    begun: dict[int, Works[Any]] = {}
     while waiting:
         for queue in waiting:
             index = queue[0]
@@ -177,8 +200,9 @@ def together(tx: Transaction, works: Sequence[tuple[str, Work[T]]]) -> list[T]:
                     if not inspect.isgenerator(found):
                         results[queue.popleft()] = found
                         continue
-                    begun[index] = cast("Generator[None, None, Any]", found)
-                next(begun[index])
+                    begun[index] = cast("Works[Any]", found)
+                if next(begun[index]) is LAST:
+                    results[queue.popleft()] = _Rest(begun[index])
             except StopIteration as end:
                 results[queue.popleft()] = end.value
         waiting = [queue for queue in waiting if queue]

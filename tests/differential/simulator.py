@@ -31,6 +31,7 @@ from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 from ckworkflow.store import nodes, processes, runs, schema
 from ckworkflow.store.database import Database
+from ckworkflow.store.guesses import GuessError
 from ckworkflow.store.processes import ProcessRow
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import Work, finish
@@ -206,6 +207,9 @@ class SimDatabase(Database):
 
         try:
             result = transact(counted)
+        except GuessError:
+            self.count -= 1  # nothing was done: it is tried again in another way
+            raise
         except BaseException:
             self.on_loss()
             raise
