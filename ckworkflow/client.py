@@ -217,10 +217,12 @@ def _return_value(run_id: RunId, timeout: float | None, stop: _Stop) -> Any:
     is_warned = False
     with engine.watch.waiting(run_id) as ended:
         while not stop.is_set:
+            looked_at = time.monotonic()
             record = engine.database.read(lambda tx: runs.read_run(tx, run_id))
             if record.status.is_final:
                 return _outcome(record)
-            waited = time.monotonic() - began
+            now = time.monotonic()
+            waited = now - began
             if timeout is not None and waited >= timeout:
                 raise ReturnValueTimeoutError(run_id, timeout, is_worker_alive=_is_worker_alive(engine))
             if waited >= NO_WORKER_SECONDS and not is_warned:
@@ -231,7 +233,7 @@ def _return_value(run_id: RunId, timeout: float | None, stop: _Stop) -> Any:
                         "extension.",
                         run_id,
                     )
-            looks_in = [LOOK_SECONDS]
+            looks_in = [engine.watch.next_look(waited, now - looked_at) or LOOK_SECONDS]
             if timeout is not None:
                 looks_in.append(timeout - waited)
             if not is_warned:

@@ -1,7 +1,8 @@
-"""The watch: who waits for the end of a run, and one thread that looks for all of them.
+"""The watch: who waits for the end of a run, and how often they look.
 
-A run that ends in this process is told of at once. For what another process ends, the database is asked: once
-for all who wait, soon at first, and less and less often while nothing ends.
+A run that ends in this process is told of at once. For what another process ends, the database is asked: soon at
+first, and less and less often while nothing ends. A few who wait ask for themselves, which is the shortest way; for
+more of them one thread asks, once for all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RunWatch"]
 
-SHORTEST_SECONDS = 0.002
+LEAST_REST = 5
+"""Times what the last look took, until the next: never more than a small part of the time, however busy all are."""
+FEW = 3
+SHORTEST_SECONDS = 0.001
 LONGEST_SECONDS = 0.1
 SHARE_OF_AGE = 0.1
 """Between two looks: a part of how long the youngest of those who wait has waited, within these bounds."""
@@ -54,7 +58,8 @@ class RunWatch:
         with self._lock:
             self._waiting.setdefault(run_id, set()).add(event)
             self._youngest = time.monotonic()
-            must_start, self._is_looking = not self._is_looking, True
+            must_start = not self._is_looking and len(self._waiting) > FEW
+            self._is_looking |= must_start
         if must_start:
             threading.Thread(target=self._run, name="ckworkflow-watch", daemon=True).start()
         self._has_come.set()
@@ -66,6 +71,17 @@ class RunWatch:
                 events.discard(event)
                 if not events:
                     del self._waiting[run_id]
+
+    def next_look(self, waited: float, spent: float) -> float | None:
+        """In how many seconds one who has waited so long is to look for itself; `None`: it is told.
+
+        Its last look took `spent` seconds.
+        """
+        return None if self._is_looking else self._pause(waited, spent)
+
+    def _pause(self, waited: float, spent: float) -> float:
+        pause = min(max(waited * SHARE_OF_AGE, self.shortest_seconds), LONGEST_SECONDS)
+        return max(pause, LEAST_REST * spent)
 
     def notify(self, run_id: RunId) -> None:
         """Tell those who wait for a run that it has ended, in this process."""
@@ -88,11 +104,7 @@ class RunWatch:
                         self._is_looking = False
                         return
                 self._has_come.clear()
-            age = time.monotonic() - self._youngest
-            pause = min(max(age * SHARE_OF_AGE, self.shortest_seconds), LONGEST_SECONDS)
-            time.sleep(
-                max(pause, 5 * spent)
-            )  # never more than a small part of the time, however many there are
+            time.sleep(self._pause(time.monotonic() - self._youngest, spent))
             with self._lock:
                 wanted = list(self._waiting)
             began = time.monotonic()
