@@ -58,3 +58,15 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(f"sqlite:///{tmp_path / 'desk.sqlite3'}", ManualClock(), "here")
     yield desk
     desk.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def either_desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    """An engine in the test's hand, on either database."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'desk.sqlite3'}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    desk = Desk(url, ManualClock(), "here")
+    yield desk
+    desk.close()

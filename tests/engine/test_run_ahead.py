@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from ckworkflow.engine.claims import Claimed, Dropped
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.plan import WINDOW
 from commits import count_commits
-from desk import Desk, ManualClock
+from desk import Desk
 
 
 @step
@@ -46,10 +44,8 @@ async def wide(members: int) -> int:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(f"sqlite:///{tmp_path / 'desk.sqlite3'}", ManualClock(), "here")
-    yield desk
-    desk.close()
+def desk(either_desk: Desk) -> Desk:
+    return either_desk
 
 
 def go_on(desk: Desk, claimed: Claimed, value: Any = 1) -> Recorded:
@@ -68,7 +64,7 @@ def test_the_record_of_a_step_claims_the_next_one_and_nothing_is_published(desk:
     assert recorded.next is not None
     assert recorded.next.args == (7,)
     assert desk.node(run_id, "0:2").owner == desk.engine.owner
-    assert (recorded.pieces, desk.published) == ([], [])
+    assert [*recorded.pieces, *desk.published] == []
     assert desk.claim(run_id, "0:2") == Dropped("the node is running")
 
 
@@ -175,6 +171,35 @@ def test_who_has_finished_one_of_a_wide_group_claims_one_of_those_held_back(desk
         desk.engine, run_id, second.node_id, second.generation, step=second.name, opens=True
     )
     assert [piece.items[0].node_id for piece in opener.pieces] == [held]
+
+
+def test_a_claim_that_makes_room_takes_a_step_along_where_the_process_has_a_slot(desk: Desk) -> None:
+    run_id = desk.start(wide, WINDOW + 1)
+    task = desk.published[0].members[0].items[0]
+
+    claimed = claims.claim(
+        desk.engine, run_id, task.node_id, task.generation, step=task.name, opens=True, may_begin=lambda _: True,
+    )  # fmt: skip
+
+    assert isinstance(claimed, Claimed)
+    assert claimed.pieces == ()
+    assert claimed.beside is not None
+    assert (claimed.beside.row.node_id, claimed.beside.args) == (f"0.{WINDOW + 1}:1", (WINDOW,))
+    held = desk.node(run_id, claimed.beside.row.node_id)
+    assert (held.owner, held.is_held) == (desk.engine.owner, False)
+
+
+def test_what_was_asked_for_ahead_is_undone_when_the_record_does_not_stand(desk: Desk) -> None:
+    run_id = desk.start(wide, 2)
+    other = desk.another("other")
+    late = other.claim(run_id, "0.1:1")
+    desk.lose(other)
+    mine = desk.claim(run_id, "0.1:1")
+
+    assert go_on(other, late) == Recorded()
+    assert go_on(desk, mine).next is None  # one of two: the join is not complete
+    assert go_on(desk, desk.claim(run_id, "0.2:1")).next is not None
+    other.close()
 
 
 def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:

@@ -23,12 +23,11 @@ from ckworkflow.hooks import use_commandkit
 from ckworkflow.model import NodeStatus, RunId, RunStatus
 from ckworkflow.store import nodes, tables
 from ckworkflow.testing import worker
-from desk import Desk, ManualClock
+from desk import Desk
 from waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ckworkflow.engine.installation import Installation
 
@@ -180,16 +179,9 @@ async def pair() -> int:
     return await second(await first())
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
-    """An engine in the test's hand, on either database."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'desk.sqlite3'}"
-    else:
-        url = request.getfixturevalue("postgres_url")
-    desk = Desk(url, ManualClock(), "here")
-    yield desk
-    desk.close()
+@pytest.fixture
+def desk(either_desk: Desk) -> Desk:
+    return either_desk
 
 
 @pytest.fixture

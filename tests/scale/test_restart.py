@@ -5,9 +5,9 @@ the broker loses every message. Some timers come due while nothing runs. The oth
 what is tested is when they fire, not how fast steps run.
 
 What a user is promised, and what is asserted: each timer fires once, and none before its time; one that comes due
-while a worker is up fires within a second. Of those that were due before, the first fires within a second of the
-worker's start, and then one follows the other without a pause until none is left. How long that takes is a matter
-of their number; it is printed.
+while a worker is up fires within a second, and one that was due before within a second of the worker's start. Of many
+thousands that were all due before, the last must wait for its turn: in the full form, where a tenth of the timers is due,
+that much more time is given as 500 a second need.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OVERDUE = TIMERS // 10
 """So many come due while nothing runs."""
 SLEEPERS = TIMERS // 20
 """And so many sleep on for a year; to start them tells how long it takes to start the others."""
-A_SECOND = 100
+A_SECOND = 200
 RESTART_SECONDS = 5.0 + OVERDUE / 60
 """From the last of those to the first of the others: for a worker to come up and run what was due."""
 HORIZON_SECONDS = 1.0
@@ -96,5 +96,6 @@ def test_every_timer_fires_once_and_in_time_after_all_was_killed(
             f"(median), {late[int(len(late) * 0.99)] * 1000:.0f} ms (p99), {late[-1] * 1000:.0f} ms (most)"),
         ],
     )  # fmt: skip
+    assert starts[-1] - ready_at < BAR_SECONDS + (OVERDUE / 500 if IS_SOAK else 0)
     assert pause < BAR_SECONDS
     assert late[-1] < BAR_SECONDS

@@ -1,4 +1,4 @@
-"""Local steps: a process that starts a run and works itself begins the first step without a message."""
+"""Local steps: a process that makes steps ready, and works itself, begins them without a message."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from ckworkflow import RunStatus, canvas, start_sync, step, workflow
+from ckworkflow import RunStatus, canvas, sleep, start_sync, step, workflow
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import FatalError, RunFailedError
 from ckworkflow.hooks import use_step
+from ckworkflow.plan import WINDOW
 from ckworkflow.testing import worker
-from ckworkflow.worker import embedded
+from ckworkflow.worker import ahead, embedded
 from waiting import until
 
 PATIENCE_SECONDS = 20
@@ -55,6 +56,45 @@ async def gives_up() -> None:
 @workflow
 async def failing() -> None:
     await gives_up()
+
+
+@step
+async def number_of(number: int) -> int:
+    return number
+
+
+@workflow
+async def resting() -> int:
+    await sleep("1s")
+    return await number_of(7)
+
+
+@workflow
+async def wide(members: int) -> int:
+    return sum(await asyncio.gather(*[number_of(number) for number in range(members)]))
+
+
+@workflow
+async def counting(turns: int) -> int:
+    total = 0
+    for _ in range(turns):
+        if await number_of(1):
+            total += 1
+    return total
+
+
+@workflow
+async def turning() -> int:
+    turns = 0
+    while await goes_on():
+        turns += 1
+    return turns
+
+
+@step
+async def goes_on() -> bool:
+    inside.append("turn")
+    return not go_on.is_set()
 
 
 @step(queue="elsewhere")
@@ -134,3 +174,52 @@ def test_without_a_worker_in_the_process_the_first_step_travels(sent: list[str])
     start_sync(waiting, "ada")
 
     assert sent == ["wait_inside"]
+
+
+def test_a_step_that_a_sleep_in_the_database_has_waited_for_needs_no_message(
+    sent: list[str], app: Celery
+) -> None:
+    app.conf.workflow_horizon = 0
+    with worker():
+        assert start_sync(resting).return_value(PATIENCE_SECONDS) == 7
+
+    assert sent == []
+
+
+def test_of_a_wide_group_only_the_window_is_published(sent: list[str]) -> None:
+    with worker():
+        assert start_sync(wide, 3 * WINDOW).return_value(PATIENCE_SECONDS) == sum(range(3 * WINDOW))
+
+    assert len(sent) == WINDOW
+
+
+def test_a_run_keeps_a_slot_that_nobody_waits_for(
+    sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "BOX_SECONDS", 0.0)
+    monkeypatch.setattr(ahead, "BOX_SECONDS_PER_NODE", 0.0)
+    with worker():
+        assert start_sync(counting, 20).return_value(PATIENCE_SECONDS) == 20
+
+    assert sent == []
+
+
+def test_a_run_that_goes_on_and_on_gives_up_a_slot_that_another_waits_for(
+    sent: list[str], app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "BOX_SECONDS", 0.0)
+    monkeypatch.setattr(ahead, "BOX_SECONDS_PER_NODE", 0.0)
+    running = embedded.start(app, concurrency=1)
+    try:
+        endless = start_sync(turning)
+        until(lambda: len(inside) > 3)
+        assert sent == []
+
+        assert start_sync(counting, 1).return_value(PATIENCE_SECONDS) == 1
+        assert endless.status() is RunStatus.RUNNING
+        assert "goes_on" in sent
+
+        go_on.set()
+        assert endless.return_value(PATIENCE_SECONDS) >= 3
+    finally:
+        running.stop()

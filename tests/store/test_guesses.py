@@ -1,0 +1,169 @@
+"""Guesses: one round trip where the guess is right, and nothing done where it is wrong."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from ckworkflow import step, workflow
+from ckworkflow.engine import attempts, claims
+from ckworkflow.engine.claims import Claimed
+from ckworkflow.model import NodeStatus, RunStatus
+from ckworkflow.store import nodes, records, runs
+from ckworkflow.store.guesses import GuessError
+from ckworkflow.store.pipeline import Pipeline
+from commits import count_commits
+from desk import Desk, ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckworkflow.engine.attempts import Recorded
+    from ckworkflow.store.transaction import Prepared, Transaction
+
+
+@step
+def one(number: int = 1) -> int:
+    return number
+
+
+@workflow
+async def chain() -> int:
+    number = await one()
+    number = await one(number)
+    return await one(number)
+
+
+@workflow
+async def looks() -> int:
+    total = 0
+    for _ in range(4):
+        if await one():
+            total += 1
+    return total
+
+
+@pytest.fixture
+def desk(postgres_url: str) -> Iterator[Desk]:
+    with closing(Desk(postgres_url, ManualClock(), "here")) as desk:
+        yield desk
+
+
+def go_on(desk: Desk, claimed: Claimed) -> Recorded:
+    return attempts.record_success(desk.engine, claimed, 1, carries=frozenset(), may_run=lambda _: True)
+
+
+def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
+    """Return a list that grows with each wait for the server."""
+    waits: list[Pipeline] = []
+    receive = Pipeline._receive
+
+    def counted(pipeline: Pipeline, **options: Any) -> None:
+        waits.append(pipeline)
+        receive(pipeline, **options)
+
+    monkeypatch.setattr(Pipeline, "_receive", counted)
+    return waits
+
+
+@pytest.mark.parametrize("flow", [chain, looks], ids=["chain", "looks"])
+def test_a_step_in_place_waits_for_the_server_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, flow: Any
+) -> None:
+    run_id = desk.start(flow)
+    first = desk.claim(run_id)
+    second = go_on(desk, first).next  # the first of a process prepares its statements
+    assert second is not None
+    waits = count_waits(monkeypatch)
+    commits = count_commits(monkeypatch)
+
+    assert go_on(desk, second).next is not None
+    assert (len(commits), len(waits)) == (1, 1)
+
+
+def test_a_claim_waits_for_the_server_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = desk.start(chain)
+    row = desk.node(run_id)
+    waits = count_waits(monkeypatch)
+    claimed = claims.claim(desk.engine, run_id, row.node_id, row.generation, step=row.name)
+
+    assert isinstance(claimed, Claimed)
+    assert len(waits) == 1
+    assert desk.run(run_id).status is RunStatus.RUNNING
+
+
+def test_a_wrong_guess_does_nothing(desk: Desk) -> None:
+    run_id = desk.start(chain)
+    claimed = desk.claim(run_id)
+    database = desk.engine.database
+
+    def guess(tx: Transaction) -> None:
+        run = runs.lock_run(tx, run_id, database)
+        records.sure_end(tx, run_id, claimed.row, output="1", at=run.now)
+        # Wrong: the plan has no such generation.
+        records.sure_take(
+            tx, run_id, nodes.NodeId("0:2"), generation=77, owner=desk.engine.owner, at=run.now
+        )
+
+    with pytest.raises(GuessError):
+        database.transact_run(run_id, guess)
+
+    assert desk.node(run_id).status is NodeStatus.RUNNING
+    assert desk.node(run_id, "0:2").status is NodeStatus.PLANNED
+    following = go_on(desk, claimed).next
+    assert following is not None
+    assert following.row.node_id == "0:2"
+
+
+@pytest.mark.parametrize("flow", [chain, looks], ids=["chain", "looks"])
+def test_a_run_that_is_not_as_it_was_left_goes_the_usual_way(desk: Desk, flow: Any) -> None:
+    """A clock has looked at it, say: nothing is lost but the round trip."""
+    run_id = desk.start(flow)
+    claimed = desk.claim(run_id)
+    assert claimed.row.after is not None or flow is looks
+    desk.engine.database.transact(
+        lambda tx: tx.connection.execute(
+            sa.text("UPDATE runs SET wake_at = wake_at + interval '1 second', dispatches = 3")
+        )
+    )
+    desk.engine.database.transact(
+        lambda tx: tx.connection.execute(
+            sa.text("UPDATE nodes SET generation = 9 WHERE node_id = '0:2'")
+        )
+    )
+
+    done = 0
+    while claimed is not None:
+        claimed = go_on(desk, claimed).next
+        done += 1
+
+    assert desk.run(run_id).status is RunStatus.COMPLETED
+    assert done == (3 if flow is chain else 4)
+
+
+def explained(tx: Transaction, statement: Prepared) -> str:
+    """How the server would do it, whatever the values."""
+    connection, form = tx.connection, statement.form(tx.connection.dialect)
+    connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+    connection.exec_driver_sql("DEALLOCATE ALL")
+    connection.exec_driver_sql(f"PREPARE asked AS {form.sql}")
+    nothing = ", ".join(["NULL"] * len(form.binds))
+    rows = connection.exec_driver_sql(f"EXPLAIN EXECUTE asked({nothing})")
+    return "\n".join(row[0] for row in rows)
+
+
+def test_no_statement_of_a_step_reads_more_rows_than_it_needs(desk: Desk) -> None:
+    """Of a table that the server knows nothing of yet: what it guesses then decides how 10,000 members go."""
+    desk.start(chain)
+    database = desk.engine.database
+
+    held = database.read(lambda tx: explained(tx, records._FIRST_HELD))
+    assert "Index Scan using ix_nodes_held" in held
+    assert "Sort" not in held
+    for statement in (records._END, records._SURE_END):
+        ended = database.read(lambda tx, statement=statement: explained(tx, statement))  # type: ignore[misc]
+        assert "nodes_pkey" in ended
+        assert "ix_nodes_owner" not in ended
