@@ -124,10 +124,14 @@ def _awaits(side: Side, count: int) -> list[float]:
     return [float(side.call("awaits", count=count, seconds=0.1)["seconds"])]
 
 
+WARM_SLEEPERS = 4000
+
+
 def sleepers(side: Side, count: int) -> list[float]:
     """Starts a second, and by how many megabytes the worker has grown."""
-    # What the first ones load is not the memory of the sleepers.
-    side.call("sleepers", count=100, seconds=7 * DAY)
+    # What the first ones load is not the memory of the sleepers; nor is what SQLite keeps of a file, two megabytes
+    # for each connection, however long the file is.
+    side.call("sleepers", count=WARM_SLEEPERS, seconds=7 * DAY)
     before = side.memory()
     seconds = side.call("sleepers", count=count, seconds=7 * DAY)["seconds"]
     return [count / seconds, (side.memory() - before) / MEGABYTE]
