@@ -25,6 +25,7 @@ __all__ = ["RunWatch"]
 LEAST_REST = 5
 """Times what the last look took, until the next: never more than a small part of the time, however busy all are."""
 FEW = 3
+"""So many look for themselves."""
 SHORTEST_SECONDS = 0.001
 LONGEST_SECONDS = 0.1
 SHARE_OF_AGE = 0.1

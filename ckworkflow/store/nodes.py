@@ -65,9 +65,10 @@ class After:
 
 
 COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow.__slots__ if name != "after")
+_MARK = "\x1f"  # in no name, and never as such in JSON
 _after = nodes.alias("after")
 AFTER = (
-    sa.select(_after.c.name + " " + sa.cast(_after.c.generation, sa.Text) + " " + _after.c.args)
+    sa.select(_after.c.name + _MARK + sa.cast(_after.c.generation, sa.Text) + _MARK + _after.c.args)
     .where(
         _after.c.run_id == nodes.c.run_id,
         _after.c.kind == NodeKind.STEP,
@@ -77,7 +78,7 @@ AFTER = (
     .scalar_subquery()
     .label("after")
 )
-"""What `NodeRow.after` is, beside `COLUMNS`."""
+"""What `NodeRow.after` is, beside `COLUMNS`; for servers: in a `RETURNING`, SQLite reads the whole table for it."""
 HERE = sa.and_(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
 _LOAD_NODE = Prepared(sa.select(*COLUMNS).where(HERE))
 
@@ -87,7 +88,7 @@ def node_row(values: Any) -> NodeRow:
     row = NodeRow(*values)
     after: Any = row.after
     if after is not None:
-        name, generation, args = after.split(" ", 2)
+        name, generation, args = after.split(_MARK)
         object.__setattr__(row, "after", After(name, int(generation), args))
     object.__setattr__(row, "kind", NodeKind(row.kind))
     object.__setattr__(row, "status", NodeStatus(row.status))
