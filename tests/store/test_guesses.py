@@ -150,7 +150,7 @@ def explained(tx: Transaction, statement: Prepared) -> str:
     connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
     connection.exec_driver_sql("DEALLOCATE ALL")
     connection.exec_driver_sql(f"PREPARE asked AS {form.sql}")
-    nothing = ", ".join(["NULL"] * len(form.constants))
+    nothing = ", ".join(["NULL"] * len(form.binds))
     rows = connection.exec_driver_sql(f"EXPLAIN EXECUTE asked({nothing})")
     return "\n".join(row[0] for row in rows)
 
