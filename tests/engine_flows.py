@@ -11,6 +11,25 @@ def double(number: int) -> int:
     return 2 * number
 
 
+@step
+def one(number: int = 1) -> int:
+    return number
+
+
+@workflow
+async def looks() -> int:
+    total = 0
+    for _ in range(3):
+        if await one():
+            total += 1
+    return total
+
+
+@workflow
+async def twice() -> int:
+    return await one(await one())
+
+
 @workflow
 async def doubling(number: int) -> int:
     return await double(await double(number))

@@ -1,4 +1,4 @@
-"""Claim and record: how a node goes from planned to recorded, and what that makes ready.
+"""Claims and records: how a node goes from planned to recorded, and what that makes ready.
 
 All functions work inside one transaction that has locked the run (`runs.lock_run`). A record is fenced
 by owner and attempt: a worker that lost its node writes nothing.
@@ -270,14 +270,6 @@ def _owned_status(tx: Transaction, run_id: RunId, claimed: NodeRow) -> NodeStatu
     if row is None or (row.owner, row.attempt) != (claimed.owner, claimed.attempt):
         return None
     return row.status if row.status in (NodeStatus.RUNNING, NodeStatus.ABANDONED) else None
-
-
-def feed(
-    tx: Transaction, run: RunRow, targets: Iterable[str], *, base: datetime, followup: Followup
-) -> None:
-    """Count a record in what comes after it; see `feeding`."""
-    for _ in feeding(tx, run, targets, base=base, followup=followup):
-        pass
 
 
 def feeding(

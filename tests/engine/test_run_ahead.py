@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ckworkflow import step, workflow
+from ckworkflow import workflow
 from ckworkflow.engine import attempts, claims
 from ckworkflow.engine.attempts import Recorded
 from ckworkflow.engine.claims import Claimed, Dropped
@@ -15,26 +15,13 @@ from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.plan import WINDOW
 from commits import count_commits
 from desk import Desk
-
-
-@step
-def one(number: int = 1) -> int:
-    return number
+from engine_flows import looks, one
 
 
 @workflow
 async def chain() -> int:
     number = await one()
     return await one(number)
-
-
-@workflow
-async def looks() -> int:
-    total = 0
-    for _ in range(3):
-        if await one():
-            total += 1
-    return total
 
 
 @workflow
@@ -200,6 +187,35 @@ def test_what_was_asked_for_ahead_is_undone_when_the_record_does_not_stand(desk:
     assert go_on(desk, mine).next is None  # one of two: the join is not complete
     assert go_on(desk, desk.claim(run_id, "0.2:1")).next is not None
     other.close()
+
+
+def test_what_a_dead_process_was_to_publish_is_published_at_once_though_others_run(desk: Desk) -> None:
+    """It has died between its commit and the broker; steps of the run that others run say nothing of its messages."""
+    dead, living = desk.another("dead"), desk.another("living")
+    run_id = dead.start(wide, 2)
+    assert isinstance(living.claim(run_id, "0.1:1"), Claimed)
+
+    desk.lose(dead)
+    desk.tick()
+
+    assert [piece.items[0].node_id for piece in desk.published] == ["0.2:1"]
+    dead.close()
+    living.close()
+
+
+def test_what_a_dead_process_has_held_is_published_beside_what_was_claimed_again(desk: Desk) -> None:
+    dead = desk.another("dead")
+    run_id = dead.start(wide, 2)
+    assert isinstance(dead.claim(run_id, "0.1:1"), Claimed)
+
+    desk.lose(dead)
+    assert isinstance(
+        desk.claim(run_id, "0.1:1"), Claimed
+    )  # its message has come back, before the clock looks
+    desk.tick()
+
+    assert [piece.items[0].node_id for piece in desk.published] == ["0.2:1"]
+    dead.close()
 
 
 def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
 import engine_flows
+from ckworkflow.engine import attempts, presence
+from ckworkflow.engine.advance import advance
+from ckworkflow.engine.attempts import Recorded
+from ckworkflow.engine.claims import Claimed, begun
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.store.pipeline import Pipeline
 from desk import Desk, ManualClock
@@ -61,3 +65,38 @@ def test_a_run_whose_start_was_committed_without_an_answer_has_been_started(
             assert desk.run(run_id).status is not RunStatus.FAILED
             desk.succeed(desk.claim(run_id), 6)
             assert desk.node(run_id).status is NodeStatus.COMPLETED
+
+
+@pytest.mark.parametrize("flow", [engine_flows.looks, engine_flows.twice], ids=["looks", "twice"])
+def test_a_step_that_was_taken_in_place_without_an_answer_is_given_back_and_none_runs_twice(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, flow: Any
+) -> None:
+    with closing(Desk(postgres_url, ManualClock(), "here")) as desk:
+
+        def go_on(claimed: Claimed) -> Recorded:
+            return attempts.record_success(
+                desk.engine, claimed, 1, carries=frozenset(), may_run=lambda _: True
+            )
+
+        run_id = desk.start(flow)
+        first = desk.claim(run_id)
+        lost = lose_answers(monkeypatch, count=1)
+
+        assert go_on(first) == Recorded()  # what it had done was there, and nothing of it again
+        assert lost
+        assert desk.node(run_id).status is NodeStatus.COMPLETED
+        taken = desk.node(run_id, "0:2")
+        assert (taken.status, taken.attempt) == (NodeStatus.RUNNING, 1)
+
+        suspects = presence.release_orphans(desk.engine, frozenset())
+        presence.release_orphans(desk.engine, suspects)
+        following: Claimed | None = desk.claim(run_id, "0:2")
+        ran = ["0:1"]
+        while following is not None:
+            ran.append(following.row.node_id)
+            recorded = go_on(following)
+            row = advance(desk.engine, run_id, may_run=lambda _: True) if recorded.wakes_body else None
+            following = recorded.next or (begun(run_id, first.workflow, row) if row else None)
+
+        assert desk.run(run_id).status is RunStatus.COMPLETED
+        assert ran == [f"0:{number}" for number in range(1, len(ran) + 1)]

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from ckworkflow import RunStatus, canvas, sleep, start_sync, step, workflow
+from ckworkflow.engine import claims
+from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import FatalError, RunFailedError
 from ckworkflow.hooks import use_step
+from ckworkflow.model import NodeId, NodeStatus
 from ckworkflow.plan import WINDOW
+from ckworkflow.store import nodes
 from ckworkflow.testing import worker
 from ckworkflow.worker import ahead, embedded
+from ckworkflow.worker import runtime as runtimes
+from ckworkflow.worker.local import LocalSteps
 from waiting import until
 
 PATIENCE_SECONDS = 20
@@ -223,3 +230,24 @@ def test_a_run_that_goes_on_and_on_gives_up_a_slot_that_another_waits_for(
         assert endless.return_value(PATIENCE_SECONDS) >= 3
     finally:
         running.stop()
+
+
+def test_a_step_that_was_claimed_for_a_pool_that_has_ended_is_given_back(app: Celery) -> None:
+    pool = ThreadPoolExecutor(1)
+    with worker():
+        runtime = runtimes.running()
+        local = LocalSteps(app, runtime, pool, slots=1, hostname=None)
+        pool.shutdown()
+        # As the clock does: it asks, claims, and then the worker stops.
+        runtime.engine.local = None
+        far = start_sync(elsewhere)
+        claimed = claims.claim(runtime.engine, far.run_id, NodeId("0:1"), 1, step=far_away.name)
+        assert isinstance(claimed, Claimed)
+
+        local.run(claimed)
+
+        row = runtime.engine.database.read(lambda tx: nodes.load_node(tx, far.run_id, NodeId("0:1")))
+        assert row is not None
+        assert (row.status, row.owner, row.losses) == (NodeStatus.PLANNED, None, 0)
+        assert (local.running, local.waiting) == (0, 0)
+        assert (far.run_id, "0:1") not in runtime.engine.active
