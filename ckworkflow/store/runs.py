@@ -394,7 +394,7 @@ def wake_soon(tx: Transaction, *, now: datetime, within: timedelta) -> None:
     tx.execute(
         sa.update(runs)
         .where(runs.c.wake_at > now, runs.c.wake_at <= now + within)
-        .values(wake_at=now, dispatches=runs.c.dispatches + 1)
+        .values(wake_at=now, dispatches=sa.case((runs.c.dispatches < 1, 1), else_=runs.c.dispatches))
     )
 
 

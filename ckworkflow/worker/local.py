@@ -77,6 +77,11 @@ class LocalSteps:
         with self._lock:
             self._waiting -= 1
         try:
+            if (
+                self._runtime.is_stopping
+            ):  # it has waited for its slot until now, and nothing begins any more
+                attempts.release(self._runtime.engine, claimed)
+                return
             self._app.tasks[claimed.row.name].run_claimed(claimed, hostname=self._hostname)
         except CkWorkflowError as error:
             logger.warning("step not run to its end: %s", error, extra={"run_id": claimed.run_id})

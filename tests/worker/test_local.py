@@ -232,22 +232,53 @@ def test_a_run_that_goes_on_and_on_gives_up_a_slot_that_another_waits_for(
         running.stop()
 
 
-def test_a_step_that_was_claimed_for_a_pool_that_has_ended_is_given_back(app: Celery) -> None:
-    pool = ThreadPoolExecutor(1)
-    with worker():
-        runtime = runtimes.running()
-        local = LocalSteps(app, runtime, pool, slots=1, hostname=None)
-        pool.shutdown()
-        # As the clock does: it asks, claims, and then the worker stops.
-        runtime.engine.local = None
-        far = start_sync(elsewhere)
-        claimed = claims.claim(runtime.engine, far.run_id, NodeId("0:1"), 1, step=far_away.name)
+@pytest.fixture
+def beside(app: Celery) -> Iterator[tuple[LocalSteps, Claimed, ThreadPoolExecutor]]:
+    """Local steps on a pool of one thread, and a step that was claimed for it."""
+    running = embedded.start(app, queues=[app.conf.task_default_queue])
+    try:
+        engine = runtimes.running().engine
+        run = start_sync(elsewhere)  # of a queue that this worker does not consume
+        claimed = claims.claim(engine, run.run_id, NodeId("0:1"), 1, step=far_away.name)
         assert isinstance(claimed, Claimed)
+        with ThreadPoolExecutor(1) as pool:
+            local = LocalSteps(app, runtimes.running(), pool, slots=1, hostname=None)
+            yield local, claimed, pool
+    finally:
+        running.stop()
 
-        local.run(claimed)
 
-        row = runtime.engine.database.read(lambda tx: nodes.load_node(tx, far.run_id, NodeId("0:1")))
-        assert row is not None
-        assert (row.status, row.owner, row.losses) == (NodeStatus.PLANNED, None, 0)
-        assert (local.running, local.waiting) == (0, 0)
-        assert (far.run_id, "0:1") not in runtime.engine.active
+def is_given_back(local: LocalSteps, claimed: Claimed) -> bool:
+    engine, row = current().engine, claimed.row
+    now = engine.database.read(lambda tx: nodes.load_node(tx, claimed.run_id, row.node_id))
+    assert now is not None
+    return (
+        (now.status, now.owner, now.losses) == (NodeStatus.PLANNED, None, 0)
+        and (local.running, local.waiting) == (0, 0)
+        and (claimed.run_id, row.node_id) not in engine.active
+    )
+
+
+def test_a_step_that_was_claimed_for_a_pool_that_has_ended_is_given_back(
+    beside: tuple[LocalSteps, Claimed, ThreadPoolExecutor],
+) -> None:
+    local, claimed, pool = beside
+    pool.shutdown()
+
+    local.run(claimed)
+
+    assert is_given_back(local, claimed)
+
+
+def test_a_step_that_still_waits_for_a_slot_when_the_worker_stops_is_given_back(
+    beside: tuple[LocalSteps, Claimed, ThreadPoolExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, claimed, pool = beside
+    pool.submit(go_on.wait, PATIENCE_SECONDS)
+
+    local.run(claimed)
+    assert local.waiting == 1
+    monkeypatch.setattr(runtimes.running(), "is_stopping", True)
+    go_on.set()
+
+    until(lambda: is_given_back(local, claimed))
