@@ -19,6 +19,8 @@ from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from celery import Celery
     from celery.canvas import Signature
 
@@ -29,6 +31,8 @@ _broker = Outage(logger, "broker")
 
 OPENS = "ckworkflow_opens"
 """The header of a message that is one of a window, while others are held back."""
+PUBLISHED_AT = "ckworkflow_published_at"
+"""The header that tells when a message was published, in seconds since 1970 by the clock of the database."""
 
 
 def task_id(run_id: RunId, node_id: NodeId, generation: int) -> str:
@@ -51,6 +55,7 @@ def publish(
     run_id: RunId,
     pieces: Sequence[Piece],
     *,
+    at: datetime,
     tell_sent: Callable[..., object] | None = None,
 ) -> bool:
     """Publish pieces.
@@ -59,6 +64,7 @@ def publish(
         app: The app.
         run_id: Their run.
         pieces: What to publish.
+        at: The time.
         tell_sent: Told the fields of `task-sent` events.
 
     Returns:
@@ -72,7 +78,7 @@ def publish(
                     build(app, run_id, piece).apply_async(root_id=run_id, producer=producer)
                     continue
                 for tasks in chains:
-                    _send(app, producer, run_id, tasks, tell_sent)
+                    _send(app, producer, run_id, tasks, at, tell_sent)
     except (OperationalError, OSError) as error:
         # The run is in SQL and has a wake_at: a broker that is down costs time and nothing else.
         _broker.begins(error)
@@ -100,12 +106,14 @@ def _send(
     producer: Any,
     run_id: RunId,
     tasks: Sequence[Task],
+    at: datetime,
     tell_sent: Callable[..., object] | None,
 ) -> None:
     """Send a chain as Celery sends it, without the objects that make it up: they cost as much as the rest."""
     first, *rest = tasks
     options = _options(run_id, first)
     task_id = options.pop("task_id")
+    options["headers"] = {**options.get("headers", {}), PUBLISHED_AT: at.timestamp()}
     route = app.amqp.router.route(options, first.name)
     args = _args(run_id, first)
     message = app.amqp.as_task_v2(
@@ -163,6 +171,13 @@ def _options(run_id: RunId, task: Task) -> dict[str, Any]:
     elif task.delay:
         options["countdown"] = task.delay.total_seconds()
     return options
+
+
+def published_at(headers: Mapping[str, Any]) -> float | None:
+    """Return when a message was published that is delivered for the first time; `None` where that is not known."""
+    is_first = not (headers.get("delivery_info") or {}).get("redelivered")
+    at = headers.get(PUBLISHED_AT)
+    return at if is_first and isinstance(at, float) else None
 
 
 def first_nodes(signature: Mapping[str, Any] | None) -> frozenset[tuple[NodeId, int]]:

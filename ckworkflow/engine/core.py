@@ -88,6 +88,39 @@ class Pulse:
         return self.since is not None and time.monotonic() - self.since < span.total_seconds()
 
 
+class Delay:
+    """How long messages take at present from their publishing to this process.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    RECENT_SECONDS = 2.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._turned_at = clock()
+        self._longest = self._longest_before = timedelta()
+
+    def note(self, taken: timedelta) -> None:
+        """Note how long a message has taken; called on the consumer's thread alone."""
+        self._turn()
+        self._longest = max(self._longest, taken)
+
+    def recent(self) -> timedelta:
+        """The longest of the last seconds."""
+        self._turn()
+        return max(self._longest, self._longest_before)
+
+    def _turn(self) -> None:
+        now = self._clock()
+        passed = now - self._turned_at
+        if passed > self.RECENT_SECONDS:
+            is_one_turn = passed < 2 * self.RECENT_SECONDS
+            self._longest_before = self._longest if is_one_turn else timedelta()
+            self._longest, self._turned_at = timedelta(), now
+
+
 class Engine:
     """See the module.
 
@@ -113,6 +146,8 @@ class Engine:
         """Set while this process runs steps itself."""
         self.is_saturated: Callable[[], bool] = lambda: False
         """Whether this process is a worker that has no slot free."""
+        self.delay = Delay()
+        """Of the messages that come to it."""
         self._threads: ThreadPoolExecutor | None = None
         self._publish = publish
         self._is_checked = False
@@ -175,6 +210,14 @@ class Engine:
         long must not fill with copies of what is in it.
         """
         return min(self.settings.redispatch_after * (1 << min(dispatches, 16)), LONGEST_BACKOFF)
+
+    def looks_within(self, span: timedelta) -> int:
+        """How often a message that is not claimed is looked for within a span after its publishing."""
+        looks, looked_at = 0, self.redispatch_after(0)
+        while looked_at <= span:
+            looks += 1
+            looked_at += self.redispatch_after(looks)
+        return looks
 
     # -- inside a transaction ---------------------------------------------------------------------
 

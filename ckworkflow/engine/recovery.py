@@ -196,14 +196,15 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) 
 def _patience(engine: Engine, rows: Sequence[NodeRow]) -> int:
     """How often a message that was published and not claimed may be found late before it is published again.
 
-    A worker that has no slot free sees why it is late: it is in the queue, and copies make that longer. Where
-    other steps of the run are running, messages do arrive.
+    It is in the queue, most likely, and copies would make that longer: so a worker sees it that has no slot free, or to
+    which messages come that have taken as long. Where other steps of the run are running, messages do arrive.
     """
+    looks = engine.looks_within(engine.delay.recent() * 2)
     if engine.is_saturated():
-        return PATIENT_LOOKS
-    return (
-        1 if any(row.kind is NodeKind.STEP and row.status is NodeStatus.RUNNING for row in rows) else 0
-    )
+        return max(looks, PATIENT_LOOKS)
+    if any(row.kind is NodeKind.STEP and row.status is NodeStatus.RUNNING for row in rows):
+        return max(looks, 1)
+    return looks
 
 
 def _is_ready(row: NodeRow, run: RunRow) -> bool:

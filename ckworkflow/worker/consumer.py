@@ -11,6 +11,8 @@ with them the next message: the loop does not look for them before it sleeps. Th
 Celery sends the events of tasks whenever its loop turns, which on a busy worker is once for each message, and
 costs as much as receiving one. Here they go out together, ten times a second.
 
+It sees how long messages take to come, so that a worker's clock can tell a long queue from messages that are lost.
+
 Not here: how a connection is made again, which is Celery's; what is in flight, which is the database's.
 """
 
@@ -19,11 +21,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import MethodType
 from typing import Any
 
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker.consumer import Consumer as CeleryConsumer
+
+from ckworkflow.canvas import published_at
+from ckworkflow.engine.installation import current
 
 __all__ = ["Consumer"]
 
@@ -38,6 +44,10 @@ class Consumer(CeleryConsumer):
     """See the module."""
 
     _is_flush_due = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.on_task_message.add(_note_delay)
 
     def on_send_event_buffered(self) -> None:
         """Send what events there are, soon; called on any thread."""
@@ -82,6 +92,14 @@ class Consumer(CeleryConsumer):
                 p(*args, **kwargs)  # steps run on that very thread
                 return p
         return super().call_soon_ack(p, *args, **kwargs)
+
+
+def _note_delay(request: Any) -> None:
+    """Note how long the message of a step has taken, if it tells."""
+    at = published_at(request.request_dict)
+    if at is not None:
+        engine = current().engine
+        engine.delay.note(engine.database.about_now() - datetime.fromtimestamp(at, UTC))
 
 
 # Not one traceback for each message that a lost connection has left, as kombu's own have it: the consumer has

@@ -23,11 +23,11 @@ import billiard.pool
 from celery import _state
 from celery.app import trace
 from celery.worker import WorkController, state
-from celery.worker.consumer import Consumer
 from kombu.asynchronous import get_event_loop, set_event_loop
 
 from ckworkflow.definition import Step, registry
 from ckworkflow.worker import pools, runtime
+from ckworkflow.worker.consumer import Consumer
 from ckworkflow.worker.settings import check_broker
 
 if TYPE_CHECKING:

@@ -84,7 +84,11 @@ def _wire(app: Celery, *, is_own: bool) -> None:
 
 def _publish(app: Celery, run_id: RunId, pieces: Sequence[Piece]) -> bool:
     sent = events.events_of(app) if app.conf.task_send_sent_event else None
-    return canvas.publish(app, run_id, pieces, tell_sent=None if sent is None else sent.add)
+    carrier: Installation = getattr(app, _WIRED)
+    return canvas.publish(
+        app, run_id, pieces,
+        at=carrier.engine.database.about_now(), tell_sent=None if sent is None else sent.add,
+    )  # fmt: skip
 
 
 def _start_embedded(app: Celery, loop: asyncio.AbstractEventLoop | None) -> EmbeddedWorker:
