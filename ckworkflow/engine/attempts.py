@@ -15,7 +15,7 @@ means (`ckworkflow.engine.judging`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -37,10 +37,10 @@ from ckworkflow.store.writer import LAST, Work, finish
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.plan import Piece
-    from ckworkflow.store.nodes import After, NodeRow
+    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Rows
-    from ckworkflow.store.writer import Works
+    from ckworkflow.store.writer import Done, Works
 
 FAULT_DELAY = timedelta(seconds=5)
 
@@ -64,6 +64,11 @@ class Recorded:
     has_ended: bool = False
     retry_in: timedelta | None = None
     next: Claimed | None = None
+
+    @property
+    def is_next_all(self) -> bool:
+        """Whether to run `next` is all that there is to do."""
+        return self.next is not None and not (self.pieces or self.wakes_body or self.has_ended)
 
 
 def record_success(
@@ -102,6 +107,45 @@ def record_success(
     else:
         engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
     return recorded
+
+
+def submit_success(
+    engine: Engine, claimed: Claimed, value: object, done: Done[Recorded], *,
+    carries: frozenset[tuple[NodeId, int]], may_run: MayRun,
+) -> bool:  # fmt: skip
+    """Record a result as `record_success` does, where a step comes after it whatever it is; return at once.
+
+    Args:
+        engine: The engine.
+        claimed: What `claim` gave.
+        value: The step's result.
+        done: Told what came of it. With any error: nothing is known to be recorded, and `record_success` is the way.
+        carries: As there.
+        may_run: As there.
+
+    Returns:
+        `False`: not so here, and nothing was done.
+
+    Raises:
+        UnserializableValueError: As there.
+    """
+    targets = nodes.load_targets(claimed.row.next)
+    if len(targets) != 1 or not nodes.is_node(targets[0]):
+        return False
+    tree = codec.encode(value, path="result")
+    output = codec.dumps(tree)
+    taking = _taking(engine, claimed, output, may_run)
+    work: Work[Any] = lambda tx: _record(engine, tx, claimed, output, None, carries, may_run)  # noqa: E731
+    if taking is not None:
+        work = taking.work
+
+    def end(outcome: Callable[[], Any]) -> Recorded:
+        recorded: Recorded = outcome() if taking is None else taking.recorded(outcome())
+        engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
+        return _note_record(engine, claimed, recorded)
+
+    engine.database.submit_run(claimed.run_id, work, lambda outcome: done(lambda: end(outcome)))
+    return True
 
 
 def _note_record(engine: Engine, claimed: Claimed, recorded: Recorded) -> Recorded:
@@ -167,9 +211,9 @@ def _record_at_once(
                 claimed.run_id,
                 lambda tx: _commit_foreseen(engine, tx, run, claimed, output, foreseen, may_run),
             )
-        after = claimed.row.after
-        if foreseen is None and after is not None and may_run(after.name):
-            return _record_and_take(engine, claimed, output, after)
+        taking = _taking(engine, claimed, output, may_run) if foreseen is None else None
+        if taking is not None:
+            return taking.recorded(engine.database.transact_run(claimed.run_id, taking.work))
     except GuessError:
         pass
     return None
@@ -197,9 +241,19 @@ def _foreseen(
     )  # fmt: skip
 
 
-def _record_and_take(engine: Engine, claimed: Claimed, output: str, after: After) -> Recorded | None:
-    """Record a result, and take the step after it in place; `None` if its arguments are not at hand."""
-    run_id, row = claimed.run_id, claimed.row
+@dataclass(frozen=True, slots=True)
+class _Taking:
+    """A result that is recorded in one round trip, with the step after it."""
+
+    work: Callable[[Transaction], Works[NodeRow]]
+    recorded: Callable[[NodeRow], Recorded]
+
+
+def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _Taking | None:
+    """Record a result, and take the step after it in place; `None` if that or its arguments are not at hand."""
+    run_id, row, after = claimed.run_id, claimed.row, claimed.row.after
+    if after is None or not engine.database.can_guess or not may_run(after.name):
+        return None
     value = resolve_known(codec.loads(after.args), {row.node_id: output})
     if value is None:
         return None
@@ -215,11 +269,11 @@ def _record_and_take(engine: Engine, claimed: Claimed, output: str, after: After
         yield LAST
         return records.sure_taken(taking)
 
-    taken = engine.database.transact_run(run_id, work)
-    following = Claimed(
-        run_id, claimed.workflow, taken, tuple(value["args"]), value["kwargs"], opens=claimed.opens
-    )
-    return Recorded(next=following)
+    def recorded(taken: NodeRow) -> Recorded:
+        args, kwargs = tuple(value["args"]), value["kwargs"]
+        return Recorded(next=Claimed(run_id, claimed.workflow, taken, args, kwargs, opens=claimed.opens))
+
+    return _Taking(work, recorded)
 
 
 def _record(

@@ -28,7 +28,7 @@ from ckworkflow.scrub import scrub
 from ckworkflow.store.forks import ForkGate
 from ckworkflow.store.guesses import GuessError, is_wrong_guess
 from ckworkflow.store.transaction import BUSY_SECONDS, SESSION, Transaction, is_direct
-from ckworkflow.store.writer import BusyError, GroupWriter, Work, Works
+from ckworkflow.store.writer import BusyError, Done, GroupWriter, Work, Works
 
 T = TypeVar("T")
 
@@ -138,6 +138,18 @@ class Database:
         _ = self.engine  # of this process, and so its writer
         return self._writer.run(work, key=run_id, is_lasting=is_lasting)
 
+    def submit_run(self, run_id: RunId, work: Work[T], done: Done[T]) -> None:
+        """Hand in a work on one run, as `transact_run` runs it, and return at once.
+
+        Args:
+            run_id: The only run that it locks.
+            work: The work.
+            done: Told of its end (`writer`), with the errors of `transact_run`; and with `BusyError`: it has to be run
+                by `transact_run`.
+        """
+        _ = self.engine  # of this process, and so its writer
+        self._writer.submit(work, done, key=run_id)
+
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction that only reads."""
         return self._attempts(self.engine.connect, work, is_write=False)
@@ -191,6 +203,7 @@ class Database:
             kept, self._kept = self._kept, None
             if kept is not None:
                 kept.close()
+            self._writer.close()
             self._engine.dispose()
 
     def _make_writer(self) -> GroupWriter:

@@ -11,6 +11,9 @@ which so need not wait for it. Works of several runs go on together, each up to 
 server travels together. Works of one run go one after the other, in the order in which they came; runs are
 locked in the order of their ids, so that two processes never wait for each other.
 
+Who waits is a thread, or nobody: a work may be handed in (`submit`), by an event loop that must not wait, and then a
+thread of the writer's own writes when it is such a work's turn.
+
 A work that raises must not undo its neighbours: then each of the group runs again by itself, which
 they may (`database`). On a server, where a run may be locked by a process that was stopped, each does so on its own
 thread and connection: whoever waits holds up nobody else.
@@ -27,13 +30,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["LAST", "BusyError", "GroupWriter", "Work", "Works", "finish", "together"]
+__all__ = ["LAST", "BusyError", "Done", "GroupWriter", "Work", "Works", "finish", "together"]
 
 T = TypeVar("T")
 LAST: Final = "last"
 Works = Generator[str | None, None, T]
 """What a work that yields returns."""
 Work = Callable[["Transaction"], Works[T]] | Callable[["Transaction"], T]
+
+Done = Callable[[Callable[[], T]], object]
+"""Told of the end of a work by a function that returns what the work returned, or raises what it raised."""
 
 LARGEST_GROUP = 64
 
@@ -45,21 +51,55 @@ class BusyError(Exception):
 class _Pending:
     """A work that waits for its turn."""
 
-    __slots__ = ("error", "is_alone", "is_done", "is_lasting", "key", "result", "turn", "work")
+    __slots__ = ("error", "is_alone", "is_lasting", "key", "result", "work")
 
     def __init__(self, work: Callable[[Transaction], Any], key: str, *, is_lasting: bool) -> None:
         self.work, self.key, self.is_lasting = work, key, is_lasting
         self.result: Any = None
         self.error: BaseException | None = None
-        self.is_done = False
         self.is_alone = False
-        self.turn = threading.Lock()  # held until this is done, or its thread is to write
-        self.turn.acquire()
 
     def outcome(self) -> Any:
         if self.error is not None:
             raise self.error
-        return self.result
+        return _ended(self.result)
+
+    def end(self) -> None:
+        """Tell whoever waits for it that it is done."""
+        raise NotImplementedError
+
+
+class _Awaited(_Pending):
+    """A work for which a thread waits."""
+
+    __slots__ = ("is_done", "turn")
+
+    def __init__(self, work: Callable[[Transaction], Any], key: str, *, is_lasting: bool) -> None:
+        super().__init__(work, key, is_lasting=is_lasting)
+        self.is_done = False
+        self.turn = threading.Lock()  # held until this is done, or its thread is to write
+        self.turn.acquire()
+
+    def end(self) -> None:
+        self.is_done = True
+        self.turn.release()
+
+
+class _Submitted(_Pending):
+    """A work that was handed in."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, work: Callable[[Transaction], Any], key: str, done: Done[Any]) -> None:
+        super().__init__(work, key, is_lasting=True)
+        self.done = done
+
+    def end(self) -> None:
+        if self.is_alone:
+            self.error = BusyError(
+                "it has to be written apart from others, by a thread that waits for it"
+            )
+        self.done(self.outcome)
 
 
 class GroupWriter:
@@ -79,6 +119,9 @@ class GroupWriter:
         self._lock = threading.Lock()
         self._queue: deque[_Pending] = deque()
         self._is_busy = False
+        self._thread: threading.Thread | None = None
+        self._thread_turn = threading.Lock()  # held until the own thread is to write
+        self._thread_turn.acquire()
 
     def run(self, work: Work[T], *, key: str = "", is_lasting: bool = True) -> T:
         """Run a work in a write transaction, perhaps with others, and return what it returned.
@@ -88,17 +131,53 @@ class GroupWriter:
             key: Works with the same key never go on beside each other: the run's id. Those without are all of one.
             is_lasting: Whether it must outlive the machine; one that need not may commit without waiting for the disk.
         """
-        pending = _Pending(work, key, is_lasting=is_lasting)
-        with self._lock:
-            self._queue.append(pending)
-            must_wait, self._is_busy = self._is_busy, True
-        if must_wait:
+        pending = _Awaited(work, key, is_lasting=is_lasting)
+        if not self._enter(pending):
             pending.turn.acquire()
         if not pending.is_done:
             self._write()
         if pending.is_alone and self._alone is not None:
             return cast("T", _ended(self._alone(lambda tx: finish(work, tx))))
-        return cast("T", _ended(pending.outcome()))
+        return cast("T", pending.outcome())
+
+    def submit(self, work: Work[T], done: Done[T], *, key: str) -> None:
+        """Run a work as `run` does, and return at once.
+
+        Args:
+            work: The work.
+            done: Told of its end, on some thread that it must not keep; with `BusyError` where it has to be `run` instead.
+            key: As for `run`.
+        """
+        if self._enter(_Submitted(work, key, done)):
+            self._have_own_thread_write()
+
+    def close(self) -> None:
+        """End the own thread; the next work that is handed in begins another."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._thread_turn.release()
+
+    def _enter(self, pending: _Pending) -> bool:
+        """Queue; return whether whoever does so is to write, for nobody is."""
+        with self._lock:
+            self._queue.append(pending)
+            is_first, self._is_busy = not self._is_busy, True
+        return is_first
+
+    def _have_own_thread_write(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._write_for_others, name="ckworkflow-writer", daemon=True
+            )
+            self._thread.start()
+        self._thread_turn.release()
+
+    def _write_for_others(self) -> None:
+        while True:
+            self._thread_turn.acquire()
+            if self._thread is not threading.current_thread():
+                return
+            self._write()
 
     def _write(self) -> None:
         with self._lock:
@@ -106,16 +185,16 @@ class GroupWriter:
         try:
             self._commit(group)
         finally:
-            for pending in group:
-                pending.is_done = True
             with self._lock:
                 heir = self._queue[0] if self._queue else None
                 self._is_busy = heir is not None
             # After all is set: a released thread may leave, and the next one may begin.
             for pending in group:
-                pending.turn.release()
-            if heir is not None:
+                pending.end()
+            if isinstance(heir, _Awaited):
                 heir.turn.release()
+            elif heir is not None:
+                self._have_own_thread_write()
 
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:

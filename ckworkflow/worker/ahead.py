@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["RunAhead", "queue_without_message"]
 
 BOX_SECONDS = 0.05
-"""Of processor time of the thread."""
+"""Of processor time."""
+STEP_SECONDS = 0.0002
+"""About what a step costs the event loop and the writer, which serve many runs."""
 BOX_SECONDS_PER_NODE = 0.0005
 """What is added for each node that the run has had: about what a replay of it costs."""
 LONGEST_BOX_SECONDS = 1.0
@@ -77,16 +79,31 @@ class RunAhead:
         extra = BOX_SECONDS_PER_NODE * ordinal
         self._began_at = time.monotonic()
         self._ends_at = self._began_at + LONGEST_BOX_SECONDS + extra
-        self._thread_ends_at = time.thread_time() + BOX_SECONDS + extra
+        self._box = BOX_SECONDS + extra
+        self._own_began = time.thread_time()
+        self._own = self._on_lane = 0.0
         self._parent: str | None = None
         if has_message:
             self._parent = canvas.task_id(claimed.run_id, claimed.row.node_id, claimed.row.generation)
         self._root = claimed.run_id
 
+    def note_own_time(self) -> None:
+        """Note what processor time the thread of the message has had; called on it."""
+        self._own = time.thread_time() - self._own_began
+
+    def spend_on_step(self) -> None:
+        """Note that a step has had processor time on other threads."""
+        self._on_lane += STEP_SECONDS
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody listens to Celery's signals for tasks."""
+        return any(signal.receivers for signal in _SIGNALS)
+
     def may_run(self, name: str) -> bool:
         """Whether a step of that name may run now in this process, without a message."""
         now = time.monotonic()
-        is_in_box = now < self._ends_at and time.thread_time() < self._thread_ends_at
+        is_in_box = now < self._ends_at and self._own + self._on_lane < self._box
         if not is_in_box and (now > self._began_at + LONGEST_SECONDS or self._is_slot_wanted()):
             return False
         return queue_without_message(self._app, self._runtime, name) == self._queue
@@ -151,6 +168,9 @@ class Told:
 
     failure: Failure | None = None
     is_tried_again = False
+
+
+_SIGNALS = (signals.task_prerun, signals.task_success, signals.task_postrun)
 
 
 def _send(signal: Any, sender: Any, **arguments: Any) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +49,8 @@ class Runtime:
         self.is_stopping = False
         self._opened: list[Integration] = []
         self._steps: set[asyncio.Task[Any]] = set()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._is_woken = False
         self._heartbeat = Heartbeat(self.engine)
 
     @property
@@ -114,21 +117,52 @@ class Runtime:
         """
         is_done = threading.Lock()  # cheaper than a future of `concurrent.futures` and its condition
         is_done.acquire()
-        ended: list[asyncio.Task[T]] = []
+        found: list[asyncio.Task[T]] = []
 
-        def end(task: asyncio.Task[T]) -> None:
-            self._steps.discard(task)
-            ended.append(task)
+        def ended(task: asyncio.Task[T]) -> None:
+            found.append(task)
             is_done.release()
 
-        def begin() -> None:
-            task = self.loop.create_task(make())
-            self._steps.add(task)
-            task.add_done_callback(end)
-
-        self.loop.call_soon_threadsafe(begin)
+        try:
+            self.soon(lambda: self.begin_step(make, ended))
+        except RuntimeError:
+            raise asyncio.CancelledError from None
         is_done.acquire()
-        return ended[0].result()
+        return found[0].result()
+
+    def begin_step(
+        self, make: Callable[[], Coroutine[Any, Any, T]], ended: Callable[[asyncio.Task[T]], object]
+    ) -> None:
+        """Begin a step, on the loop, so that a shutdown can cancel it.
+
+        Args:
+            make: Makes the coroutine.
+            ended: Told on the loop when it has ended.
+        """
+        task = self.loop.create_task(make())
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        task.add_done_callback(ended)
+
+    def soon(self, call: Callable[[], object]) -> None:
+        """Call something on the loop, from any thread; what comes together wakes the loop once.
+
+        Raises:
+            RuntimeError: The loop has ended.
+        """
+        self._calls.append(call)
+        if not self._is_woken:
+            self._is_woken = True
+            try:
+                self.loop.call_soon_threadsafe(self._call)
+            except RuntimeError:
+                self._is_woken = False
+                raise
+
+    def _call(self) -> None:
+        self._is_woken = False  # first: what comes from now on wakes the loop again
+        while self._calls:
+            self._calls.popleft()()
 
     def begin_shutdown(self, grace_seconds: float | None = None) -> None:
         """Let steps run for a grace time, then cancel what still runs: it is released, not failed."""

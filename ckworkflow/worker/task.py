@@ -6,23 +6,19 @@ before it stores a result, and a publish that fails turns a success into a failu
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
-from contextvars import copy_context
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from celery import Task
 from celery.exceptions import Ignore
 
-from ckworkflow import integration as integrations
 from ckworkflow.canvas import OPENS, first_nodes
 from ckworkflow.definition import Step, registry
 from ckworkflow.engine import attempts, claims, failures, judging
@@ -30,24 +26,18 @@ from ckworkflow.engine.advance import advance
 from ckworkflow.engine.attempts import Recorded
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.judging import Failure
-from ckworkflow.errors import (
-    DatabaseUnavailableError,
-    FatalError,
-    StepTimeoutError,
-    UnserializableValueError,
-)
-from ckworkflow.hooks import StepContext, current_step
+from ckworkflow.errors import DatabaseUnavailableError, FatalError, UnserializableValueError
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain
 from ckworkflow.plan import Task as PlannedTask
 from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.ahead import RunAhead
+from ckworkflow.worker.ahead import RunAhead, Told
 from ckworkflow.worker.events import flush_events
+from ckworkflow.worker.execution import StoppedError, execute
+from ckworkflow.worker.lane import Handed, Lane, may_carry, pass_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Celery
 
     from ckworkflow.engine.core import Local
@@ -60,10 +50,6 @@ T = TypeVar("T")
 _database = Outage(logger, "database")
 IN_PLACE = timedelta(seconds=1)
 """A message that is this early at most waits in its slot instead of being sent again."""
-
-
-class StoppedError(Exception):
-    """The worker stops while the step runs: it is released."""
 
 
 class StepTask(Task):
@@ -89,18 +75,19 @@ class StepTask(Task):
             local.run(claimed.beside)
         chain: list[Any] = self.request.chain if self.request.chain is not None else []
         ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=self.request.hostname)
-        attempt = self._attempt(runtime, self.step, claimed, self._carries(), ahead, chain)
-        if attempt.recorded.keeps_chain and not chain:
-            _joins.completed_by = self.request.id
-        following = attempt.following
+        handed = self._carry(runtime, claimed, chain, ahead, Told(), ExitStack())
+        attempt: Attempt | None = None
+        if handed.claimed is claimed:
+            attempt = self._attempt(runtime, handed, self._carries(), ahead, chain)
+            if attempt.recorded.keeps_chain and not chain:
+                _joins.completed_by = self.request.id
+            following = attempt.following
+        else:
+            following = self._end_in_place(runtime, handed, chain, ahead)
         while following is not None:
-            # Its message is not needed any more; what comes after it may still be right.
-            if chain and first_nodes(chain[-1]) == {(following.row.node_id, following.row.generation)}:
-                chain.pop()
-            else:
-                chain.clear()
+            pass_by(chain, following)  # its message is not needed any more
             following = self._run_in_place(runtime, following, chain, ahead)
-        if attempt.failure is not None:
+        if attempt is not None and attempt.failure is not None:
             self._fail(attempt)
 
     def run_claimed(self, claimed: Claimed, *, hostname: str | None) -> None:
@@ -114,12 +101,31 @@ class StepTask(Task):
     def _run_in_place(
         self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead
     ) -> Claimed | None:
-        """Run a step that was claimed with the record of the one before it; return the next such."""
+        """Run a step that was claimed without a message, and perhaps others after it; return the next such."""
+        ahead.note_own_time()
+        telling = ExitStack()
+        told = telling.enter_context(ahead.telling(claimed))
+        handed = self._carry(runtime, claimed, chain, ahead, told, telling)
+        return self._end_in_place(runtime, handed, chain, ahead)
+
+    def _carry(
+        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead, told: Told,
+        telling: ExitStack,
+    ) -> Handed:  # fmt: skip
+        """Run a step, and on a lane those after it, up to one that this thread has to do with."""
         step = registry.require_step(claimed.row.name)
-        with ahead.telling(claimed) as told:
+        handed = Handed(claimed, told, telling, partial(execute, runtime, step, claimed))
+        return Lane(runtime, ahead, chain).run(handed) if may_carry(claimed) else handed
+
+    def _end_in_place(
+        self, runtime: Runtime, handed: Handed, chain: list[Any], ahead: RunAhead
+    ) -> Claimed | None:
+        """Record how a step in place has ended, and do what follows; return the next such."""
+        claimed, told = handed.claimed, handed.told
+        with handed.telling:
             try:
                 carries = first_nodes(chain[-1]) if chain else frozenset()
-                attempt = self._attempt(runtime, step, claimed, carries, ahead, chain)
+                attempt = self._attempt(runtime, handed, carries, ahead, chain)
             except Ignore:  # the worker stops
                 told.failure, told.is_tried_again = judging.RELEASED, True
                 chain.clear()
@@ -135,13 +141,18 @@ class StepTask(Task):
         return attempt.following
 
     def _attempt(
-        self, runtime: Runtime, step: Step[..., Any], claimed: Claimed,
-        carries: frozenset[tuple[NodeId, int]], ahead: RunAhead, chain: list[Any],
+        self, runtime: Runtime, handed: Handed, carries: frozenset[tuple[NodeId, int]], ahead: RunAhead,
+        chain: list[Any],
     ) -> Attempt:  # fmt: skip
-        """Run a claimed step, record how it ended, and do what follows from the record."""
+        """Record how a step has ended, where that is not done, and do what follows from the record."""
+        claimed = handed.claimed
+        if handed.recorded is not None:
+            return Attempt(
+                handed.recorded, None, self._follow(runtime, claimed, handed.recorded, ahead, chain)
+            )
         failure: Failure | None = None
         try:
-            value = _execute(runtime, step, claimed)
+            value = handed.outcome()
         except StoppedError:
             _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
             raise Ignore from None
@@ -160,6 +171,7 @@ class StepTask(Task):
                 except UnserializableValueError as error:  # the step's fault; every other would be ours
                     failure = judging.judge(error, now=lambda: datetime.now(UTC))
             if failure is not None:
+                step = registry.require_step(claimed.row.name)
                 recorded = _until_reachable(
                     runtime,
                     lambda: attempts.record_failure(
@@ -321,111 +333,6 @@ def _go_on(
     except DatabaseUnavailableError as error:
         _database.begins(error)
         return None
-
-
-# -- running the function ---------------------------------------------------------------------------
-
-
-def _execute(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
-    context = StepContext(
-        claimed.run_id, claimed.workflow, claimed.row.node_id, step.name, claimed.row.attempt,
-        step.options.max_retries + 1, f"{claimed.run_id}/{claimed.row.node_id}/{step.name}",
-        claimed.row.started_at or datetime.now(UTC), runtime,
-    )  # fmt: skip
-    if claimed.error is not None:
-        raise claimed.error
-    if step.is_async:
-        return _execute_async(runtime, step, claimed, context)
-    return _execute_sync(step, claimed, context)
-
-
-def _execute_async(
-    runtime: Runtime, step: Step[..., Any], claimed: Claimed, context: StepContext
-) -> Any:
-    timeout = step.options.timeout
-
-    async def run() -> Any:
-        with _around(context):
-            limit = asyncio.timeout(None if timeout is None else timeout.total_seconds())
-            try:
-                async with limit:
-                    return await step.function(*claimed.args, **claimed.kwargs)
-            except TimeoutError as error:
-                if limit.expired() and timeout is not None:
-                    raise StepTimeoutError(step.name, timeout.total_seconds()) from error
-                raise
-            except asyncio.CancelledError:
-                if runtime.is_stopping:
-                    raise StoppedError from None
-                raise RuntimeError("the step cancelled itself") from None  # said nowhere else
-            except BaseException as error:
-                if isinstance(error, Exception):
-                    raise
-                # Through a task, SystemExit would end the loop, and with it every step of this process.
-                raise _as_exception(error) from error
-
-    try:
-        return runtime.run_step(run)
-    except asyncio.CancelledError:
-        raise StoppedError from None
-
-
-def _execute_sync(step: Step[..., Any], claimed: Claimed, context: StepContext) -> Any:
-    timeout = step.options.timeout
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            with _around(context):
-                future.set_result(_result(step, step.function(*claimed.args, **claimed.kwargs)))
-        except BaseException as error:  # noqa: BLE001  # handed over to the waiting thread
-            future.set_exception(_as_exception(error))
-
-    if timeout is None:
-        run()
-        return future.result()
-    # A thread cannot be interrupted: at the timeout the attempt is given up, and the fence keeps the late
-    # result out.
-    threading.Thread(
-        target=copy_context().run, args=(run,), name=f"ckworkflow-step-{step.name}", daemon=True
-    ).start()
-    try:
-        return future.result(timeout.total_seconds())
-    except TimeoutError as error:
-        if future.done():  # the step's own error, or it has ended just now
-            return future.result()
-        raise StepTimeoutError(step.name, timeout.total_seconds()) from error
-
-
-def _result(step: Step[..., Any], value: Any) -> Any:
-    """A plain function that gives a coroutine (a decorator between @step and an `async def`) is refused."""
-    if inspect.iscoroutine(value):
-        value.close()
-        raise FatalError(
-            f"step {step.name} is not an `async def` but returned a coroutine: a decorator under @step hides "
-            f"the function. Give that decorator an `async def` wrapper, or put it over @step."
-        )
-    return value
-
-
-def _as_exception(error: BaseException) -> Exception:
-    """A step may not stop its worker: `SystemExit` and its like are errors like any other."""
-    if isinstance(error, Exception):
-        return error
-    what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
-    return RuntimeError(f"the step {what}")
-
-
-@contextmanager
-def _around(context: StepContext) -> Iterator[None]:
-    token = current_step.set(context)
-    try:
-        with ExitStack() as stack:
-            for integration in integrations.installed():
-                stack.enter_context(integration.step(context))
-            yield
-    finally:
-        current_step.reset(token)
 
 
 # -- registration -----------------------------------------------------------------------------------

@@ -119,9 +119,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     send = canvas._send
 
-    def counted(app: Any, producer: Any, run_id: Any, tasks: Any, tell_sent: Any) -> None:
+    def counted(app: Any, producer: Any, run_id: Any, tasks: Any, *rest: Any) -> None:
         names.append(tasks[0].name.rpartition(".")[2])
-        send(app, producer, run_id, tasks, tell_sent)
+        send(app, producer, run_id, tasks, *rest)
 
     monkeypatch.setattr(canvas, "_send", counted)
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.worker import runtime, task
+from ckworkflow.worker.ahead import Told
+from ckworkflow.worker.lane import Handed
 
 STOPPING: Any = SimpleNamespace(is_stopping=True)
 
@@ -48,15 +51,15 @@ def test_a_result_that_could_not_be_recorded_is_no_failure_of_its_step(
         raise DatabaseUnavailableError("postgresql://host/runs", "it is gone")
 
     monkeypatch.setattr(runtime, "GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(task, "_execute", lambda *_: 1)
     monkeypatch.setattr(task.attempts, "record_success", record)
     monkeypatch.setattr(task.attempts, "record_failure", lambda *_, **__: failed.append(1))
     ahead: Any = SimpleNamespace(may_run=None)
     stopping: Any = SimpleNamespace(is_stopping=True, engine=SimpleNamespace(active={("run", "0:0")}))
     claimed: Any = SimpleNamespace(run_id="run", row=SimpleNamespace(node_id="0:0"))
     nothing: Any = None
+    handed = Handed(claimed, Told(), ExitStack(), outcome=lambda: 1)
 
     with pytest.raises(DatabaseUnavailableError):
-        task.StepTask._attempt(nothing, stopping, nothing, claimed, frozenset(), ahead, [])
+        task.StepTask._attempt(nothing, stopping, handed, frozenset(), ahead, [])
     assert failed == []
     assert not stopping.engine.active  # so that the heartbeat frees it

@@ -1,0 +1,140 @@
+"""Running the function of a step that was claimed: with its context, its integrations and its timeout.
+
+An async step runs on the event loop of the worker's process, a plain one on the thread that asks.
+
+Not here: how it ends in the database (`ckworkflow.engine.attempts`), and what comes next (`ckworkflow.worker.task`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ckworkflow import integration as integrations
+from ckworkflow.errors import FatalError, StepTimeoutError
+from ckworkflow.hooks import StepContext, current_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckworkflow.definition import Step
+    from ckworkflow.engine.claims import Claimed
+    from ckworkflow.worker.runtime import Runtime
+
+__all__ = ["StoppedError", "execute", "run_async"]
+
+
+class StoppedError(Exception):
+    """The worker stops while the step runs: it is released."""
+
+
+def execute(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
+    """Run the function of a step that was claimed and return what it returned, or raise what it raised.
+
+    Raises:
+        StoppedError: The worker stops.
+    """
+    if claimed.error is not None:
+        raise claimed.error
+    if not step.is_async:
+        return _execute_sync(step, claimed, _context(runtime, step, claimed))
+    try:
+        return runtime.run_step(partial(run_async, runtime, step, claimed))
+    except asyncio.CancelledError:
+        raise StoppedError from None
+
+
+def _context(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> StepContext:
+    return StepContext(
+        claimed.run_id, claimed.workflow, claimed.row.node_id, step.name, claimed.row.attempt,
+        step.options.max_retries + 1, f"{claimed.run_id}/{claimed.row.node_id}/{step.name}",
+        claimed.row.started_at or datetime.now(UTC), runtime,
+    )  # fmt: skip
+
+
+async def run_async(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
+    """Run the function of an async step, on the loop; as `execute`."""
+    timeout = step.options.timeout
+    with _around(_context(runtime, step, claimed)):
+        limit = asyncio.timeout(None if timeout is None else timeout.total_seconds())
+        try:
+            async with limit:
+                return await step.function(*claimed.args, **claimed.kwargs)
+        except TimeoutError as error:
+            if limit.expired() and timeout is not None:
+                raise StepTimeoutError(step.name, timeout.total_seconds()) from error
+            raise
+        except asyncio.CancelledError:
+            if runtime.is_stopping:
+                raise StoppedError from None
+            raise RuntimeError("the step cancelled itself") from None  # said nowhere else
+        except BaseException as error:
+            if isinstance(error, Exception):
+                raise
+            # Through a task, SystemExit would end the loop, and with it every step of this process.
+            raise _as_exception(error) from error
+
+
+def _execute_sync(step: Step[..., Any], claimed: Claimed, context: StepContext) -> Any:
+    timeout = step.options.timeout
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            with _around(context):
+                future.set_result(_result(step, step.function(*claimed.args, **claimed.kwargs)))
+        except BaseException as error:  # noqa: BLE001  # handed over to the waiting thread
+            future.set_exception(_as_exception(error))
+
+    if timeout is None:
+        run()
+        return future.result()
+    # A thread cannot be interrupted: at the timeout the attempt is given up, and the fence keeps the late
+    # result out.
+    threading.Thread(
+        target=copy_context().run, args=(run,), name=f"ckworkflow-step-{step.name}", daemon=True
+    ).start()
+    try:
+        return future.result(timeout.total_seconds())
+    except TimeoutError as error:
+        if future.done():  # the step's own error, or it has ended just now
+            return future.result()
+        raise StepTimeoutError(step.name, timeout.total_seconds()) from error
+
+
+def _result(step: Step[..., Any], value: Any) -> Any:
+    """A plain function that gives a coroutine (a decorator between @step and an `async def`) is refused."""
+    if inspect.iscoroutine(value):
+        value.close()
+        raise FatalError(
+            f"step {step.name} is not an `async def` but returned a coroutine: a decorator under @step hides "
+            f"the function. Give that decorator an `async def` wrapper, or put it over @step."
+        )
+    return value
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """A step may not stop its worker: `SystemExit` and its like are errors like any other."""
+    if isinstance(error, Exception):
+        return error
+    what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+    return RuntimeError(f"the step {what}")
+
+
+@contextmanager
+def _around(context: StepContext) -> Iterator[None]:
+    token = current_step.set(context)
+    try:
+        with ExitStack() as stack:
+            for integration in integrations.installed():
+                stack.enter_context(integration.step(context))
+            yield
+    finally:
+        current_step.reset(token)
