@@ -179,6 +179,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.mark.redis
 @pytest.mark.postgres
 def test_a_step_longer_than_redis_visibility_timeout_runs_once(servers: Stage) -> None:
+    # A step that a worker takes without its message has none that could come again.
+    servers.home.wait_for(lambda: " ready." in servers.log(), "the worker")
     (run_id,) = [servers.program.start("gated:long", "long")]
     servers.home.wait_for(lambda: servers.held("long"), "the step")
 

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from ckworkflow.model import RunId
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import BusyError, GroupWriter, together
 from commits import count_commits
+from waiting import until
 
 TABLE = sa.Table("counts", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
 
@@ -143,3 +145,101 @@ def test_a_group_that_cannot_have_its_locks_dissolves_and_each_goes_on_by_itself
 
     assert writer.run(lambda _: "done", key="a") == "done"
     assert alone == [threading.current_thread()]
+
+
+# -- works that are handed in -------------------------------------------------------------------------
+
+
+class Ends:
+    """The ends of works that were handed in, in their order."""
+
+    def __init__(self) -> None:
+        self.found: list[Callable[[], Any]] = []
+
+    def done(self, outcome: Callable[[], Any]) -> None:
+        self.found.append(outcome)
+
+
+def test_who_hands_in_a_work_does_not_wait_for_it(database: Database) -> None:
+    gate, ends = Gate(database), Ends()
+    gate.close()
+
+    for n in range(3):
+        database.submit_run(
+            RunId(f"run-{n}"),
+            lambda tx, n=n: tx.execute(sa.insert(TABLE), {"number": n}) and n,
+            ends.done,
+        )
+    assert ends.found == []
+    gate.open_when_queued(3)
+
+    until(lambda: len(ends.found) == 3)
+    assert [outcome() for outcome in ends.found] == numbers(database) == [0, 1, 2]
+
+
+def test_works_of_threads_and_works_that_were_handed_in_share_a_commit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = count_commits(monkeypatch)
+    gate, ends = Gate(database), Ends()
+    gate.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        database.submit_run(
+            RunId("b"), lambda tx: tx.execute(sa.insert(TABLE), {"number": 1}) and None, ends.done
+        )
+        waits = pool.submit(
+            database.transact, lambda tx: tx.execute(sa.insert(TABLE), {"number": 2}) and None
+        )
+        gate.open_when_queued(2)
+        waits.result()
+
+    until(lambda: len(ends.found) == 1)
+    assert numbers(database) == [1, 2]
+    assert len(commits) == 2  # the gate's, and theirs
+
+
+def test_an_error_of_a_work_that_was_handed_in_is_told_to_nobody_else(database: Database) -> None:
+    ends = Ends()
+
+    def fails(tx: Transaction) -> None:
+        raise ValueError("mine")
+
+    database.submit_run(RunId("a"), fails, ends.done)
+    database.submit_run(
+        RunId("b"), lambda tx: tx.execute(sa.insert(TABLE), {"number": 1}) and "fine", ends.done
+    )
+
+    until(lambda: len(ends.found) == 2)
+    with pytest.raises(ValueError, match="mine"):
+        ends.found[0]()
+    assert ends.found[1]() == "fine"
+
+
+def test_a_work_that_was_handed_in_and_has_to_go_alone_is_given_back(database: Database) -> None:
+    def transact(_work: object, _is_lasting: bool) -> None:
+        raise BusyError
+
+    ends = Ends()
+    writer = GroupWriter(transact, alone=lambda _work: pytest.fail("nobody waits for it"))
+
+    writer.submit(lambda tx: None, ends.done, key="a")
+
+    until(lambda: len(ends.found) == 1)
+    with pytest.raises(BusyError):
+        ends.found[0]()
+    writer.close()
+
+
+def test_a_database_that_is_closed_leaves_no_thread_behind(database: Database) -> None:
+    ends = Ends()
+    for _ in range(2):  # it may be used again
+        database.submit_run(RunId("a"), lambda tx: None, ends.done)
+        until(lambda: ends.found)
+        writing = database._writer._thread
+        assert writing is not None
+        database.dispose()
+
+        writing.join(20)
+        assert not writing.is_alive()
+        ends.found.clear()
