@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,9 +21,9 @@ from ckworkflow.store import database as databases
 from ckworkflow.store import schema
 from ckworkflow.store.writer import BusyError
 from ckworkflow.testing import worker
-from ckworkflow.worker import lane, runtime
+from ckworkflow.worker import lane
 from ckworkflow.worker.lane import Handed, Lane
-from waiting import failure_of
+from waiting import failure_of, until
 
 if TYPE_CHECKING:
     from ckworkflow.store.writer import Done
@@ -226,11 +227,11 @@ def test_a_record_whose_answer_was_lost_is_not_written_twice(
     monkeypatch.setattr(databases.Database, "submit_run", loses_the_first)
     with worker():
         run = start_sync(chain)
-        assert run.return_value(PATIENCE_SECONDS) == "e"
+        until(lambda: lost and not current().engine.active)
 
-    assert len(lost) == 1
-    assert begun["a"] == 1
-    assert all(step.status is NodeStatus.COMPLETED for step in run.steps())
+        # What came after it is freed by the next heartbeats.
+        assert [step.status for step in run.steps()][:2] == [NodeStatus.COMPLETED, NodeStatus.RUNNING]
+    assert begun == {"a": 1}
 
 
 def test_who_listens_to_signals_hears_them_on_threads_of_the_pool(app: Celery) -> None:
@@ -251,13 +252,11 @@ def test_who_listens_to_signals_hears_them_on_threads_of_the_pool(app: Celery) -
     assert not {name for _, name in heard} & set(threads)
 
 
-def test_a_worker_that_stops_gives_back_the_step_on_its_lane(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "GRACE_SECONDS", 0.05)
-    with worker():
+def test_a_worker_that_stops_gives_back_the_step_on_its_lane(app: Celery) -> None:
+    with worker() as stopping:
         run = start_sync(chain_that_hangs)
         assert inside.wait(PATIENCE_SECONDS)
+        stopping.stop(grace=timedelta())
     assert [step.status for step in run.steps()][2] is NodeStatus.PLANNED
     assert begun == {"a": 1, "b": 1, "hangs": 1}
     go_on.set()
