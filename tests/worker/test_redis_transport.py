@@ -58,3 +58,21 @@ def test_a_message_goes_through_and_the_url_is_as_it_was(redis_url: str) -> None
         letter.ack()
         assert letter.payload == "hello"
         assert connection.as_uri().startswith("redis://")
+
+
+def test_what_was_delivered_is_noted_until_it_is_acknowledged(redis_url: str) -> None:
+    redis_transport.install()
+    with Connection(redis_url) as connection, Redis.from_url(redis_url) as direct:
+        queue = connection.SimpleQueue("letters")
+        for word in ("first", "second"):
+            queue.put(word)
+        first, second = queue.get(timeout=SECONDS), queue.get(timeout=SECONDS)
+        assert direct.hlen("unacked") == direct.zcard("unacked_index") == 2
+
+        first.ack()
+        assert [tag.decode() for tag in direct.hkeys("unacked")] == [second.delivery_tag]
+        assert [tag.decode() for tag in direct.zrange("unacked_index", 0, -1)] == [second.delivery_tag]
+
+        second.requeue()
+        assert direct.hlen("unacked") == direct.zcard("unacked_index") == 0
+        assert queue.get(timeout=SECONDS).payload == "second"
