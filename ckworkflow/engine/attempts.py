@@ -28,7 +28,7 @@ from ckworkflow.engine.claims import Claimed, begun, claim_next, with_arguments
 from ckworkflow.engine.judging import RELEASED, Failure
 from ckworkflow.engine.resolve import resolve_known
 from ckworkflow.model import NodeId, NodeStatus
-from ckworkflow.store import nodes, records, runs
+from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.guesses import GuessError
 from ckworkflow.store.records import Followup
 from ckworkflow.store.transaction import Transaction
@@ -263,11 +263,11 @@ def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _
         runs.ask_lock(tx, run_id, engine.database)
         records.sure_end(tx, run_id, row, output=output, at=now)
         (node_id,) = nodes.load_targets(row.next)
-        taking = records.sure_take(
+        taking = claims.sure_take(
             tx, run_id, NodeId(node_id), generation=after.generation, owner=engine.owner, at=now
         )
         yield LAST
-        return records.sure_taken(taking)
+        return claims.sure_taken(taking)
 
     def recorded(taken: NodeRow) -> Recorded:
         args, kwargs = tuple(value["args"]), value["kwargs"]
@@ -340,19 +340,17 @@ class _AskedAhead:
             return
         if not nodes.is_node(self.after[0]):
             self.counted = records.ask_count(tx, run_id, self.after[0])
-            self.held = records.ask_held(tx, run_id) if self._claimed.opens and may_run else None
+            self.held = windows.ask_held(tx, run_id) if self._claimed.opens and may_run else None
         elif may_run is not None and may_run(self._claimed.row.name):
-            self._taking = records.ask_take(
-                tx, run_id, NodeId(self.after[0]), owner=engine.owner, at=now
-            )
+            self._taking = claims.ask_take(tx, run_id, NodeId(self.after[0]), owner=engine.owner, at=now)
 
     def settle(self, *, is_right: bool) -> None:
         """Keep it, or undo it."""
-        tx, run_id, taken = self._tx, self._claimed.run_id, records.taken(self._taking)
+        tx, run_id, taken = self._tx, self._claimed.run_id, claims.taken(self._taking)
         if is_right:
             self.taken = taken
         elif taken is not None:
-            records.give_back(tx, run_id, taken, unmet=1)
+            claims.give_back(tx, run_id, taken, unmet=1)
         elif self.counted is not None:
             records.count_back(tx, run_id, self.after[0])
             self.counted = None
@@ -367,7 +365,7 @@ def _run_taken(
         following = with_arguments(tx, run, taken, known, opens=opens)
         if following is not None:
             return following
-    given = records.give_back(tx, run.run_id, taken, unmet=0)
+    given = claims.give_back(tx, run.run_id, taken, unmet=0)
     followup.ready.append(given.node_id)
     followup.rows[given.node_id] = given
     return None

@@ -19,7 +19,7 @@ from ckworkflow.engine.resolve import resolve_value
 from ckworkflow.errors import RunNotFoundError, UnreadableValueError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import Chain, Task
-from ckworkflow.store import nodes, records, runs
+from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
 from ckworkflow.store.transaction import Rows, Transaction
@@ -127,12 +127,12 @@ def _claim_at_once(
     def work(tx: Transaction) -> Works[tuple[str, NodeRow] | None]:
         now = engine.database.about_now()
         locking = runs.ask_lock(tx, run_id, engine.database)
-        claiming = records.ask_claim(
+        claiming = claims.ask_claim(
             tx, run_id, node_id, generation=generation, name=step, owner=engine.owner, at=now
         )
         runs.begin_run(tx, run_id, node_id, owner=engine.owner, at=now)
         yield LAST
-        run, row = runs.locked_run(locking, run_id, engine.database), records.taken(claiming)
+        run, row = runs.locked_run(locking, run_id, engine.database), claims.taken(claiming)
         return None if row is None else (run.workflow, row)
 
     taken = engine.database.transact_run(run_id, work)
@@ -152,7 +152,7 @@ def _claim(
     opens: bool, may_begin: MayRun | None,
 ) -> Works[Claimed | Early | Dropped]:  # fmt: skip
     locking, loading = runs.ask_lock(tx, run_id, engine.database), nodes.ask_node(tx, run_id, node_id)
-    holding = records.ask_held(tx, run_id) if opens else None
+    holding = windows.ask_held(tx, run_id) if opens else None
     yield None
     run, row = runs.locked_run(locking, run_id, engine.database), nodes.loaded_node(loading)
     if row is not None and row.unmet and not run.status.is_final:
@@ -180,13 +180,13 @@ def _claim(
         # is one) arises there.
         engine.schedule(tx, run, Followup(wakes_body=True), signals=run.signals + 1)
         return Dropped("an argument needs the body", wakes_body=True)
-    row = records.begin_attempt(tx, run, row, owner=engine.owner)
+    row = claims.begin_attempt(tx, run, row, owner=engine.owner)
     begun: dict[str, Any] = {}
     if run.status is RunStatus.PENDING:
         begun = {"status": RunStatus.RUNNING, "started_at": run.now}
     engine.schedule(tx, run, Followup(), **begun)
     claimed = Claimed(run_id, run.workflow, row, tuple(value["args"]), value["kwargs"], error, opens)
-    if holding is None or (held := records.first_held(tx, run_id, holding)) is None:
+    if holding is None or (held := windows.first_held(tx, run_id, holding)) is None:
         return claimed
     return _open(engine, tx, run, claimed, held, may_begin)
 
@@ -199,9 +199,9 @@ def _open(
     if may_begin is not None and may_begin(held.name):
         beside = with_arguments(tx, run, held, {}, opens=True)
     if beside is not None:
-        row = records.begin_attempt(tx, run, held, owner=engine.owner)
+        row = claims.begin_attempt(tx, run, held, owner=engine.owner)
         return replace(claimed, beside=replace(beside, row=row))
-    records.release(tx, run.run_id, held)
+    windows.release(tx, run.run_id, held)
     piece = Chain((Task(held.node_id, held.name, held.generation, opens=True),))
     return replace(claimed, pieces=[piece])
 
@@ -250,7 +250,7 @@ def claim_next(
     row = next((row for row in followup.rows.values() if _is_free(row, run) and may_run(row.name)), None)
     is_held = row is None and has_held and not followup.ready and not followup.wakes_body
     if is_held:
-        row = records.first_held(tx, run.run_id, held or records.ask_held(tx, run.run_id))
+        row = windows.first_held(tx, run.run_id, held or windows.ask_held(tx, run.run_id))
         if row is None or not (_is_free(row, run) and may_run(row.name)):
             return None  # it stays held: the claim of this step's message has opened the next already
     found = None if row is None else with_arguments(tx, run, row, known, opens=has_held)
@@ -258,7 +258,7 @@ def claim_next(
         return None
     if not is_held:
         followup.ready.remove(row.node_id)
-    return replace(found, row=records.begin_attempt(tx, run, row, owner=engine.owner))
+    return replace(found, row=claims.begin_attempt(tx, run, row, owner=engine.owner))
 
 
 def _is_free(row: NodeRow, run: RunRow) -> bool:

@@ -23,7 +23,7 @@ from ckworkflow.engine.resolve import resolve_tree
 from ckworkflow.engine.watch import RunWatch
 from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
-from ckworkflow.store import nodes, plans, records, runs, schema
+from ckworkflow.store import nodes, plans, records, runs, schema, windows
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import UnresolvableError
@@ -282,7 +282,7 @@ class Engine:
             plan = nodes.load_plan(tx, run.run_id)
         ready = [node_id for node_id in followup.ready if node_id in plan.nodes]
         held = ready[WINDOW:]
-        records.hold(tx, run.run_id, ready[:WINDOW], held, followup.rows)
+        windows.hold(tx, run.run_id, ready[:WINDOW], held, followup.rows)
         asleep = [node_id for node_id in followup.asleep if node_id in plan.nodes]
         plan = with_time_left(plan, followup.asleep, run.now)
         horizon = self.settings.horizon

@@ -1,13 +1,15 @@
-"""Claims and records: how a node goes from planned to recorded, and what that makes ready.
+"""Records: what has come of a node, and what that makes ready.
 
 All functions work inside one transaction that has locked the run (`runs.lock_run`). A record is fenced
 by owner and attempt: a worker that lost its node writes nothing.
+
+Not here: how a node gets its owner (`claims`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,6 @@ from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
 from ckworkflow.store.guesses import sure
 from ckworkflow.store.nodes import (
-    AFTER,
     COLUMNS,
     HERE,
     NodeRow,
@@ -65,18 +66,6 @@ class Followup:
     begun: NodeRow | None = None
     join_rows: JoinRows | None = None
     is_all: bool = False
-
-
-def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> NodeRow:
-    """Give a ready node to its owner."""
-    changes: dict[str, Any] = {
-        "status": NodeStatus.RUNNING, "attempt": row.attempt + 1, "owner": owner, "started_at": run.now,
-        "due_at": None,
-    }  # fmt: skip
-    if row.is_held:
-        changes["is_held"] = False
-    update_node(tx, run.run_id, row.node_id, **changes)
-    return replace(row, **changes)
 
 
 _END_UPDATE = (
@@ -145,37 +134,6 @@ def ask_end(
     return rows
 
 
-def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> Rows:
-    """Ask for a step that has never begun and whose last predecessor ends in this transaction.
-
-    Before that is known to be so: who finds that it is not gives it back, in the same transaction.
-    """
-    return tx.execute(_TAKE, {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at})
-
-
-def ask_claim(
-    tx: Transaction,
-    run_id: RunId,
-    node_id: NodeId,
-    *,
-    generation: int,
-    name: str,
-    owner: str,
-    at: datetime,
-) -> Rows:
-    """Ask for a step that may begin, as a message names it; `taken` tells whether it could be had.
-
-    One whose arguments stand for results cannot: only after they are read it is known whether they can be had.
-    """
-    return tx.execute(
-        _CLAIM,
-        {
-            "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,
-            "v_owner": owner, "v_now": at,
-        },
-    )  # fmt: skip
-
-
 def sure_end(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str, at: datetime,
     place: tuple[int, datetime] | None = None,
@@ -190,39 +148,6 @@ def sure_end(
             "v_delivered": delivered, "v_delivered_at": delivered_at, "v_status": NodeStatus.COMPLETED,
         },
     )  # fmt: skip
-
-
-def sure_take(
-    tx: Transaction, run_id: RunId, node_id: NodeId, *, generation: int, owner: str, at: datetime
-) -> Rows:
-    """Take a step that is taken to wait for nothing but what this transaction records: see `sure_taken`."""
-    return tx.execute(
-        _SURE_TAKE,
-        {
-            "b_run": run_id, "b_node": node_id, "b_generation": generation, "v_owner": owner, "v_now": at,
-        },
-    )  # fmt: skip
-
-
-def sure_taken(asked: Rows) -> NodeRow:
-    """Return what `sure_take` has taken."""
-    (row,) = asked.all()
-    return node_row(row[1:])
-
-
-def taken(asked: Rows | None) -> NodeRow | None:
-    """Return the step that `ask_take` has asked for, if it could be had."""
-    row = None if asked is None else asked.one_or_none()
-    return None if row is None else node_row(row)
-
-
-def give_back(tx: Transaction, run_id: RunId, row: NodeRow, *, unmet: int) -> NodeRow:
-    """Undo `ask_take`; `unmet` says whether it still waits."""
-    update_node(
-        tx, run_id, row.node_id, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None,
-        unmet=unmet,
-    )  # fmt: skip
-    return replace(row, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None, unmet=unmet)
 
 
 def ended(
@@ -334,46 +259,6 @@ _COUNT = Prepared(
     )
     .returning(joins.c.remaining, joins.c.kind, joins.c.next)
 )
-_TAKE_UPDATE = (
-    sa.update(nodes)
-    .where(
-        HERE,
-        nodes.c.status == NodeStatus.PLANNED,
-        nodes.c.kind == NodeKind.STEP,
-        nodes.c.attempt == 0,
-        nodes.c.due_at.is_(None),
-    )
-    .values(
-        unmet=0, status=NodeStatus.RUNNING, attempt=1, owner=sa.bindparam("v_owner"),
-        started_at=sa.bindparam("v_now"),
-    )
-)  # fmt: skip
-_TAKE = Prepared(_TAKE_UPDATE.returning(*COLUMNS))
-_SURE_TAKE = sure(
-    _TAKE_UPDATE.where(nodes.c.unmet == 1, nodes.c.generation == sa.bindparam("b_generation")).returning(
-        *COLUMNS, AFTER
-    )
-)
-_CLAIM = Prepared(
-    sa.update(nodes)
-    .where(
-        HERE,
-        nodes.c.status == NodeStatus.PLANNED,
-        nodes.c.kind == NodeKind.STEP,
-        nodes.c.generation == sa.bindparam("b_generation"),
-        nodes.c.name == sa.bindparam("b_name"),
-        nodes.c.unmet == 0,
-        nodes.c.losses == 0,
-        nodes.c.args.not_like('%{"$":"ref"%'),
-        nodes.c.due_at.is_(None)
-        | (nodes.c.due_at <= sa.bindparam("b_now", type_=nodes.c.due_at.type)),
-    )
-    .values(
-        status=NodeStatus.RUNNING, attempt=nodes.c.attempt + 1, owner=sa.bindparam("v_owner"),
-        started_at=sa.bindparam("v_now"), due_at=None, is_held=False,
-    )
-    .returning(*COLUMNS, AFTER)
-)  # fmt: skip
 _PLANNED = nodes.c.status == NodeStatus.PLANNED
 _MAKE_READY = sa.update(nodes).where(_PLANNED).values(unmet=0).returning(*COLUMNS)
 _MAKE_ONE_READY = Prepared(_MAKE_READY.where(HERE))
@@ -502,58 +387,3 @@ def recall_carried(tx: Transaction, run_id: RunId) -> None:
         .where(nodes.c.run_id == run_id, nodes.c.is_carried, nodes.c.status == NodeStatus.RUNNING)
         .values(is_carried=False)
     )
-
-
-def hold(
-    tx: Transaction, run_id: RunId, published: Iterable[NodeId], held: Sequence[NodeId],
-    rows: Mapping[NodeId, NodeRow],
-) -> None:  # fmt: skip
-    """Note which ready steps are held back, because a window of them is published already.
-
-    Of those in `rows` it is known whether they are.
-    """
-    if not held:
-        return
-    # Also of what is published: it may have been held back before.
-    changes = [*((node_id, True) for node_id in held), *((node_id, False) for node_id in published)]
-    tx.execute_many(
-        _HOLD,
-        [
-            {"b_run": run_id, "b_node": node_id, "v_held": is_held}
-            for node_id, is_held in changes
-            if node_id not in rows or rows[node_id].is_held != is_held
-        ],
-    )
-
-
-def ask_held(tx: Transaction, run_id: RunId) -> Rows:
-    """Ask for the first step of those held back."""
-    return tx.execute(_FIRST_HELD, {"b_run": run_id})
-
-
-def first_held(tx: Transaction, run_id: RunId, asked: Rows) -> NodeRow | None:
-    """Return what `ask_held` has asked for; `None` when none is held back."""
-    while (found := asked.one_or_none()) is not None:
-        row = node_row(found)
-        if row.status is NodeStatus.PLANNED and row.unmet == 0:
-            return row
-        release(tx, run_id, row)  # the plan has changed since: it may not begin
-        asked = ask_held(tx, run_id)
-    return None
-
-
-def release(tx: Transaction, run_id: RunId, held: NodeRow) -> NodeRow:
-    """Hold a step back no longer: it is published or claimed now."""
-    tx.execute(_HOLD, {"b_run": run_id, "b_node": held.node_id, "v_held": False})
-    return replace(held, is_held=False)
-
-
-_HOLD = Prepared(sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held")))
-_FIRST_HELD = Prepared(
-    sa.select(*COLUMNS)
-    # In the words of the index: `is_held = 1`, as SQLAlchemy has it, SQLite does not find in it. And no other
-    # condition: PostgreSQL would expect to read all of them, and sort them, where the first will do.
-    .where(nodes.c.run_id == sa.bindparam("b_run"), sa.text("nodes.is_held"))
-    .order_by(nodes.c.position)
-    .limit(1)
-)

@@ -12,7 +12,8 @@ from ckworkflow import workflow
 from ckworkflow.engine import attempts, claims
 from ckworkflow.engine.claims import Claimed
 from ckworkflow.model import NodeStatus, RunStatus
-from ckworkflow.store import nodes, records, runs
+from ckworkflow.store import claims as store_claims
+from ckworkflow.store import nodes, records, runs, windows
 from ckworkflow.store.guesses import GuessError
 from ckworkflow.store.pipeline import Pipeline
 from commits import count_commits
@@ -91,7 +92,7 @@ def test_a_wrong_guess_does_nothing(desk: Desk) -> None:
         run = runs.lock_run(tx, run_id, database)
         records.sure_end(tx, run_id, claimed.row, output="1", at=run.now)
         # Wrong: the plan has no such generation.
-        records.sure_take(
+        store_claims.sure_take(
             tx, run_id, nodes.NodeId("0:2"), generation=77, owner=desk.engine.owner, at=run.now
         )
 
@@ -147,7 +148,7 @@ def test_no_statement_of_a_step_reads_more_rows_than_it_needs(desk: Desk) -> Non
     desk.start(chain)
     database = desk.engine.database
 
-    held = database.read(lambda tx: explained(tx, records._FIRST_HELD))
+    held = database.read(lambda tx: explained(tx, windows._FIRST_HELD))
     assert "Index Scan using ix_nodes_held" in held
     assert "Sort" not in held
     for statement in (records._END, records._SURE_END):

@@ -1,0 +1,142 @@
+"""Claims: a process takes a node, so that it is its owner.
+
+All functions work inside one transaction that has locked the run (`runs.lock_run`), or has asked for that.
+
+Not here: how an owner writes what came of it (`records`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.store.guesses import sure
+from ckworkflow.store.nodes import AFTER, COLUMNS, HERE, NodeRow, node_row, update_node
+from ckworkflow.store.tables import nodes
+from ckworkflow.store.transaction import Prepared, Rows
+
+if TYPE_CHECKING:
+    from ckworkflow.store.runs import RunRow
+    from ckworkflow.store.transaction import Transaction
+
+
+def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> NodeRow:
+    """Give a ready node to its owner."""
+    changes: dict[str, Any] = {
+        "status": NodeStatus.RUNNING, "attempt": row.attempt + 1, "owner": owner, "started_at": run.now,
+        "due_at": None,
+    }  # fmt: skip
+    if row.is_held:
+        changes["is_held"] = False
+    update_node(tx, run.run_id, row.node_id, **changes)
+    return replace(row, **changes)
+
+
+def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> Rows:
+    """Ask for a step that has never begun and whose last predecessor ends in this transaction.
+
+    Before that is known to be so: who finds that it is not gives it back, in the same transaction.
+    """
+    return tx.execute(_TAKE, {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at})
+
+
+def sure_take(
+    tx: Transaction, run_id: RunId, node_id: NodeId, *, generation: int, owner: str, at: datetime
+) -> Rows:
+    """Take a step that is taken to wait for nothing but what this transaction records: see `sure_taken`."""
+    return tx.execute(
+        _SURE_TAKE,
+        {
+            "b_run": run_id, "b_node": node_id, "b_generation": generation, "v_owner": owner, "v_now": at,
+        },
+    )  # fmt: skip
+
+
+def sure_taken(asked: Rows) -> NodeRow:
+    """Return what `sure_take` has taken."""
+    (row,) = asked.all()
+    return node_row(row[1:])
+
+
+def ask_claim(
+    tx: Transaction,
+    run_id: RunId,
+    node_id: NodeId,
+    *,
+    generation: int,
+    name: str,
+    owner: str,
+    at: datetime,
+) -> Rows:
+    """Ask for a step that may begin, as a message names it; `taken` tells whether it could be had.
+
+    One whose arguments stand for results cannot: only after they are read it is known whether they can be had.
+    """
+    return tx.execute(
+        _CLAIM,
+        {
+            "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,
+            "v_owner": owner, "v_now": at,
+        },
+    )  # fmt: skip
+
+
+def taken(asked: Rows | None) -> NodeRow | None:
+    """Return the step that `ask_take` has asked for, if it could be had."""
+    row = None if asked is None else asked.one_or_none()
+    return None if row is None else node_row(row)
+
+
+def give_back(tx: Transaction, run_id: RunId, row: NodeRow, *, unmet: int) -> NodeRow:
+    """Undo `ask_take`; `unmet` says whether it still waits."""
+    update_node(
+        tx, run_id, row.node_id, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None,
+        unmet=unmet,
+    )  # fmt: skip
+    return replace(row, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None, unmet=unmet)
+
+
+_TAKE_UPDATE = (
+    sa.update(nodes)
+    .where(
+        HERE,
+        nodes.c.status == NodeStatus.PLANNED,
+        nodes.c.kind == NodeKind.STEP,
+        nodes.c.attempt == 0,
+        nodes.c.due_at.is_(None),
+    )
+    .values(
+        unmet=0, status=NodeStatus.RUNNING, attempt=1, owner=sa.bindparam("v_owner"),
+        started_at=sa.bindparam("v_now"),
+    )
+)  # fmt: skip
+_TAKE = Prepared(_TAKE_UPDATE.returning(*COLUMNS))
+_SURE_TAKE = sure(
+    _TAKE_UPDATE.where(nodes.c.unmet == 1, nodes.c.generation == sa.bindparam("b_generation")).returning(
+        *COLUMNS, AFTER
+    )
+)
+_CLAIM = Prepared(
+    sa.update(nodes)
+    .where(
+        HERE,
+        nodes.c.status == NodeStatus.PLANNED,
+        nodes.c.kind == NodeKind.STEP,
+        nodes.c.generation == sa.bindparam("b_generation"),
+        nodes.c.name == sa.bindparam("b_name"),
+        nodes.c.unmet == 0,
+        nodes.c.losses == 0,
+        nodes.c.args.not_like('%{"$":"ref"%'),
+        nodes.c.due_at.is_(None)
+        | (nodes.c.due_at <= sa.bindparam("b_now", type_=nodes.c.due_at.type)),
+    )
+    .values(
+        status=NodeStatus.RUNNING, attempt=nodes.c.attempt + 1, owner=sa.bindparam("v_owner"),
+        started_at=sa.bindparam("v_now"), due_at=None, is_held=False,
+    )
+    .returning(*COLUMNS, AFTER)
+)  # fmt: skip

@@ -1,0 +1,77 @@
+"""Windows: of a wide group some steps are published, and the others held back until claims make room.
+
+All functions work inside one transaction that has locked the run (`runs.lock_run`).
+
+Not here: how wide a window is, and who opens it (`ckworkflow.engine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ckworkflow.model import NodeId, NodeStatus, RunId
+from ckworkflow.store.nodes import COLUMNS, HERE, NodeRow, node_row
+from ckworkflow.store.tables import nodes
+from ckworkflow.store.transaction import Prepared, Rows
+
+if TYPE_CHECKING:
+    from ckworkflow.store.transaction import Transaction
+
+
+def hold(
+    tx: Transaction, run_id: RunId, published: Iterable[NodeId], held: Sequence[NodeId],
+    rows: Mapping[NodeId, NodeRow],
+) -> None:  # fmt: skip
+    """Note which ready steps are held back, because a window of them is published already.
+
+    Of those in `rows` it is known whether they are.
+    """
+    if not held:
+        return
+    # Also of what is published: it may have been held back before.
+    changes = [*((node_id, True) for node_id in held), *((node_id, False) for node_id in published)]
+    tx.execute_many(
+        _HOLD,
+        [
+            {"b_run": run_id, "b_node": node_id, "v_held": is_held}
+            for node_id, is_held in changes
+            if node_id not in rows or rows[node_id].is_held != is_held
+        ],
+    )
+
+
+def ask_held(tx: Transaction, run_id: RunId) -> Rows:
+    """Ask for the first step of those held back."""
+    return tx.execute(_FIRST_HELD, {"b_run": run_id})
+
+
+def first_held(tx: Transaction, run_id: RunId, asked: Rows) -> NodeRow | None:
+    """Return what `ask_held` has asked for; `None` when none is held back."""
+    while (found := asked.one_or_none()) is not None:
+        row = node_row(found)
+        if row.status is NodeStatus.PLANNED and row.unmet == 0:
+            return row
+        release(tx, run_id, row)  # the plan has changed since: it may not begin
+        asked = ask_held(tx, run_id)
+    return None
+
+
+def release(tx: Transaction, run_id: RunId, held: NodeRow) -> NodeRow:
+    """Hold a step back no longer: it is published or claimed now."""
+    tx.execute(_HOLD, {"b_run": run_id, "b_node": held.node_id, "v_held": False})
+    return replace(held, is_held=False)
+
+
+_HOLD = Prepared(sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held")))
+_FIRST_HELD = Prepared(
+    sa.select(*COLUMNS)
+    # In the words of the index: `is_held = 1`, as SQLAlchemy has it, SQLite does not find in it. And no other
+    # condition: PostgreSQL would expect to read all of them, and sort them, where the first will do.
+    .where(nodes.c.run_id == sa.bindparam("b_run"), sa.text("nodes.is_held"))
+    .order_by(nodes.c.position)
+    .limit(1)
+)
