@@ -49,6 +49,7 @@ class Runtime:
         self.is_stopping = False
         self._opened: list[Integration] = []
         self._steps: set[asyncio.Task[Any]] = set()
+        self._are_cancelled = False
         self._calls: deque[Callable[[], object]] = deque()
         self._is_woken = False
         self._heartbeat = Heartbeat(self.engine)
@@ -133,7 +134,7 @@ class Runtime:
     def begin_step(
         self, make: Callable[[], Coroutine[Any, Any, T]], ended: Callable[[asyncio.Task[T]], object]
     ) -> None:
-        """Begin a step, on the loop, so that a shutdown can cancel it.
+        """Begin a step, on the loop, so that a shutdown can cancel it; or has done so, and then nothing of it runs.
 
         Args:
             make: Makes the coroutine.
@@ -143,6 +144,8 @@ class Runtime:
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
         task.add_done_callback(ended)
+        if self._are_cancelled:
+            task.cancel()
 
     def soon(self, call: Callable[[], object]) -> None:
         """Call something on the loop, from any thread; what comes together wakes the loop once.
@@ -174,8 +177,8 @@ class Runtime:
         timer.start()
 
     def cancel_steps(self) -> None:
-        """Cancel every async step of this process."""
-        self.is_stopping = True
+        """Cancel every async step of this process, also those that are still to begin."""
+        self.is_stopping = self._are_cancelled = True
 
         def cancel() -> None:
             for task in list(self._steps):

@@ -22,6 +22,7 @@ from ckworkflow.store import schema
 from ckworkflow.store.writer import BusyError
 from ckworkflow.testing import worker
 from ckworkflow.worker import lane
+from ckworkflow.worker import runtime as runtimes
 from ckworkflow.worker.lane import Handed, Lane
 from waiting import failure_of, until
 
@@ -265,6 +266,17 @@ def test_a_worker_that_stops_gives_back_the_step_on_its_lane(app: Celery) -> Non
         assert run.return_value(PATIENCE_SECONDS) == "c"
 
     assert begun == {"a": 1, "b": 1, "hangs": 2, "c": 1}
+
+
+def test_a_step_that_would_begin_after_all_were_cancelled_does_not(app: Celery) -> None:
+    with worker():
+        stopping = runtimes.running()
+        stopping.cancel_steps()
+
+        with pytest.raises(asyncio.CancelledError):
+            stopping.run_step(lambda: note.function("late"))
+
+    assert begun == {}
 
 
 def test_of_a_loop_that_has_ended_the_thread_gives_the_step_back(app: Celery) -> None:
