@@ -114,6 +114,7 @@ class BrokerFile:
         self._inode: tuple[int, int] | None = None
         self._keeper: threading.Thread | None = None
         self._is_holder = False
+        self._unreleased: set[int] = set()
 
     @classmethod
     def at(cls, path: str) -> BrokerFile:
@@ -152,6 +153,8 @@ class BrokerFile:
         """
         now = time.time()
         with self._cursor() as db:
+            if self._unreleased:
+                self._release(db)
             for queue in queues:
                 # A plain read first: an idle consumer must not take the write lock fifty times a second.
                 if not db.execute(
@@ -184,13 +187,22 @@ class BrokerFile:
             db.execute("DELETE FROM messages WHERE id = ?", (message_id,))
 
     def release(self, message_id: int) -> None:
-        """Give back a message that this process holds; it goes where it was in its queue."""
-        with self._cursor() as db:
+        """Give back a message that this process holds; it goes where it was in its queue.
+
+        While the file cannot be written, which is often why a message is given back, that waits for the next `claim`.
+        """
+        self._unreleased.add(message_id)
+        with contextlib.suppress(sqlite3.Error, OSError), self._cursor() as db:
+            self._release(db)
+        self.notify()
+
+    def _release(self, db: sqlite3.Connection) -> None:
+        for message_id in list(self._unreleased):
             db.execute(
                 "UPDATE messages SET holder = NULL WHERE id = ? AND holder = ?",
                 (message_id, this_process().process_id),
             )
-        self.notify()
+            self._unreleased.discard(message_id)
 
     def size(self, queue: str) -> int:
         """Count the messages of a queue that nobody holds."""

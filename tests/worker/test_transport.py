@@ -110,6 +110,28 @@ def ids(got):
 # --- one process -------------------------------------------------------------------------------------
 
 
+def test_a_message_that_cannot_be_given_back_is_given_back_as_soon_as_the_file_can_be_written(
+    path, url, caplog
+):
+    with Connection(url) as connection:
+        QUEUE(connection.channel()).declare()
+        publish(connection, "a", "b")
+        with consuming(connection, ack=False) as got:
+            drain(connection)
+            assert ids(got) == ["a", "b"]
+            execute(
+                path,
+                "CREATE TRIGGER full BEFORE UPDATE ON messages BEGIN SELECT RAISE(FAIL, 'full'); END",
+            )
+    assert not [record for record in caplog.records if "RESTORE" in record.message]
+
+    execute(path, "DROP TRIGGER full")
+    with Connection(url) as connection, consuming(connection) as got:
+        drain(connection)
+        assert ids(got) == ["a", "b"]
+    assert messages(path) == 0
+
+
 def test_messages_arrive_in_order_and_are_gone_once_acknowledged(connection):
     publish(connection, "a", "b", "c")
 
