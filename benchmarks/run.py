@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,7 +122,10 @@ def _heading(options: argparse.Namespace) -> str:
     where = (
         f"Python {platform.python_version()}, {os.cpu_count()} cores, files in {tempfile.gettempdir()}"
     )
-    texts = [f"{where}, {options.rounds} rounds; ratios are ours / peer (lowest-highest of one round)."]
+    texts = [
+        f"{where}, {options.rounds} rounds; ratios are ours / peer (lowest-highest of one round).",
+        f"A million additions in a loop take {_loop_ms():.0f} ms here.",
+    ]
     if not peers.is_dbos_here() and not options.no_peers and not options.no_dbos:
         texts.append(
             "DBOS is not compared: it is not installed (pip install -r benchmarks/requirements.txt)."
@@ -130,6 +134,11 @@ def _heading(options: argparse.Namespace) -> str:
     if load > BUSY:
         texts.append(f"The machine is busy (load {load:.1f}): trust the ratios, not the figures.")
     return "\n".join(texts)
+
+
+def _loop_ms() -> float:
+    """How fast the machine is at what most of a step is: the interpreter."""
+    return 1e3 * min(timeit.repeat("n += 1", "n = 0", number=1_000_000, repeat=5))
 
 
 @contextlib.contextmanager
