@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from math import ceil
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +26,7 @@ from ckworkflow.store.writer import BusyError
 from ckworkflow.testing import worker
 from ckworkflow.worker import lane
 from ckworkflow.worker import runtime as runtimes
+from ckworkflow.worker.ahead import BOX_SECONDS, STEP_SECONDS, RunAhead
 from ckworkflow.worker.lane import Handed, Lane
 from waiting import failure_of, until
 
@@ -277,6 +281,23 @@ def test_a_step_that_would_begin_after_all_were_cancelled_does_not(app: Celery) 
             stopping.run_step(lambda: note.function("late"))
 
     assert begun == {}
+
+
+def test_what_a_run_has_had_is_counted_on_whatever_thread_it_was(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row: Any = SimpleNamespace(node_id="0:1", generation=1)
+    claimed: Any = SimpleNamespace(run_id="run", row=row)
+    crowded: Any = SimpleNamespace(
+        is_stopping=False, engine=SimpleNamespace(local=SimpleNamespace(waiting=1))
+    )
+    message = RunAhead(app, note, claimed, crowded, hostname=None)
+    monkeypatch.setattr(time, "thread_time", lambda: 1e9)  # of another thread, one that writes for many
+
+    assert message.may_run(note.name)
+    for _ in range(ceil(BOX_SECONDS / STEP_SECONDS) + 5):
+        message.spend_on_step()
+    assert not message.may_run(note.name)
 
 
 def test_of_a_loop_that_has_ended_the_thread_gives_the_step_back(app: Celery) -> None:
