@@ -64,7 +64,7 @@ def publish(
         app: The app.
         run_id: Their run.
         pieces: What to publish.
-        at: The time.
+        at: Now, by the clock of the database, for those who see how long their messages take.
         tell_sent: Told the fields of `task-sent` events.
 
     Returns:
@@ -174,7 +174,10 @@ def _options(run_id: RunId, task: Task) -> dict[str, Any]:
 
 
 def published_at(headers: Mapping[str, Any]) -> float | None:
-    """Return when a message was published that is delivered for the first time; `None` where that is not known."""
+    """Return when a message was published that is delivered for the first time, in seconds since 1970.
+
+    `None` where that is not known.
+    """
     is_first = not (headers.get("delivery_info") or {}).get("redelivered")
     at = headers.get(PUBLISHED_AT)
     return at if is_first and isinstance(at, float) else None

@@ -203,7 +203,6 @@ class Database:
             kept, self._kept = self._kept, None
             if kept is not None:
                 kept.close()
-            self._writer.close()
             self._engine.dispose()
 
     def _make_writer(self) -> GroupWriter:

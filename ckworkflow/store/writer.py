@@ -42,6 +42,8 @@ Done = Callable[[Callable[[], T]], object]
 """Told of the end of a work by a function that returns what the work returned, or raises what it raised."""
 
 LARGEST_GROUP = 64
+IDLE_SECONDS = 5.0
+"""After so long without a work that was handed in, the writer's own thread ends."""
 
 
 class BusyError(Exception):
@@ -151,12 +153,6 @@ class GroupWriter:
         if self._enter(_Submitted(work, key, done)):
             self._have_own_thread_write()
 
-    def close(self) -> None:
-        """End the own thread; the next work that is handed in begins another."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._thread_turn.release()
-
     def _enter(self, pending: _Pending) -> bool:
         """Queue; return whether whoever does so is to write, for nobody is."""
         with self._lock:
@@ -165,19 +161,27 @@ class GroupWriter:
         return is_first
 
     def _have_own_thread_write(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._write_for_others, name="ckworkflow-writer", daemon=True
-            )
-            self._thread.start()
-        self._thread_turn.release()
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._write_for_others, name="ckworkflow-writer", daemon=True
+                )
+                self._thread.start()
+            self._thread_turn.release()
 
     def _write_for_others(self) -> None:
-        while True:
-            self._thread_turn.acquire()
-            if self._thread is not threading.current_thread():
-                return
+        while self._has_own_turn():
             self._write()
+
+    def _has_own_turn(self) -> bool:
+        """Wait for the own thread's turn; `False`: none has come for a while, and the thread is forgotten."""
+        if self._thread_turn.acquire(timeout=IDLE_SECONDS):
+            return True
+        with self._lock:  # under which a turn is given: it may have been, just now
+            if self._thread_turn.acquire(blocking=False):
+                return True
+            self._thread = None
+            return False
 
     def _write(self) -> None:
         with self._lock:

@@ -39,8 +39,8 @@ class Handed:
 
     Attributes:
         claimed: The step.
-        told: What the world is to be told of it, once `telling` is closed.
-        telling: See there.
+        told: What the world is to be told of it, as its event for Flower.
+        telling: What tells it, when it is closed.
         outcome: Returns what the step returned, or raises what it raised; runs it, if that is not done yet.
         recorded: What came of its record, if that is written already.
     """

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from ckworkflow.model import RunId
+from ckworkflow.store import writer
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import BusyError, GroupWriter, together
@@ -221,25 +222,46 @@ def test_a_work_that_was_handed_in_and_has_to_go_alone_is_given_back(database: D
         raise BusyError
 
     ends = Ends()
-    writer = GroupWriter(transact, alone=lambda _work: pytest.fail("nobody waits for it"))
+    alone = GroupWriter(transact, alone=lambda _work: pytest.fail("nobody waits for it"))
 
-    writer.submit(lambda tx: None, ends.done, key="a")
+    alone.submit(lambda tx: None, ends.done, key="a")
 
     until(lambda: len(ends.found) == 1)
     with pytest.raises(BusyError):
         ends.found[0]()
-    writer.close()
 
 
-def test_a_database_that_is_closed_leaves_no_thread_behind(database: Database) -> None:
+def test_a_work_that_was_handed_in_is_written_whenever_connections_are_closed(
+    database: Database,
+) -> None:
+    """They are before each fork, which any thread of a bot may do."""
     ends = Ends()
-    for _ in range(2):  # it may be used again
-        database.submit_run(RunId("a"), lambda tx: None, ends.done)
-        until(lambda: ends.found)
-        writing = database._writer._thread
-        assert writing is not None
+
+    for n in range(200):
+        database.submit_run(
+            RunId("a"), lambda tx, n=n: tx.execute(sa.insert(TABLE), {"number": n}) and None, ends.done
+        )
         database.dispose()
 
-        writing.join(20)
-        assert not writing.is_alive()
-        ends.found.clear()
+    until(lambda: len(ends.found) == 200)
+    assert [outcome() for outcome in ends.found] == [None] * 200
+    assert numbers(database) == list(range(200))
+
+
+def test_the_writers_own_thread_ends_when_it_has_nothing_to_do_and_another_begins(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.001)
+    ends = Ends()
+
+    for n in range(300):  # so that some come just as it goes
+        database.submit_run(
+            RunId("a"), lambda tx, n=n: tx.execute(sa.insert(TABLE), {"number": n}) and None, ends.done
+        )
+        if n % 3 == 0:
+            until(lambda n=n: len(ends.found) == n + 1)
+
+    until(lambda: len(ends.found) == 300)
+    assert numbers(database) == list(range(300))
+    until(lambda: database._writer._thread is None)
+    until(lambda: "ckworkflow-writer" not in {thread.name for thread in threading.enumerate()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import Counter
@@ -281,6 +282,20 @@ def test_a_step_that_would_begin_after_all_were_cancelled_does_not(app: Celery) 
             stopping.run_step(lambda: note.function("late"))
 
     assert begun == {}
+
+
+def test_lanes_go_on_while_their_process_forks(app: Celery) -> None:
+    with worker():
+        runs = [start_sync(chain) for _ in range(20)]
+        while not all(run.status().is_final for run in runs):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+
+        assert [run.return_value(PATIENCE_SECONDS) for run in runs] == ["e"] * 20
+
+    assert begun == dict.fromkeys("abcde", 20)
 
 
 def test_what_a_run_has_had_is_counted_on_whatever_thread_it_was(
