@@ -18,6 +18,7 @@ from ckworkflow.compiler.source import LocatedBody, future_flags, quiet_compile
 __all__ = ["build"]
 
 _FACTORY: Final = "__ckw_factory__"
+_BODY: Final = "__ckw_body__"
 
 
 def build(
@@ -39,13 +40,15 @@ def build(
     """
     code = original.__code__
     cells = dict(zip(code.co_freevars, original.__closure__ or (), strict=True))
+    # A def and a class bind their names in the factory, where the body would find them instead of its own
+    # globals and cells: so both get names that no body contains.
+    node.name = _BODY
     definition: ast.stmt = node
     classes = [scope for scope in located.enclosing if isinstance(scope, ast.ClassDef)]
     if classes:
-        # Private names (`__x`) are mangled with the name of the class around them.
-        definition = ast.ClassDef(
-            name=classes[-1].name, bases=[], keywords=[], body=[node], decorator_list=[]
-        )
+        # Private names (`__x`) are mangled with the name of the class around them, without its first underscores.
+        stand_in = "_" * 40 + classes[-1].name.lstrip("_")
+        definition = ast.ClassDef(name=stand_in, bases=[], keywords=[], body=[node], decorator_list=[])
     arguments = [ast.arg(name) for name in dict.fromkeys([*support, *cells])]
     factory = ast.FunctionDef(
         name=_FACTORY,
@@ -68,11 +71,8 @@ def build(
             new.type_params = []  # type: ignore[attr-defined,unused-ignore]
     module = ast.fix_missing_locations(ast.Module(body=[factory], type_ignores=[]))
     compiled = quiet_compile(module, code.co_filename, flags=future_flags(code))
-    found = _find(compiled, code.co_name, node)
-    if found is None:  # pragma: no cover - our bug alone
-        message = f"the rewritten {code.co_qualname} was lost"
-        raise AssertionError(message)
-    found = _renamed(found, found.co_qualname, code.co_qualname)
+    found = _find(compiled)
+    found = _renamed(found, found.co_qualname, code.co_qualname).replace(co_name=code.co_name)
     cells |= {name: CellType(value) for name, value in support.items()}
     closure = tuple(cells[name] for name in found.co_freevars)
     function = FunctionType(
@@ -87,19 +87,10 @@ def build(
     return function
 
 
-def _find(code: CodeType, name: str, node: ast.AsyncFunctionDef) -> CodeType | None:
-    """The code of the definition: the first of its name from outside in, past factory and class."""
-    level = [code]
-    for _ in range(3):
-        level = [
-            constant for outer in level for constant in outer.co_consts if isinstance(constant, CodeType)
-        ]
-        for inner in level:
-            if inner.co_name == name and inner.co_argcount == len(node.args.posonlyargs) + len(
-                node.args.args
-            ):
-                return inner
-    return None
+def _find(code: CodeType) -> CodeType:
+    """The code of the definition, within factory and class."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return next((found for found in inner if found.co_name == _BODY), None) or _find(inner[0])
 
 
 def _renamed(code: CodeType, old: str, new: str) -> CodeType:
