@@ -67,6 +67,7 @@ class Definition:
         module: Its module.
         qualname: Its name in there.
         site: Its file and line.
+        execution: The same object for all definitions of one execution of the module.
         signature: Its parameters.
     """
 
@@ -79,7 +80,11 @@ class Definition:
         self.module, self.qualname = function.__module__, function.__qualname__
         self.name = f"{self.module}.{self.qualname}" if name is None else _checked_name(self.kind, name)
         self.site = _site(function)
-        self.signature = inspect.signature(function)
+        # Not that of what another decorator has wrapped: it is this function that is called.
+        self.signature = inspect.signature(function, follow_wrapped=False)
+        # A reload gives a module another spec: what tells it from a second definition in one execution.
+        space = getattr(function, "__globals__", {})
+        self.execution: object = space.get("__spec__") or space
 
     @property
     def place(self) -> str:
@@ -119,7 +124,7 @@ class Step(Definition, Generic[P, R]):
         self.options = StepOptions() if options is None else options
         self.is_async = inspect.iscoroutinefunction(function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
         """In the body of a workflow: give the awaitable of this step. Elsewhere: call the function."""
         tracer = tracing.current()
         result: object
@@ -139,7 +144,7 @@ class SyncStep(Step[P, R]):
     if TYPE_CHECKING:
 
         def __call__(  # type: ignore[override]  # noqa: D102  # it promises less: elsewhere it gives the plain result
-            self, *args: P.args, **kwargs: P.kwargs
+            self, /, *args: P.args, **kwargs: P.kwargs
         ) -> Awaitable[R]: ...
 
 
@@ -156,7 +161,7 @@ class Workflow(Definition, Generic[P, R]):
         self._plain = cast("FunctionType", function)
         self._source = compiler.capture_source(self._plain)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
         """In the body of another workflow: inline this one into the same run.
 
         Raises:

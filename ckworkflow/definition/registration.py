@@ -42,6 +42,17 @@ class Registry:
         """
         names: dict[str, Any] = self.steps if definition.kind == "step" else self.workflows
         other: Definition | None = names.get(definition.name)
+        if (
+            other is not None
+            and other.place == definition.place
+            and not _is_redefined(other, definition)
+        ):
+            msg = (
+                f"{definition.place} ({definition.site}) is defined twice as a {definition.kind} named "
+                f"{definition.name!r}: in a factory, a loop, as a lambda, or under one name. The second would "
+                f"silently replace the first. Give each a `name=` of its own."
+            )
+            raise ValueError(msg)
         if other is not None and other.place != definition.place:
             msg = (
                 f"Two {definition.kind}s are named {definition.name!r}: {other.place} ({other.site}) and "
@@ -88,6 +99,20 @@ class Registry:
         if found is None:
             raise WorkflowNotRegisteredError("workflow", name)
         return found
+
+
+def _is_redefined(old: Definition, new: Definition) -> bool:
+    """Whether a definition takes the place of another: its module was executed again, or it is the very same."""
+    before, after = old.function, new.function
+    if old.execution is not new.execution or before is after:
+        return True
+    return (
+        getattr(before, "__code__", None) is getattr(after, "__code__", None)
+        and before.__closure__ is None
+        and after.__closure__ is None
+        and before.__defaults__ == after.__defaults__
+        and before.__kwdefaults__ == after.__kwdefaults__
+    )
 
 
 registry = Registry()

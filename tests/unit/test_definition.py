@@ -497,3 +497,55 @@ def test_a_definition_of_the_main_script_is_found_out() -> None:
         MainModuleError, match=r"'__main__\.greet' is defined in __main__ .*Move it to a module"
     ):
         check_main(made_in("__main__", "greet"))
+
+
+def test_a_factory_cannot_make_two_steps_of_one_name() -> None:
+    def make(number: int) -> Any:
+        @step
+        async def made() -> int:
+            return number
+
+        return made
+
+    first = make(1)
+    with pytest.raises(ValueError, match="defined twice"):
+        make(2)
+
+    assert registry.steps[first.name] is first
+
+
+def test_two_lambdas_need_names() -> None:
+    step(lambda x: x + 1)
+    with pytest.raises(ValueError, match="defined twice"):
+        step(lambda x: x + 2)
+
+
+def test_one_function_under_one_name_may_be_defined_again() -> None:
+    def plain_one() -> int:
+        return 1
+
+    assert step(plain_one)() == step(plain_one)() == 1
+
+
+def test_a_step_over_a_decorator_has_the_signature_that_is_called() -> None:
+    def with_client(function: Any) -> Any:
+        @functools.wraps(function)
+        async def wrapper(*args: Any) -> Any:
+            return await function("client", *args)
+
+        return wrapper
+
+    @step(name="signature of a wrapper")
+    @with_client
+    async def send(client: str, text: str) -> str:
+        return f"{client} {text}"
+
+    send.bind(("hi",), {})
+
+
+def test_a_step_may_have_a_parameter_named_self() -> None:
+    @step(name="self by keyword")
+    def named(self: int) -> int:
+        return self
+
+    assert named(self=3) == 3
