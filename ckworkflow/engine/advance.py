@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SPIN_LIMIT = 50
+"""Continuations one after the other, in one process, that tell the body of nothing: then something is wrong."""
+SPIN_HOLD = timedelta(days=1)
+"""How long a run that spins is held before it is looked at again."""
 STRANGER_DELAY = timedelta(seconds=10)
 """How long a run waits for another worker when this one does not know its workflow."""
 
@@ -154,12 +158,35 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
 def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | None:
     run = runs.lock_run(tx, run_id, engine.database)
     if run.status.is_final or run.signals == run.seen:
+        engine.spins.pop(run_id, None)
+        return None
+    if _spins(engine, run):
+        runs.update_run(
+            tx, run_id, wake_at=run.now + SPIN_HOLD, seen=run.signals, lease_owner=None, lease_until=None
+        )
         return None
     epoch = runs.acquire_lease(tx, run, owner=engine.owner, ttl=engine.settings.lease)
     if epoch is None:
         return None
     news = nodes.load_news(tx, run_id)
     return _Snapshot(epoch, run.signals, run.now, run.workflow, run.source_hash, run.created_at, news)
+
+
+def _spins(engine: Engine, run: RunRow) -> bool:
+    """Whether the body is continued again and again without being told of anything; then say so."""
+    delivered, times = engine.spins.get(run.run_id, (run.delivered, 0))
+    times = times + 1 if delivered == run.delivered else 0
+    engine.spins[run.run_id] = (run.delivered, times)
+    if times < SPIN_LIMIT:
+        return False
+    del engine.spins[run.run_id]
+    logger.error(
+        "run held: its body was continued %d times and told of nothing new. This is a bug of ckworkflow: please "
+        "report it with the body's source. It is looked at again in a day",
+        times,
+        extra={"run_id": run.run_id, "workflow": run.workflow},
+    )
+    return True
 
 
 def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> tuple[Tracer, Trace]:
