@@ -229,9 +229,7 @@ class Aliases:
         callee = self._body.callee(node)
         if callee in {Callee.STEP, Callee.SLEEP, Callee.PURE, Callee.NOW, Callee.GATHER}:
             return  # arguments are copied when they are encoded; a gather's members are calls themselves
-        keys: set[str] = set()
-        for value in [*node.args, *(keyword.value for keyword in node.keywords)]:
-            keys |= self._roots(value)[0]
+        keys, held = self._union([*node.args, *(keyword.value for keyword in node.keywords)])
         if callee is Callee.WORKFLOW:
             self._mark(keys, Reach.CALLER)
         elif self._keeps_nothing(node):
@@ -239,7 +237,7 @@ class Aliases:
         elif isinstance(node.func, ast.Attribute):
             receiver, reach = self._roots(node.func.value)
             if reach is Reach.NOBODY and node.func.attr in _BUILTIN_METHODS and not _passes_code(node):
-                self._join(keys | receiver, Reach.NOBODY)
+                self._join(keys | receiver, held)
             else:
                 self._mark(keys | receiver, Reach.WORLD)
         else:
@@ -256,15 +254,19 @@ class Aliases:
     def _roots(self, node: ast.expr | None) -> tuple[set[str], Reach]:
         """The names whose objects the value of an expression may be, or hold."""
         match node:
-            case None | ast.Constant() | ast.JoinedStr() | ast.Compare() | ast.UnaryOp():
+            case None | ast.Constant() | ast.JoinedStr():
                 return set(), Reach.NOBODY
+            case ast.Attribute() | ast.Subscript() | ast.Compare() | ast.UnaryOp() | ast.BinOp():
+                # Code of a class may run here, and give whatever it holds; what is plain passes the check at run time.
+                parts = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+                return self._union(parts)[0], Reach.WORLD
             case ast.Name():
                 return self._name_roots(node)
             case ast.Await(value=value):
                 return self._await_roots(value)
             case ast.Call():
                 return self._call_roots(node)
-            case ast.Attribute(value=value) | ast.Subscript(value=value) | ast.Starred(value=value):
+            case ast.Starred(value=value):
                 return self._roots(value)
             case ast.IfExp(body=body, orelse=orelse):
                 return self._union([body, orelse])
@@ -337,7 +339,7 @@ class Aliases:
             and node.func.attr in _BUILTIN_METHODS
             and not _passes_code(node)
         ):
-            return self._union([node.func.value, *arguments])
+            return self._union([node.func.value, *arguments])[0], Reach.WORLD
         return self._union(arguments)[0], Reach.WORLD
 
 

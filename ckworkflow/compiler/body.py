@@ -11,7 +11,9 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from types import FunctionType
+import logging
+from collections.abc import Iterator
+from types import CodeType, FunctionType
 from typing import Final, cast
 
 from ckworkflow.compiler.alias import Aliases
@@ -28,10 +30,14 @@ from ckworkflow.compiler.turns import FencedTurns, Fences
 
 __all__ = ["compile_body"]
 
+logger = logging.getLogger(__name__)
+
 _LOOKS_AT_FRAME: Final = frozenset(
     {"locals", "eval", "exec", "globals", "vars", "dir", "inspect", "breakpoint"}
 )
-_FRAME_ATTRIBUTES: Final = frozenset({"_getframe", "_current_frames", "currentframe", "cr_frame"})
+_FRAME_ATTRIBUTES: Final = frozenset(
+    {"_getframe", "_current_frames", "currentframe", "cr_frame", "tb_frame", "f_locals"}
+)
 
 
 def compile_body(
@@ -48,12 +54,27 @@ def compile_body(
     Returns:
         The rewritten body, or the original and why.
     """
+    try:
+        return _compile(function, source, classify=classify, ops=ops)
+    except Exception as error:  # noqa: BLE001  # whatever goes wrong here: strict awaits are always right
+        logger.warning(
+            "workflow not compiled, every await is strict",
+            extra={"workflow": function.__qualname__, "error": repr(error)[:200]},
+        )
+        return _untouched(function, f"the compiler failed on it ({type(error).__name__})")
+
+
+def _compile(
+    function: FunctionType, source: BodySource | None, *, classify: Classify, ops: object
+) -> CompiledBody:
     if hasattr(function, "__wrapped__"):
         return _untouched(function, "another decorator stands between the def and @workflow")
     if source is None:
         return _untouched(
             function, "its source is not to be had (typed in, exec'd or built at run time)"
         )
+    if any(name.startswith("__ckw") for name in _names(function.__code__)):
+        return _untouched(function, "it uses a name that begins with `__ckw`")
     if not inspect.iscoroutinefunction(function):
         return _untouched(function, "it is not a plain async def")
     located = locate(function, source)
@@ -78,6 +99,13 @@ def compile_body(
         awaits=_await_sites(known),
         fences=_fence_sites(decisions),
     )
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from (*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def _untouched(function: FunctionType, why_not: str) -> CompiledBody:

@@ -141,6 +141,9 @@ class Judge:
         """Judge a target of an assignment or `del`."""
         match target:
             case ast.Name(id=name):
+                local = self._body.names.get(name)
+                if local is not None and local.is_captured and self._body.local(target) is local:
+                    self.fence(f"`{name}` is used in a nested function, which may see it change")
                 if name in self._body.outer_declared:
                     self.fence(f"`{name}` is not local: others see it change")
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
@@ -167,6 +170,9 @@ class Judge:
         for part in ast.walk(node):
             if isinstance(part, ast.MatchValue):
                 self.inspect(part.value)
+            elif isinstance(part, ast.MatchMapping):
+                for key in part.keys:
+                    self.inspect(key)
             elif isinstance(part, ast.MatchClass) and not self._is_plain_class(part.cls):
                 self.fence(f"`case {short(part)}` asks a class")
 

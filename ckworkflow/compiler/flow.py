@@ -192,6 +192,10 @@ class _Walk:
                 judge.touch(value)
                 judge.store(target)
             case ast.AugAssign(target=target, value=value):
+                if not isinstance(target, ast.Name) and any(
+                    isinstance(n, ast.Await) for n in ast.walk(value)
+                ):
+                    judge.fence(f"`{short(target)}` is read before the await")
                 judge.inspect(_loaded(target))
                 judge.inspect(value)
                 judge.store(target)
@@ -314,7 +318,10 @@ class _Walk:
         if not all(isinstance(part, _PLAIN_TARGETS) for part in ast.walk(node.target)):
             return TurnFence(always=f"`{short(node.target)}` is set at each turn")
         iterable = node.iter
-        holders, rest = self._known.aliases.holders(iterable)
+        sources = self._turn_sources(iterable)
+        # A view or an iterator of exact builtins, which is asked at run time, is as much the world's as those are.
+        of = ast.Tuple(list(sources), ast.Load()) if sources else iterable
+        holders, rest = self._known.aliases.holders(of)
         held = {name: reach for name, reach in holders.items() if reach and "@" not in name}
         checks = tuple(
             (Check.LOOSE if Reach.WORLD in reach else Check.SHARED, name) for name, reach in held.items()
@@ -323,7 +330,6 @@ class _Walk:
             checks, rest = ((Check.LOOSE, iterable.id),), Reach.NOBODY
         elif Reach.WORLD in rest or not held.keys() <= bound:
             return TurnFence(always=f"`{short(iterable)}` may be changed by the world")
-        sources = self._turn_sources(iterable)
         depth = sum(isinstance(part, ast.Tuple | ast.List) for part in ast.walk(node.target))
         fence = TurnFence(
             sources, checks, caller=Reach.CALLER in rest, deep=depth > (1 if sources else 0)
@@ -403,8 +409,12 @@ class _Walk:
     def _is_plain_handler(self, node: ast.expr | None) -> bool:
         """Whether matching an exception against an expression runs no code."""
         match node:
-            case None | ast.Name():
+            case None:
                 return True
+            case ast.Name(id=name):
+                # A class under its own name; a name for a class may come to mean another.
+                value = self._body.resolve(node)
+                return isinstance(value, type) and value.__name__ == name
             case ast.Attribute():
                 return isinstance(self._body.resolve(node), type)
             case ast.Tuple(elts=elements):

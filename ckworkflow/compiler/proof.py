@@ -34,10 +34,17 @@ _FLOWING_BINDINGS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an await is lazy, and why, in words."""
+    """Whether an await is lazy, and why, in words.
+
+    Attributes:
+        at_root: It is lazy only in the body of the run itself: inlined, nobody evaluates what it returns at its end.
+        projected: The body takes parts of its value: what is recorded already must be the value itself.
+    """
 
     lazy: bool
     reason: str
+    at_root: bool = False
+    projected: bool = False
 
 
 class Proof:
@@ -53,6 +60,7 @@ class Proof:
     def __init__(self, body: Body) -> None:
         self._body = body
         self._seen: set[str] = set()
+        self._at_root = self._projected = False
         self.verdicts = {node: self._judge(node) for node in body.awaits}
 
     def is_lazy(self, node: ast.AST) -> bool:
@@ -96,10 +104,16 @@ class Proof:
             why = self._gather(node.value)
         if why is None:
             self._seen.clear()
+            self._at_root = self._projected = False
             why = self._fate(node, node)
         if why is not None:
             return Verdict(lazy=False, reason=why)
-        return Verdict(lazy=True, reason="nothing looks at its value")
+        return Verdict(
+            lazy=True,
+            reason="nothing looks at its value",
+            at_root=self._at_root,
+            projected=self._projected,
+        )
 
     def _place(self, node: ast.Await) -> str | None:
         """Why an await is strict for where it stands."""
@@ -144,12 +158,8 @@ class Proof:
         while True:
             parent = body.parents[node]
             match parent:
-                case ast.Attribute(ctx=ast.Load()) if not _is_called(body, parent):
-                    projected = True
-                case ast.Subscript(ctx=ast.Load(), slice=index) if node is parent.value and _is_constant(
-                    index
-                ):
-                    projected = True
+                case ast.Attribute() | ast.Subscript() if self._is_part(node, parent, source):
+                    projected = self._projected = True
                 case ast.List(ctx=ast.Load()) | ast.Tuple(ctx=ast.Load()):
                     pass
                 case ast.Dict() if _is_dict_value(node, parent):
@@ -159,10 +169,9 @@ class Proof:
                 case ast.Attribute() if isinstance(node, ast.Name) and appended(body, node) is not None:
                     return None
                 case ast.Call():
-                    fate = self._argument_fate(node, parent, origin, projected=projected)
-                    return self._overtaken(source, parent) if fate is None and projected else fate
+                    return self._argument_fate(node, parent, origin, source if projected else None)
                 case ast.Return():
-                    return self._overtaken(source, parent) if projected else None
+                    return self._returned(source, parent) if projected else None
                 case ast.Expr() if node is source and isinstance(node, ast.Await):
                     return None
                 case ast.Assign() | ast.AnnAssign():
@@ -172,28 +181,89 @@ class Proof:
             node = parent
 
     def _argument_fate(
-        self, node: ast.AST, call: ast.Call, origin: ast.expr, *, projected: bool
+        self, node: ast.AST, call: ast.Call, origin: ast.expr, part_of: ast.expr | None
     ) -> str | None:
+        """Who looks at an argument; `part_of` is the value that it is a part of, if it is one."""
         body = self._body
+        where = f"`{short(call)}` (line {call.lineno})"
         if (list_name := _append_target(body, call)) is not None:
-            if projected:
-                return f"`{short(call)}` (line {call.lineno}) must raise here if it has no such value"
+            if part_of is not None:
+                return f"{where} must raise here if it has no such value"
             return self._name_fate(list_name)
-        callee = body.callee(call)
-        if callee is not Callee.STEP:
+        if body.callee(call) is not Callee.STEP:
             return self._looks(node, origin)
-        outer = body.parents[call]
-        if isinstance(outer, ast.Await):
+        if isinstance(body.parents[call], ast.Await):
             if any(isinstance(child, Comprehension) for child, _ in body.ancestors(call)):
-                return f"`{short(call)}` (line {call.lineno}) stands inside a comprehension"
-            if projected and any(isinstance(inner, ast.Await) for inner in ast.walk(call)):
-                return f"`{short(call)}` (line {call.lineno}) awaits in its arguments"
-            return None
-        if _is_gathered(body, call):
-            if projected:
-                return f"`{short(call)}` (line {call.lineno}) must raise before its siblings start"
-            return None
-        return f"`{short(call)}` (line {call.lineno}) is not awaited where it is called"
+                return f"{where} stands inside a comprehension"
+            return None if part_of is None else self._next_fate(part_of, call)
+        if not _is_gathered(body, call):
+            return f"{where} is not awaited where it is called"
+        return None if part_of is None else f"{where} must raise before its siblings start"
+
+    def _next_fate(self, source: ast.expr, call: ast.Call) -> str | None:
+        """Why a part may not be an argument of an awaited step: something may come before it."""
+        if any(isinstance(inner, ast.Await) for inner in ast.walk(call)):
+            return f"`{short(call)}` (line {call.lineno}) awaits in its arguments"
+        return self._overtaken(source, call) or self._delayed(source, call)
+
+    def _is_part(self, node: ast.AST, whole: ast.Attribute | ast.Subscript, source: ast.expr) -> bool:
+        """Whether an expression takes a part of a step's result, by a name or a constant."""
+        if not isinstance(whole.ctx, ast.Load) or not self._is_step(source):
+            return False
+        if isinstance(whole, ast.Attribute):
+            return not _is_called(self._body, whole) and not whole.attr.startswith("_")
+        return node is whole.value and _is_constant(whole.slice)
+
+    def _is_step(self, source: ast.expr) -> bool:
+        """Whether a value is what a step gave, and not what the body of another workflow made of it."""
+        local = self._body.local(source) if isinstance(source, ast.Name) else None
+        values = [source] if local is None else [binding.value for binding in local.bindings]
+        return all(self._comes_from_step(value) for value in values)
+
+    def _comes_from_step(self, value: ast.expr | None) -> bool:
+        if not isinstance(value, ast.Await) or not isinstance(value.value, ast.Call):
+            return False
+        call = value.value
+        callee = self._body.callee(call)
+        if callee is Callee.GATHER:
+            return all(self._body.callee(member) is Callee.STEP for member in gather_members(call))
+        return callee is Callee.STEP
+
+    def _returned(self, source: ast.expr, top: ast.Return) -> str | None:
+        """Why a projection in a return value is strict: an error must arise in the body where Python raises it."""
+        for child, parent in self._body.ancestors(top):
+            if isinstance(parent, ast.Try | ast.TryStar) and child not in parent.finalbody:
+                return f"`{short(top)}` (line {top.lineno}) stands inside a try"
+        self._at_root = True
+        return self._overtaken(source, top)
+
+    def _delayed(self, source: ast.expr, call: ast.Call) -> str | None:
+        """Why a projection is strict: another await may come between it and the await that gives its value."""
+        where = f"`{short(call)}` (line {call.lineno})"
+        local = self._body.local(source) if isinstance(source, ast.Name) else None
+        if local is None or len(local.bindings) != 1 or local.bindings[0].value is None:
+            return f"{where} takes a part of it, and it is not bound once"
+        first, last = self._body.statement_of(local.bindings[0].value), self._body.statement_of(call)
+        block = self._block_of(first)
+        if last not in block or isinstance(
+            last, ast.For | ast.While | ast.If | ast.With | ast.Try | ast.Match
+        ):
+            return f"{where} takes a part of it, and is not the next step"
+        between = block[block.index(first) + 1 : block.index(last)]
+        if (
+            first is last
+            or block.index(last) < block.index(first)
+            or any(
+                isinstance(inner, ast.Await) for statement in between for inner in ast.walk(statement)
+            )
+        ):
+            return f"{where} takes a part of it, and is not the next step"
+        return None
+
+    def _block_of(self, statement: ast.stmt) -> list[ast.stmt]:
+        parent = self._body.parents[statement]
+        blocks = [value for _, value in ast.iter_fields(parent) if isinstance(value, list)]
+        return next(block for block in blocks if statement in block)
 
     def _overtaken(self, source: ast.expr, top: ast.Call | ast.Return) -> str | None:
         """Why a projection is strict for what is evaluated after it: that must not raise before it does."""
@@ -321,7 +391,9 @@ def appended(body: Body, use: ast.Name) -> ast.expr | None:
         return None
     local = body.local(use)
     is_list = local is not None and all(
-        binding.kind is BindingKind.ASSIGN and isinstance(binding.value, ast.List)
+        binding.kind is BindingKind.ASSIGN
+        and isinstance(binding.value, ast.List)
+        and len(getattr(body.statement_of(binding.value), "targets", ())) <= 1
         for binding in local.bindings
     )
     return call.args[0] if is_list and len(call.args) == 1 and not call.keywords else None
@@ -370,7 +442,7 @@ def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
 def _is_constant(node: ast.expr) -> bool:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         node = node.operand
-    return isinstance(node, ast.Constant) and isinstance(node.value, str | int)
+    return isinstance(node, ast.Constant) and type(node.value) in {str, int}
 
 
 def _is_dict_value(node: ast.AST, display: ast.Dict) -> bool:

@@ -3,7 +3,7 @@
 Generated code reaches the trace only through two closure cells, never through a global that a user
 could see or shadow:
 
-- `__ckw__`: `lazy(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`, `shared(*values)`,
+- `__ckw__`: `lazy(awaitable)`, `lazy_parts(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`, `shared(*values)`,
   `safe_global(value)`, `in_child()`, `lend(value)`, `alive()`, `guarded(manager)`,
   `guarded_async(manager)`;
 - `__ckw_turns__`: a loop that fences its turns.
@@ -223,7 +223,11 @@ class _Rewriter:
             value = self._durable(node.value)
         else:
             value = self._copy(node.value)
-        return _place(ast.Await(_op("lazy", value) if lazy else value), node)
+        if not lazy:
+            return _place(ast.Await(value), node)
+        verdict = self._known.proof.verdicts[node]
+        op = "lazy_at_root" if verdict.at_root else "lazy_parts" if verdict.projected else "lazy"
+        return _place(ast.Await(_op(op, value)), node)
 
     def _durable(self, call: ast.Call) -> ast.expr:
         """A call of a step, workflow, sleep or gather whose callee is asked again at run time."""

@@ -27,6 +27,8 @@ from ckworkflow.scrub import scrub
 MESSAGE_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000
 CAUSE_LIMIT = 5
+MEMBER_LIMIT = 20
+"""Members of an exception group that are stored; the others are counted by its message alone."""
 _TRACEBACK = "__ckworkflow_traceback__"
 _WORD = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _FIELDS = ("code", "kind", "status", "details")
@@ -53,6 +55,9 @@ def to_data(error: BaseException, *, depth: int = 0) -> dict[str, Any]:
         value = _read(error, name)
         if isinstance(value, int | str) and not isinstance(value, bool):
             data[name] = scrub(value) if isinstance(value, str) else value
+    if isinstance(error, BaseExceptionGroup) and depth < CAUSE_LIMIT:
+        data["members"] = [to_data(one, depth=depth + 1) for one in error.exceptions[:MEMBER_LIMIT]]
+        data["message"] = scrub(error.message)[:MESSAGE_LIMIT]
     details = _read(error, "details")
     if isinstance(details, Mapping) and details:
         data["details"] = _stored(dict(details))
@@ -174,6 +179,10 @@ def _make(cls: type[BaseException] | None, data: Mapping[str, Any], message: str
     args: tuple[Any, ...] = (message,)
     with suppress(UnreadableValueError):
         args = tuple(codec.decode(data["args"])) if "args" in data else args
+    members = data.get("members")
+    if isinstance(members, list) and members and issubclass(cls, BaseExceptionGroup):
+        with suppress(Exception):  # a class of the user's may refuse in any way
+            return cls(message, [from_data(member) for member in members])
     if cls is FatalError:
         return FatalError(message)
     try:

@@ -16,16 +16,45 @@ if TYPE_CHECKING:
     from ckworkflow.tracing.tracer import TaskState, Tracer
 
 
-class Call:
-    """An awaitable of the body; see the module."""
+class Call(Coroutine[Any, Any, Any]):
+    """A coroutine of the body; see the module. So whatever takes a coroutine takes it: `create_task`, a `TaskGroup`."""
 
-    __slots__ = ("_is_used", "line", "tracer")
+    __slots__ = ("_coroutine", "_is_used", "_number", "line", "tracer")
 
     def __init__(self, tracer: Tracer, line: int) -> None:
         self.tracer, self.line, self._is_used = tracer, line, False
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._number = tracer.next_call()
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.strict().__await__()
+
+    def __hash__(self) -> int:
+        # By its number in the body, not by its address: a set of calls (`asyncio.as_completed`) has one order.
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def send(self, value: Any, /) -> Any:
+        """As of a coroutine."""
+        return self._begun().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of a coroutine."""
+        return self._begun().throw(*error)
+
+    def close(self) -> None:
+        """As of a coroutine: one that was never awaited records nothing."""
+        if self._coroutine is None:
+            self._is_used = True
+        else:
+            self._coroutine.close()
+
+    def _begun(self) -> Coroutine[Any, Any, Any]:
+        if self._coroutine is None:
+            self._coroutine = self.strict()
+        return self._coroutine
 
     async def lazily(self) -> Any:
         """Record, and return deferred values without waiting."""
@@ -96,7 +125,12 @@ class WorkflowCall(Call):
     async def lazily(self) -> Any:
         """Run the inlined body; its value may hold deferred values."""
         self.use()
-        return await self.body()
+        state = self.tracer.state()
+        state.inlined += 1
+        try:
+            return await self.body()
+        finally:
+            state.inlined -= 1
 
     @property
     def reason(self) -> str:
@@ -128,13 +162,34 @@ class GatherCall(Call):
     the first failure *delivered* is raised at once and the siblings go on.
     """
 
-    __slots__ = ("_future", "_missing", "_results", "_tasks", "_waiter", "members", "return_exceptions")
+    __slots__ = (
+        "_future",
+        "_missing",
+        "_places",
+        "_results",
+        "_tasks",
+        "_waiter",
+        "members",
+        "return_exceptions",
+    )
 
     def __init__(
         self, tracer: Tracer, members: Sequence[Any], line: int, *, return_exceptions: bool
     ) -> None:
         super().__init__(tracer, line)
-        self.members, self.return_exceptions = list(members), return_exceptions
+        for index, member in enumerate(members):
+            if not isinstance(member, Awaitable):
+                # As asyncio: those before it have begun.
+                tracer.begun.extend(
+                    asyncio.ensure_future(begun, loop=tracer.loop) for begun in members[:index]
+                )
+                msg = "An asyncio.Future, a coroutine or an awaitable is required"
+                raise TypeError(msg)
+        # As asyncio: what is there twice runs once.
+        self.members = list({id(member): member for member in members}.values())
+        places = {id(member): place for place, member in enumerate(self.members)}
+        self._places = [places[id(member)] for member in members]
+        self.return_exceptions = return_exceptions
         self._results: list[Any] = [None] * len(self.members)
         self._missing = len(self.members)
         self._future: asyncio.Future[None] = tracer.loop.create_future()
@@ -173,7 +228,9 @@ class GatherCall(Call):
         if frontiers:
             parent.frontier = set().union(*frontiers)
         await tracer.bound_segment(self.line)
-        return self._results
+        if len(self._places) == len(self._results):
+            return self._results
+        return [self._results[place] for place in self._places]
 
     def _start_node(
         self, index: int, node: TracedNode, parent: TaskState, frontiers: list[set[NodeId]]
@@ -236,14 +293,25 @@ async def _run_member(tracer: Tracer, member: Any) -> Any:
 
 
 class Lazy:
-    """`lazy(call)`: the await that the compiler has proved lazy."""
+    """`lazy(call)`: the await that the compiler has proved lazy.
 
-    __slots__ = ("awaitable",)
+    With `parts` the body takes parts of the value. When all that it awaited is recorded, it gets the value itself: a
+    part may be code (a property), which runs where Python runs it, on one object.
+    """
 
-    def __init__(self, awaitable: Any) -> None:
-        self.awaitable = awaitable
+    __slots__ = ("awaitable", "parts")
+
+    def __init__(self, awaitable: Any, *, parts: bool = False) -> None:
+        self.awaitable, self.parts = awaitable, parts
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if isinstance(self.awaitable, Call):
-            return self.awaitable.lazily().__await__()
-        return self.awaitable.__await__()  # type: ignore[no-any-return]  # whatever the body called
+        if not isinstance(self.awaitable, Call):
+            return self.awaitable.__await__()  # type: ignore[no-any-return]  # whatever the body called
+        if self.parts:
+            return self._with_parts(self.awaitable).__await__()
+        return self.awaitable.lazily().__await__()
+
+    async def _with_parts(self, call: Call) -> Any:
+        value = await call.lazily()
+        tracer = call.tracer
+        return tracer.resolve(value) if tracer.is_settled(tracer.state()) else value

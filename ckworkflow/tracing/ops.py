@@ -51,6 +51,19 @@ def lazy(awaitable: Any) -> Lazy:
     return Lazy(awaitable)
 
 
+def lazy_at_root(awaitable: Any) -> Any:
+    """Await without waiting in the body of the run itself; strictly in a workflow that it calls."""
+    tracer = current()
+    if tracer is None or not tracer.state().is_root or tracer.state().inlined:
+        return awaitable
+    return Lazy(awaitable, parts=True)
+
+
+def lazy_parts(awaitable: Any) -> Lazy:
+    """Await without waiting a value of which the body takes parts."""
+    return Lazy(awaitable, parts=True)
+
+
 def callee(function: Any) -> Any:
     """Return what to call in place of `function`, judged by what it is now."""
     if function is asyncio.gather:

@@ -22,7 +22,7 @@ from ckworkflow import codec
 from ckworkflow.errors import ReplayDivergenceError
 from ckworkflow.model import NodeKind
 from ckworkflow.tracing.calls import NodeCall, WorkflowCall
-from ckworkflow.tracing.deferred import Deferred, evaluate, project, reference
+from ckworkflow.tracing.deferred import Deferred, project, reference
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
 
@@ -45,15 +45,16 @@ class TaskState:
     Attributes:
         path: `0` for the root, `0.2` for its third child.
         frontier: The nodes that this task awaited last: what comes next may begin after them.
+        inlined: How many workflows the task is inside of, called one by the other.
         ahead: Awaits that this task has passed since all it awaited was recorded; a `gather` is one.
     """
 
-    __slots__ = ("_children", "_ordinal", "_randoms", "ahead", "frontier", "path")
+    __slots__ = ("_children", "_ordinal", "_randoms", "ahead", "frontier", "inlined", "path")
 
     def __init__(self, path: str, frontier: Iterable[NodeId] = ()) -> None:
         self.path = path
         self.frontier: set[NodeId] = set(frontier)
-        self._children = self._ordinal = self._randoms = self.ahead = 0
+        self._children = self._ordinal = self._randoms = self.ahead = self.inlined = 0
 
     @property
     def is_root(self) -> bool:
@@ -129,6 +130,8 @@ class Tracer:
         self.is_alive = True
         self.has_lent = False
         self._body = body
+        self._calls = 0
+        self.begun: list[asyncio.Future[Any]] = []
         self._now = started_at
         self._known = dict(known or {})
         self._is_same_source = is_same_source
@@ -333,6 +336,11 @@ class Tracer:
         """What a workflow gives back in the body of another."""
         return WorkflowCall(self, body, name, line)
 
+    def next_call(self) -> int:
+        """Return the number of the body's next call."""
+        self._calls += 1
+        return self._calls
+
     def state(self) -> TaskState:
         """The place of the running task."""
         task = asyncio.current_task(self.loop)
@@ -381,25 +389,25 @@ class Tracer:
                 node_id,
                 known,
                 f"{call.name} with other arguments",
-                why="The source is unchanged, so the body is not repeatable: use now(), random() and uuid4() "
-                "of ckworkflow, and sort what has no order.",
             )
         logger.warning(
             "replayed step has other arguments",
             extra={"run_id": self.run_id, "node_id": node_id, "step": call.name},
         )
 
-    def _divergence(
-        self, node_id: NodeId, known: Known, traced: str, *, why: str | None = None
-    ) -> BaseException:
+    def _divergence(self, node_id: NodeId, known: Known, traced: str) -> BaseException:
+        why = "The workflow was edited while the run was under way. Restore the old order of steps, or start a new run."
+        if self._is_same_source:
+            why = (
+                "The workflow's own source is unchanged: a workflow or function that it calls was edited, or the body "
+                "is not repeatable (use now(), random() and uuid4() of ckworkflow, and sort what has no order)."
+            )
         error = ReplayDivergenceError(
             self.run_id,
             node_id,
             recorded=known.name,
             traced=traced,
-            why=why
-            or "The workflow was edited while the run was under way. Restore the old order of steps, or "
-            "start a new run.",
+            why=why,
         )
         self.loop.fault = error  # whatever the body does with it
         return error
@@ -495,16 +503,27 @@ class Tracer:
         """Return the stand-in for a node's result in the task of that place."""
         return Deferred(node, (), lambda: self.is_settled(state))
 
-    def resolve(self, value: Any) -> Any:
-        """Replace the deferred values of a display by real ones; all of them are recorded."""
+    def resolve(self, value: Any, known: dict[Any, Any] | None = None) -> Any:
+        """Replace the deferred values of a display by real ones; all of them are recorded.
+
+        What was one object is one object afterwards.
+        """
+        known = {} if known is None else known
         kind = type(value)
         if kind is Deferred:
-            return evaluate(value)
+            node = value._ckw_node
+            if node.node_id not in known:
+                known[node.node_id] = node.value()
+            return project(known[node.node_id], value._ckw_path)
+        if id(value) in known:
+            return known[id(value)]
         if kind in (list, tuple) and any(_holds_deferred(item) for item in value):
-            return kind(self.resolve(item) for item in value)
-        if kind is dict and any(_holds_deferred(item) for item in value.values()):
-            return {key: self.resolve(item) for key, item in value.items()}
-        return value
+            known[id(value)] = kind(self.resolve(item, known) for item in value)
+        elif kind is dict and any(_holds_deferred(item) for item in value.values()):
+            known[id(value)] = {key: self.resolve(item, known) for key, item in value.items()}
+        else:
+            return value
+        return known[id(value)]
 
     def random_bits(self) -> bytes:
         """32 bytes that are the same in every replay."""

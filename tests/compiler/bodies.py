@@ -1320,7 +1320,7 @@ async def nested_function(value: str) -> Any:
 @workflow
 async def nested_function_counts() -> int:
     """A name that a nested function binds anew may change at any call."""
-    number = 0
+    number = 0  # fence
 
     def count() -> None:
         nonlocal number

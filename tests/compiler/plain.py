@@ -98,6 +98,12 @@ class Ops:
     def lazy(self, awaitable: Any) -> Any:
         return awaitable
 
+    def lazy_parts(self, awaitable: Any) -> Any:
+        return self.lazy(awaitable)
+
+    def lazy_at_root(self, awaitable: Any) -> Any:
+        return self.lazy(awaitable)
+
     def callee(self, function: Any) -> Any:
         return function
 
