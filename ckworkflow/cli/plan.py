@@ -160,8 +160,9 @@ def _canvas_text(found: Preview) -> Iterator[str]:
     for stage in found.stages[:_MOST_STAGES]:
         yield f"  {_when(found, stage)}:"
         for canvas in stage.canvases[:_MOST_ITEMS]:
-            yield f"    {canvas.text}"
-            yield from (f"      {held}" for held in map(_held_back, canvas.tasks) if held)
+            yield f"    {canvas.words}"
+            yield f"      {canvas.text}"
+            yield from (f"        {held}" for held in map(_held_back, canvas.tasks) if held)
         yield from _left_out("    ", len(stage.canvases) - _MOST_ITEMS, "beside these")
     yield from _left_out("  ", len(found.stages) - _MOST_STAGES, "after that")
 
@@ -205,7 +206,7 @@ def _boundary_text(found: Preview) -> Iterator[str]:
     perhaps = [_lines(found, one) for one in bodies]
     if any(perhaps):
         said = "; ".join(filter(None, perhaps))
-        yield f"Decided by the values met at run time (plain data does not stop): {said}. --json says why."
+        yield f"Stops there too if a value is an object and not plain data: {said}. --json says which value."
 
 
 def _boundaries_of(found: Preview, workflow: Workflow[..., Any]) -> list[str]:
@@ -255,7 +256,11 @@ def _data(found: Preview) -> dict[str, Any]:
             {
                 "after": stage.after,
                 "pieces": [
-                    {"text": canvas.text, "tasks": [_task_data(task) for task in canvas.tasks]}
+                    {
+                        "words": canvas.words,
+                        "text": canvas.text,
+                        "tasks": [_task_data(task) for task in canvas.tasks],
+                    }
                     for canvas in stage.canvases
                 ],
             }

@@ -19,7 +19,7 @@ from ckworkflow.cli.boundaries import Boundary, boundaries_of, reachable, tell
 from ckworkflow.definition import check_main
 from ckworkflow.engine.start import make_body
 from ckworkflow.model import NodeId, NodeKind, RunId
-from ckworkflow.plan import Chain, Chord, Piece, Plan, Task, build_plan, cut_pieces
+from ckworkflow.plan import Chain, Chord, Group, Piece, Plan, Task, build_plan, cut_pieces
 from ckworkflow.tracing import Trace, TracedNode, Tracer, Wait
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ __all__ = ["RUN_ID", "Canvas", "Preview", "Stage", "name_result", "preview"]
 RUN_ID = RunId("RUN")
 """Stands in the canvas for the id that a run would have."""
 
+_MOST_WORDS = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
@@ -40,10 +42,12 @@ class Canvas:
 
     Attributes:
         text: The `repr` of the chain, group or chord.
+        words: The same for people: `chord of 3, then send_welcome_message`.
         tasks: What is in it; a task says how long Celery holds it back.
     """
 
     text: str
+    words: str
     tasks: tuple[Task, ...]
 
 
@@ -168,7 +172,7 @@ def _stages(app: Celery, plan: Plan, horizon: timedelta) -> Iterator[Stage]:
             yield Stage(
                 tuple(dict.fromkeys(node_id for start in ready for node_id in before[start])),
                 tuple(
-                    Canvas(repr(build(app, RUN_ID, piece)), held)
+                    Canvas(repr(build(app, RUN_ID, piece)), in_words(piece), held)
                     for piece, held in zip(pieces, tasks, strict=True)
                 ),
             )
@@ -185,6 +189,20 @@ def _tasks(piece: Piece | Task) -> Iterator[Task]:
         yield from _tasks(member)
     if isinstance(piece, Chord):
         yield from _tasks(piece.body)
+
+
+def in_words(piece: Piece | Task) -> str:
+    """Say what a piece is: its steps in turn, and what runs side by side as a group or a chord of so many."""
+    if isinstance(piece, Task):
+        return piece.name.rpartition(".")[2]
+    if isinstance(piece, Chain):
+        parts = [in_words(item) for item in piece.items]
+        if len(parts) > _MOST_WORDS:
+            parts[_MOST_WORDS - 2 : -1] = [f"{len(parts) - _MOST_WORDS + 1} more"]
+        return ", then ".join(parts)
+    if isinstance(piece, Group):
+        return f"group of {len(piece.members)}"
+    return f"chord of {len(piece.members)}, then {in_words(piece.body)}"
 
 
 def _predecessors(plan: Plan) -> dict[NodeId, list[NodeId]]:

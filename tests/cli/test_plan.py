@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckworkflow.cli.preview import in_words
+from ckworkflow.model import NodeId
+from ckworkflow.plan import Chain, Chord, Group, Task
 from cli_project import line_of
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ def test_plan_prints_steps_sleeps_and_the_celery_canvas(project: Project) -> Non
 
     said = project.command("plan", "greeting", "42")
 
-    assert said.splitlines()[:12] == [
+    assert said.splitlines()[:13] == [
         f"greeting('42')  workflows.flows.greeting (workflows/flows.py:{at - 1})",
         f"├─ greet('42')              0:1, line {at + 1}",
         f"├─ sleep 5 seconds          0:2, line {at + 2}",
@@ -32,8 +35,9 @@ def test_plan_prints_steps_sleeps_and_the_celery_canvas(project: Project) -> Non
         "",
         "Celery canvas (RUN stands for the run's id):",
         "  at the start:",
-        "    workflows.flows.greet('RUN', '0:1', 0) | greet('RUN', '0:3', 0)",
-        "      0:3 with a countdown of 5 seconds",
+        "    greet, then greet",
+        "      workflows.flows.greet('RUN', '0:1', 0) | greet('RUN', '0:3', 0)",
+        "        0:3 with a countdown of 5 seconds",
         "",
         "No boundary: all of it is planned at the start.",
     ]
@@ -286,3 +290,13 @@ def test_an_app_that_cannot_be_loaded_is_told_with_the_reason(project: Project) 
     said = project.error("-A", "nowhere", "runs", "list")
 
     assert "The Celery app 'nowhere' cannot be loaded: ModuleNotFoundError" in said
+
+
+def test_a_chord_is_said_in_words() -> None:
+    setup = [Chain((Task(NodeId(f"0.{n}:1"), f"flows.part_{n}", 1),)) for n in (1, 2, 3)]
+    welcome = Chain((Task(NodeId("0:1"), "flows.send_welcome_message", 1),))
+
+    assert in_words(Chord(tuple(setup), welcome)) == "chord of 3, then send_welcome_message"
+    assert (
+        in_words(Chain((*welcome.items, Group(tuple(setup))))) == "send_welcome_message, then group of 3"
+    )

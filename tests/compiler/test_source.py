@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from ckworkflow import compiler
 from ckworkflow.definition import classify
+from compiler import bodies
 from compiler.plain import Ops
 
 BODY = """\
@@ -217,3 +218,35 @@ def drive(coroutine: Any) -> Any:
     except StopIteration as stop:
         return stop.value
     raise AssertionError("it waits")
+
+
+def test_a_body_that_the_compiler_fails_on_is_strict_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> object:
+        raise RecursionError
+
+    monkeypatch.setattr("ckworkflow.compiler.body.decide", fail)
+    function = cast("FunctionType", bodies.greet.function)
+    found = compiler.compile_body(
+        function, compiler.capture_source(function), classify=classify, ops=Ops(suspicious=False)
+    )
+
+    assert found.function is function
+    assert not found.rewritten
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_body_that_uses_our_names_is_left_alone() -> None:
+    found = compiler.compile_body(
+        takes_our_name,
+        compiler.capture_source(takes_our_name),
+        classify=classify,
+        ops=Ops(suspicious=False),
+    )
+
+    assert found.function is takes_our_name
+
+
+async def takes_our_name(__ckw__: int) -> int:
+    return __ckw__

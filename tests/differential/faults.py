@@ -451,3 +451,16 @@ async def d19_a_group_of_errors() -> Any:
 async def d33_d27_low() -> Any:
     m = await gives("list")
     return m[False]
+
+
+@body()
+@workflow
+async def d11_a_handler_that_is_rebound() -> Any:
+    try:
+        await ping()
+        _ = 1 / 0
+    except ERRORS:
+        return "caught"
+
+
+ERRORS = (ZeroDivisionError,)
