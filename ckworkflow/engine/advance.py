@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 SPIN_LIMIT = 50
 """Continuations one after the other, in one process, that tell the body of nothing: then something is wrong."""
+SPINS_WATCHED = 1_000
+"""Runs that are watched for it at a time, in one process; those that were watched first go."""
 SPIN_HOLD = timedelta(days=1)
 """How long a run that spins is held before it is looked at again."""
 STRANGER_DELAY = timedelta(seconds=10)
@@ -177,9 +179,11 @@ def _spins(engine: Engine, run: RunRow) -> bool:
     delivered, times = engine.spins.get(run.run_id, (run.delivered, 0))
     times = times + 1 if delivered == run.delivered else 0
     engine.spins[run.run_id] = (run.delivered, times)
+    while len(engine.spins) > SPINS_WATCHED:
+        engine.spins.pop(next(iter(engine.spins)), None)
     if times < SPIN_LIMIT:
         return False
-    del engine.spins[run.run_id]
+    engine.spins.pop(run.run_id, None)
     logger.error(
         "run held: its body was continued %d times and told of nothing new. This is a bug of ckworkflow: please "
         "report it with the body's source. It is looked at again in a day",
