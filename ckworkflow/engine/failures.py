@@ -28,7 +28,7 @@ MESSAGE_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000
 CAUSE_LIMIT = 5
 MEMBER_LIMIT = 20
-"""Members of an exception group that are stored; the others are counted by its message alone."""
+"""Members of an exception group that are stored; further ones are dropped."""
 _TRACEBACK = "__ckworkflow_traceback__"
 _WORD = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _FIELDS = ("code", "kind", "status", "details")

@@ -7,6 +7,7 @@ gives real values. Awaited through `lazy()` it records what it must and gives de
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +179,7 @@ class GatherCall(Call):
     ) -> None:
         super().__init__(tracer, line)
         for index, member in enumerate(members):
-            if not isinstance(member, Awaitable):
+            if not inspect.isawaitable(member):
                 # As asyncio: those before it have begun.
                 tracer.begun.extend(
                     asyncio.ensure_future(begun, loop=tracer.loop) for begun in members[:index]

@@ -514,7 +514,11 @@ class Tracer:
             node = value._ckw_node
             if node.node_id not in known:
                 known[node.node_id] = node.value()
-            return project(known[node.node_id], value._ckw_path)
+            part = known[node.node_id]
+            # As Python does, with a property's code and Python's own error: what the body awaited is recorded.
+            for how, key in value._ckw_path:
+                part = getattr(part, str(key)) if how == "attr" else part[key]
+            return part
         if id(value) in known:
             return known[id(value)]
         if kind in (list, tuple) and any(_holds_deferred(item) for item in value):

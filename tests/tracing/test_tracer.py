@@ -26,7 +26,7 @@ from ckworkflow import (
 )
 from ckworkflow.definition import Workflow
 from ckworkflow.model import Json, NodeId, NodeKind, RunId
-from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Trace, Tracer
+from ckworkflow.tracing import Deferred, Known, Outcome, ReplayNeededError, Trace, TracedNode, Tracer
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 LOG: list[str] = []
@@ -580,3 +580,15 @@ def test_a_value_that_holds_itself_may_pass_between_bodies() -> None:
 
     assert end is not None
     assert end.result is True
+
+
+def test_a_part_is_worked_out_as_python_does_where_all_is_recorded() -> None:
+    tracer = Tracer(RunId("r"), lambda: None, started_at=datetime.now(UTC))  # type: ignore[arg-type,return-value]
+    node = TracedNode(NodeId("0:1"), NodeKind.STEP, "s", None, frozenset(), 1)
+    node.outcome = Outcome(NodeId("0:1"), {"id": "abc"}, None, datetime.now(UTC))
+    part = Deferred(node, (("item", "id"), ("item", 0)), lambda: True)
+    missing = Deferred(node, (("item", "nothing"),), lambda: True)
+
+    assert tracer.resolve([part]) == ["a"]
+    with pytest.raises(KeyError):
+        tracer.resolve([missing])
