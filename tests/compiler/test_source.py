@@ -16,6 +16,7 @@ from ckworkflow import compiler
 from ckworkflow.definition import classify
 from compiler import bodies
 from compiler.plain import Ops
+from compiler.steps import ping
 
 BODY = """\
 from ckworkflow import step
@@ -250,3 +251,26 @@ def test_a_body_that_uses_our_names_is_left_alone() -> None:
 
 async def takes_our_name(__ckw__: int) -> int:
     return __ckw__
+
+
+ERROR = ValueError
+
+
+async def catches_by_another_name() -> None:
+    try:
+        await ping()
+        await ping()
+    except ERROR:
+        pass
+
+
+def test_a_handler_that_may_come_to_mean_another_class_lets_nothing_run_ahead() -> None:
+    found = compiler.compile_body(
+        catches_by_another_name,
+        compiler.capture_source(catches_by_another_name),
+        classify=classify,
+        ops=Ops(suspicious=False),
+    )
+
+    assert [site.lazy for site in found.awaits] == [False, False]
+    assert any("except ERROR" in site.reason for site in found.awaits)
