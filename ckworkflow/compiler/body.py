@@ -9,24 +9,21 @@ Not here: any of the parts that this puts together.
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import logging
 from collections.abc import Iterator
 from types import CodeType, FunctionType
-from typing import Final, cast
+from typing import Final
 
-from ckworkflow.compiler.alias import Aliases
 from ckworkflow.compiler.build import build
-from ckworkflow.compiler.fences import Knowledge
-from ckworkflow.compiler.flow import Decisions, decide
-from ckworkflow.compiler.kinds import Kinds
+from ckworkflow.compiler.owned import Owned
 from ckworkflow.compiler.proof import Proof
-from ckworkflow.compiler.rewrite import OPS, TURNS, is_guardable, rewrite
+from ckworkflow.compiler.quiet import Knowledge
+from ckworkflow.compiler.rewrite import OPS, is_guardable, rewrite
 from ckworkflow.compiler.scope import Body, own_nodes, short
 from ckworkflow.compiler.sites import AwaitSite, Classify, CompiledBody, FenceSite
 from ckworkflow.compiler.source import BodySource, locate
-from ckworkflow.compiler.turns import FencedTurns, Fences
+from ckworkflow.compiler.walk import Decisions, decide
 
 __all__ = ["compile_body"]
 
@@ -81,7 +78,7 @@ def _compile(
     if isinstance(located, str):
         return _untouched(function, located)
     body = Body(located, function, classify)
-    known = Knowledge(body, Kinds(body), Aliases(body), Proof(body))
+    known = Knowledge(body, Proof(body), Owned(body))
     why_not = _looks_at_its_frame(body) or _catches_everything(known)
     if why_not is not None:
         for node in body.awaits:
@@ -90,8 +87,7 @@ def _compile(
             function, rewritten=False, why_not=why_not, awaits=_await_sites(known), fences=()
         )
     decisions = decide(known)
-    support = {OPS: ops, TURNS: functools.partial(FencedTurns, cast("Fences", ops))}
-    rewritten = build(function, rewrite(known, decisions, lends=hasattr(ops, "lend")), located, support)
+    rewritten = build(function, rewrite(known, decisions), located, {OPS: ops})
     return CompiledBody(
         rewritten,
         rewritten=True,
@@ -116,7 +112,7 @@ def _looks_at_its_frame(body: Body) -> str | None:
     """Why a body must not be rewritten at all: it could see that it was."""
     for node in ast.walk(body.node):
         match node:
-            case ast.Name(id=name) if name in _LOOKS_AT_FRAME or name in {OPS, TURNS}:
+            case ast.Name(id=name) if name in _LOOKS_AT_FRAME:
                 return f"`{name}` on line {node.lineno} can look at the body itself"
             case ast.Attribute(attr=name) if name in _FRAME_ATTRIBUTES:
                 return f"`{name}` on line {node.lineno} can look at the body itself"
@@ -148,7 +144,7 @@ def _fence_sites(decisions: Decisions) -> tuple[FenceSite, ...]:
     for statement, need in decisions.fences.items():
         line = statement.test.lineno if isinstance(statement, ast.While) else statement.lineno
         sites.append(FenceSite(line, need.reason, conditional=need.always is None))
-    for loop, turns in decisions.turns.items():
-        reason = turns.always or f"`{short(loop.iter)}` may run code, or be changed, at each turn"
-        sites.append(FenceSite(loop.lineno, reason, conditional=turns.always is None))
+    for loop in decisions.turns:
+        reason = f"`{short(loop.iter)}` may run code, or be changed, at each turn"
+        sites.append(FenceSite(loop.lineno, reason, conditional=True))
     return tuple(sorted(sites, key=lambda site: site.line))

@@ -15,11 +15,11 @@ Not here: what is evaluated beside an await (`fences`), which may make a candida
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ckworkflow.compiler.scope import BindingKind, Body, Comprehension, LocalName, short
+from ckworkflow.compiler.scope import MISSING, BindingKind, Body, Comprehension, LocalName, short
 from ckworkflow.compiler.sites import Callee
 
 __all__ = ["AWAITABLE", "Proof", "Verdict", "gather_members"]
@@ -38,13 +38,11 @@ class Verdict:
 
     Attributes:
         at_root: It is lazy only in the body of the run itself: inlined, nobody evaluates what it returns at its end.
-        projected: The body takes parts of its value: what is recorded already must be the value itself.
     """
 
     lazy: bool
     reason: str
     at_root: bool = False
-    projected: bool = False
 
 
 class Proof:
@@ -60,60 +58,45 @@ class Proof:
     def __init__(self, body: Body) -> None:
         self._body = body
         self._seen: set[str] = set()
-        self._at_root = self._projected = False
+        self._at_root = False
+        self._parts: dict[ast.stmt, set[str]] = {}
         self.verdicts = {node: self._judge(node) for node in body.awaits}
 
     def is_lazy(self, node: ast.AST) -> bool:
         """Whether a node is an await that is lazy, as things stand."""
         return isinstance(node, ast.Await) and node in self.verdicts and self.verdicts[node].lazy
 
+    def is_part(self, node: ast.Attribute | ast.Subscript) -> bool:
+        """Whether an expression takes a part of a value that may be deferred, where the proof allows it."""
+        name = _whole(node)
+        return isinstance(name, ast.Name) and name.id in self.parts(self._body.statement_of(node))
+
+    def parts(self, statement: ast.stmt) -> list[str]:
+        """The names of which a statement takes parts while their values may be deferred."""
+        return sorted(
+            name
+            for name in self._parts.get(statement, ())
+            if self.is_lazy(self._body.names[name].bindings[0].value)  # type: ignore[arg-type]  # an await
+        )
+
     def make_strict(self, node: ast.Await, reason: str) -> None:
         """Turn a lazy await: a real value may flow wherever a deferred one may."""
         self.verdicts[node] = Verdict(lazy=False, reason=reason)
 
-    def deferred_names(self) -> set[str]:
-        """Local names that may hold a deferred value, or a display or list with one in it."""
-        found: set[str] = set()
-        before = -1
-        while before != len(found):
-            before = len(found)
-            for local in self._body.names.values():
-                if any(b.value is not None and self._carries(b.value, found) for b in local.bindings):
-                    found.add(local.name)
-                for use in local.uses:
-                    if (value := appended(self._body, use)) and self._carries(value, found):
-                        found.add(local.name)
-        return found
-
-    def _carries(self, value: ast.expr, names: set[str]) -> bool:
-        return any(
-            self.is_lazy(node) or (isinstance(node, ast.Name) and node.id in names)
-            for node in ast.walk(value)
-        )
-
     def _judge(self, node: ast.Await) -> Verdict:
         body = self._body
         callee = body.callee(node.value)
+        why: str | None
         if callee is None or callee not in {*AWAITABLE, Callee.GATHER}:
             what = short(node.value.func if isinstance(node.value, ast.Call) else node.value)
-            return Verdict(
-                lazy=False, reason=f"`{what}` is not known to be a step, a workflow, sleep or gather"
-            )
-        why = self._place(node)
-        if why is None and callee is Callee.GATHER and isinstance(node.value, ast.Call):
-            why = self._gather(node.value)
-        if why is None:
+            why = f"`{what}` is not known to be a step, a workflow, sleep or gather"
+        else:
             self._seen.clear()
-            self._at_root = self._projected = False
-            why = self._fate(node, node)
+            self._at_root = False
+            why = self._place(node) or self._gather(node.value) or self._fate(node, node)
         if why is not None:
             return Verdict(lazy=False, reason=why)
-        return Verdict(
-            lazy=True,
-            reason="nothing looks at its value",
-            at_root=self._at_root,
-            projected=self._projected,
-        )
+        return Verdict(lazy=True, reason="nothing looks at its value", at_root=self._at_root)
 
     def _place(self, node: ast.Await) -> str | None:
         """Why an await is strict for where it stands."""
@@ -134,12 +117,12 @@ class Proof:
                     return f"`{short(parent)}` looks at its value or may skip it"
         return None
 
-    def _gather(self, call: ast.Call) -> str | None:
+    def _gather(self, call: ast.expr) -> str | None:
         """Why an awaited gather is strict as a whole for what it gathers."""
-        for keyword in call.keywords:
-            is_false = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-            if keyword.arg != "return_exceptions" or not is_false:
-                return "return_exceptions turns failures into values"
+        if self._body.callee(call) is not Callee.GATHER or not isinstance(call, ast.Call):
+            return None
+        if call.keywords:
+            return "return_exceptions turns failures into values"
         for member in gather_members(call):
             if self._body.callee(member) not in AWAITABLE:
                 return f"its member `{short(member)}` is not known to be a step, a workflow or sleep"
@@ -153,13 +136,13 @@ class Proof:
             origin: What to call the value in the answer.
         """
         body = self._body
-        projected = False
+        part: ast.Attribute | ast.Subscript | None = None
         node: ast.AST = source
         while True:
             parent = body.parents[node]
             match parent:
-                case ast.Attribute() | ast.Subscript() if self._is_part(node, parent, source):
-                    projected = self._projected = True
+                case ast.Attribute() | ast.Subscript() if self._takes_part(node, parent, source):
+                    part = parent
                 case ast.List(ctx=ast.Load()) | ast.Tuple(ctx=ast.Load()):
                     pass
                 case ast.Dict() if _is_dict_value(node, parent):
@@ -169,152 +152,137 @@ class Proof:
                 case ast.Attribute() if isinstance(node, ast.Name) and appended(body, node) is not None:
                     return None
                 case ast.Call():
-                    return self._argument_fate(node, parent, origin, source if projected else None)
+                    return self._argument_fate(node, parent, origin, part)
                 case ast.Return():
-                    return self._returned(source, parent) if projected else None
+                    return None if part is None else self._part_fate(part, parent)
                 case ast.Expr() if node is source and isinstance(node, ast.Await):
                     return None
-                case ast.Assign() | ast.AnnAssign():
-                    return self._assigned_fate(node, parent, source, projected=projected)
+                case ast.Assign() | ast.AnnAssign() if part is None:
+                    return self._assigned_fate(node, parent, source)
                 case _:
                     return self._looks(node, origin)
             node = parent
 
     def _argument_fate(
-        self, node: ast.AST, call: ast.Call, origin: ast.expr, part_of: ast.expr | None
+        self,
+        node: ast.AST,
+        call: ast.Call,
+        origin: ast.expr,
+        part: ast.Attribute | ast.Subscript | None,
     ) -> str | None:
-        """Who looks at an argument; `part_of` is the value that it is a part of, if it is one."""
+        """Who looks at an argument."""
         body = self._body
         where = f"`{short(call)}` (line {call.lineno})"
         if (list_name := _append_target(body, call)) is not None:
-            if part_of is not None:
-                return f"{where} must raise here if it has no such value"
-            return self._name_fate(list_name)
+            return self._name_fate(list_name) if part is None else f"{where} must raise here"
         if body.callee(call) is not Callee.STEP:
             return self._looks(node, origin)
         if isinstance(body.parents[call], ast.Await):
             if any(isinstance(child, Comprehension) for child, _ in body.ancestors(call)):
                 return f"{where} stands inside a comprehension"
-            return None if part_of is None else self._next_fate(part_of, call)
+            return None if part is None else self._part_fate(part, call)
         if not _is_gathered(body, call):
             return f"{where} is not awaited where it is called"
-        return None if part_of is None else f"{where} must raise before its siblings start"
+        return None if part is None else f"{where} must raise before its siblings start"
 
-    def _next_fate(self, source: ast.expr, call: ast.Call) -> str | None:
-        """Why a part may not be an argument of an awaited step: something may come before it."""
-        if any(isinstance(inner, ast.Await) for inner in ast.walk(call)):
-            return f"`{short(call)}` (line {call.lineno}) awaits in its arguments"
-        return self._overtaken(source, call) or self._delayed(source, call)
+    # Parts of a value.
 
-    def _is_part(self, node: ast.AST, whole: ast.Attribute | ast.Subscript, source: ast.expr) -> bool:
+    def _takes_part(self, node: ast.AST, part: ast.Attribute | ast.Subscript, source: ast.expr) -> bool:
         """Whether an expression takes a part of a step's result, by a name or a constant."""
-        if not isinstance(whole.ctx, ast.Load) or not self._is_step(source):
+        if not isinstance(part.ctx, ast.Load) or not isinstance(source, ast.Name):
             return False
-        if isinstance(whole, ast.Attribute):
-            return not _is_called(self._body, whole) and not whole.attr.startswith("_")
-        return node is whole.value and _is_constant(whole.slice)
+        local = self._body.local(source)
+        if local is None or len(local.bindings) != 1 or not self._is_copied(local.bindings[0].value):
+            return False
+        if isinstance(part, ast.Attribute):
+            return not _is_called(self._body, part) and not part.attr.startswith("_")
+        return node is part.value and _is_constant(part.slice)
 
-    def _is_step(self, source: ast.expr) -> bool:
-        """Whether a value is what a step gave, and not what the body of another workflow made of it."""
-        local = self._body.local(source) if isinstance(source, ast.Name) else None
-        values = [source] if local is None else [binding.value for binding in local.bindings]
-        return all(self._comes_from_step(value) for value in values)
-
-    def _comes_from_step(self, value: ast.expr | None) -> bool:
+    def _is_copied(self, value: ast.expr | None) -> bool:
         if not isinstance(value, ast.Await) or not isinstance(value.value, ast.Call):
             return False
         call = value.value
-        callee = self._body.callee(call)
-        if callee is Callee.GATHER:
-            return all(self._body.callee(member) is Callee.STEP for member in gather_members(call))
-        return callee is Callee.STEP
+        members = gather_members(call) if self._body.callee(call) is Callee.GATHER else [call]
+        return all(self._body.callee(member) is Callee.STEP for member in members)
 
-    def _returned(self, source: ast.expr, top: ast.Return) -> str | None:
-        """Why a projection in a return value is strict: an error must arise in the body where Python raises it."""
-        for child, parent in self._body.ancestors(top):
-            if isinstance(parent, ast.Try | ast.TryStar) and child not in parent.finalbody:
-                return f"`{short(top)}` (line {top.lineno}) stands inside a try"
-        self._at_root = True
-        return self._overtaken(source, top)
+    def _part_fate(self, part: ast.Attribute | ast.Subscript, top: ast.Call | ast.Return) -> str | None:
+        """Why a part may not be taken of a deferred value.
 
-    def _delayed(self, source: ast.expr, call: ast.Call) -> str | None:
-        """Why a projection is strict: another await may come between it and the await that gives its value."""
-        where = f"`{short(call)}` (line {call.lineno})"
-        local = self._body.local(source) if isinstance(source, ast.Name) else None
-        if local is None or len(local.bindings) != 1 or local.bindings[0].value is None:
-            return f"{where} takes a part of it, and it is not bound once"
-        first, last = self._body.statement_of(local.bindings[0].value), self._body.statement_of(call)
-        block = self._block_of(first)
-        if last not in block or isinstance(
-            last, ast.For | ast.While | ast.If | ast.With | ast.Try | ast.Match
-        ):
+        It is code that may raise and look at the world. So it may stand in the arguments of the next step, which looks
+        for it at its claim, or in what the run's own body returns, which is worked out at its end; and beside it may
+        stand only what raises nothing, or parts of the same value.
+        """
+        body = self._body
+        where = f"`{short(top)}` (line {top.lineno})"
+        name = _whole(part)
+        assert isinstance(name, ast.Name)
+        given = body.names[name.id].bindings[0].value
+        assert given is not None
+        for inner in _expressions(top.args if isinstance(top, ast.Call) else [top.value], top):
+            if not self._is_quiet(inner, given):
+                return f"{where} takes a part of it beside `{short(inner)}`, which may raise first"
+        if isinstance(top, ast.Return):
+            for child, parent in body.ancestors(top):
+                if isinstance(parent, ast.Try | ast.TryStar) and child not in parent.finalbody:
+                    return f"{where} stands inside a try"
+            self._at_root = True
+        elif not self._is_next(given, top):
             return f"{where} takes a part of it, and is not the next step"
-        between = block[block.index(first) + 1 : block.index(last)]
-        if (
-            first is last
-            or block.index(last) < block.index(first)
-            or any(
-                isinstance(inner, ast.Await) for statement in between for inner in ast.walk(statement)
-            )
-        ):
-            return f"{where} takes a part of it, and is not the next step"
+        self._parts.setdefault(body.statement_of(top), set()).add(name.id)
         return None
+
+    def _is_next(self, given: ast.expr, call: ast.Call) -> bool:
+        """Whether the step that takes a part of a value is the next one after that which gives it."""
+        first, last = self._body.statement_of(given), self._body.statement_of(call)
+        block = self._block_of(first)
+        if not isinstance(last, ast.Expr | ast.Assign | ast.AnnAssign | ast.Return) or last not in block:
+            return False
+        between = block[block.index(first) + 1 : block.index(last)]
+        only = [inner for inner in ast.walk(last) if isinstance(inner, ast.Await)]
+        return (
+            block.index(first) < block.index(last)
+            and len(only) == 1
+            and not any(isinstance(i, ast.Await) for statement in between for i in ast.walk(statement))
+        )
 
     def _block_of(self, statement: ast.stmt) -> list[ast.stmt]:
         parent = self._body.parents[statement]
         blocks = [value for _, value in ast.iter_fields(parent) if isinstance(value, list)]
         return next(block for block in blocks if statement in block)
 
-    def _overtaken(self, source: ast.expr, top: ast.Call | ast.Return) -> str | None:
-        """Why a projection is strict for what is evaluated after it: that must not raise before it does."""
-        for child, parent in self._body.ancestors(source):
-            later = list(_evaluated(parent))
-            for sibling in later[later.index(child) + 1 :] if child in later else ():
-                if not self._is_quiet(sibling):
-                    return (
-                        f"`{short(sibling)}` (line {top.lineno}) may raise before `{short(child)}` does"
-                    )
-            if parent is top:
-                break
-        return None
-
-    def _is_quiet(self, node: ast.AST) -> bool:
-        """Whether an expression raises nothing, or only what a projection of its own would raise."""
+    def _is_quiet(self, node: ast.expr, given: ast.expr) -> bool:
+        """Whether an expression raises nothing but what a part of a value would raise."""
         match node:
-            case ast.Constant() | ast.Name():
+            case ast.Constant():
                 return True
-            case ast.Attribute(value=value) | ast.Subscript(value=value):
-                is_projection = isinstance(node, ast.Attribute) or _is_constant(node.slice)
-                return is_projection and self._is_awaited(value)
-            case ast.FormattedValue(format_spec=None, value=value) | ast.keyword(value=value):
-                return self._is_quiet(value)
-            case ast.JoinedStr() | ast.List() | ast.Tuple() | ast.Dict():
-                return all(self._is_quiet(part) for part in _evaluated(node))
+            case ast.Name():
+                local = self._body.local(node)
+                if local is None:
+                    return self._body.resolve(node) is not MISSING
+                return self._body.is_bound_before(local.name, node)
+            case ast.Attribute() | ast.Subscript():
+                whole = _whole(node)
+                local = self._body.local(whole) if isinstance(whole, ast.Name) else None
+                return local is not None and all(b.value is given for b in local.bindings)
         return False
 
-    def _is_awaited(self, node: ast.expr) -> bool:
-        while isinstance(node, ast.Attribute | ast.Subscript):
-            node = node.value
-        local = self._body.local(node) if isinstance(node, ast.Name) else None
-        return local is not None and all(
-            isinstance(binding.value, ast.Await) for binding in local.bindings
-        )
+    # Names.
 
     def _assigned_fate(
-        self, node: ast.AST, statement: ast.Assign | ast.AnnAssign, source: ast.expr, *, projected: bool
+        self, node: ast.AST, statement: ast.Assign | ast.AnnAssign, source: ast.expr
     ) -> str | None:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         where = f"`{short(statement)}` (line {statement.lineno})"
         if node is not statement.value or len(targets) != 1:
             return f"{where} gives it to more than one name"
-        if projected:
-            return f"{where} must raise here if it has no such value"
-        target = targets[0]
-        if isinstance(target, ast.Name):
-            return self._target_fate(target, where)
-        if isinstance(target, ast.Tuple | ast.List) and node is source and isinstance(node, ast.Await):
-            return self._unpacked_fate(target, node, where)
-        return f"{where} stores it"
+        match targets[0]:
+            case ast.Name() as target:
+                return self._target_fate(target, where)
+            case ast.Tuple() | ast.List() if node is source and isinstance(node, ast.Await):
+                return self._unpacked_fate(targets[0], node, where)
+            case ast.Tuple() | ast.List():
+                return f"{where} unpacks it"
+        return f"{where} stores it where other code may find it"
 
     def _unpacked_fate(self, target: ast.Tuple | ast.List, node: ast.Await, where: str) -> str | None:
         call = node.value
@@ -426,17 +394,26 @@ def _is_called(body: Body, node: ast.Attribute) -> bool:
     return isinstance(parent, ast.Call) and parent.func is node
 
 
-def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of an expression in the order in which Python evaluates them."""
-    if isinstance(node, ast.Dict):
-        for key, value in zip(node.keys, node.values, strict=True):
-            # `**value` calls methods of the value.
-            yield key if key is not None else ast.Starred(value, ast.Load())
-            yield value
-    else:
-        yield from (
-            child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr | ast.keyword)
-        )
+def _whole(part: ast.expr) -> ast.expr:
+    """What an expression takes a part of."""
+    while isinstance(part, ast.Attribute | ast.Subscript):
+        part = part.value
+    return part
+
+
+def _expressions(nodes: Iterable[ast.expr | None], call: ast.AST | None) -> Iterator[ast.expr]:
+    """The parts of displays, and the keyword arguments of a call."""
+    keywords = [keyword.value for keyword in call.keywords] if isinstance(call, ast.Call) else []
+    for node in [*nodes, *keywords]:
+        match node:
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                yield from _expressions(elements, None)
+            case ast.Dict(keys=keys, values=values) if all(
+                isinstance(key, ast.Constant) for key in keys
+            ):
+                yield from _expressions(values, None)
+            case ast.expr():
+                yield node
 
 
 def _is_constant(node: ast.expr) -> bool:

@@ -1,15 +1,11 @@
 """The rewritten body: lazy awaits, fences and guards written into a copy of its tree.
 
-Generated code reaches the trace only through two closure cells, never through a global that a user
-could see or shadow:
+Generated code reaches the trace only through one closure cell, `__ckw__`, never through a global that a user could see
+or shadow: `lazy(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`,
+`shared(*values)`, `loose(*values)`, `runs_code(*sources, owned=, deep=)`, `early(value)`, `real(value)`, `alive()`,
+`guarded(manager)`, `guarded_async(manager)`. Names that it adds to the body begin with `__ckw_`.
 
-- `__ckw__`: `lazy(awaitable)`, `lazy_parts(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`, `shared(*values)`,
-  `safe_global(value)`, `in_child()`, `lend(value)`, `alive()`, `guarded(manager)`,
-  `guarded_async(manager)`;
-- `__ckw_turns__`: a loop that fences its turns.
-
-Every new node carries the position of what it stands for, so tracebacks and coverage show the file
-as it was written.
+Every new node carries the position of what it stands for, so tracebacks and coverage show the file as it was written.
 
 Not here: any decision.
 """
@@ -19,17 +15,16 @@ from __future__ import annotations
 import ast
 from typing import Final, TypeVar
 
-from ckworkflow.compiler.fences import Check, Knowledge, Need
-from ckworkflow.compiler.flow import Decisions, TurnFence
 from ckworkflow.compiler.proof import AWAITABLE
+from ckworkflow.compiler.quiet import Check, Knowledge, Need
 from ckworkflow.compiler.scope import MISSING
 from ckworkflow.compiler.sites import Callee
 from ckworkflow.compiler.source import Scope
+from ckworkflow.compiler.walk import Decisions, Turns
 
-__all__ = ["OPS", "TURNS", "is_guardable", "rewrite"]
+__all__ = ["OPS", "is_guardable", "rewrite"]
 
 OPS: Final = "__ckw__"
-TURNS: Final = "__ckw_turns__"
 
 _POSITIONED: Final = (
     ast.stmt | ast.expr | ast.ExceptHandler | ast.arg | ast.keyword | ast.alias | ast.pattern
@@ -38,20 +33,14 @@ _POSITIONED: Final = (
 _Node = TypeVar("_Node", bound=ast.AST)
 
 
-def rewrite(known: Knowledge, decisions: Decisions, *, lends: bool) -> ast.AsyncFunctionDef:
+def rewrite(known: Knowledge, decisions: Decisions) -> ast.AsyncFunctionDef:
     """Write the decisions into a copy of a body.
 
-    Args:
-        known: The body.
-        decisions: Where its fences stand.
-        lends: Whether the trace wants to hear of values that leave the body while the world may
-            change them (`__ckw__.lend`).
-
     Returns:
-        Its definition without defaults, annotations and decorators: those belong to the function
-        object. One stand-in decorator keeps the first line.
+        Its definition without defaults, annotations and decorators: those belong to the function object. One stand-in
+        decorator keeps the first line.
     """
-    return _Rewriter(known, decisions, lends=lends).function()
+    return _Rewriter(known, decisions).function()
 
 
 def is_guardable(known: Knowledge, node: ast.AST) -> bool:
@@ -62,21 +51,17 @@ def is_guardable(known: Knowledge, node: ast.AST) -> bool:
 
 
 class _Rewriter:
-    def __init__(self, known: Knowledge, decisions: Decisions, *, lends: bool) -> None:
+    def __init__(self, known: Knowledge, decisions: Decisions) -> None:
         self._known = known
         self._body = known.body
         self._decisions = decisions
-        self._lent = decisions.lent if lends else set()
-        self._tied = known.aliases.tied_parameters() if lends else []
-        self._deferred = known.proof.deferred_names()
+        self._loops: list[
+            ast.For
+        ] = []  # those around, of which it is asked at run time whether they run code
 
     def function(self) -> ast.AsyncFunctionDef:
         node = self._body.node
-        body = node.body
-        documented = ast.get_docstring(node, clean=False) is not None
-        head = body[:1] if documented else []
-        first = (body[len(head) :] or body)[0]
-        lends = [_expression(_op("lend", _name(name)), first) for name in self._tied]
+        head = node.body[:1] if ast.get_docstring(node, clean=False) is not None else []
         arguments = ast.arguments(
             posonlyargs=[_bare(argument) for argument in node.args.posonlyargs],
             args=[_bare(argument) for argument in node.args.args],
@@ -89,7 +74,7 @@ class _Rewriter:
         copy = ast.AsyncFunctionDef(
             name=node.name,
             args=arguments,
-            body=[*head, *lends, *self._block(body[len(head) :])],
+            body=[*head, *self._block(node.body[len(head) :])],
             decorator_list=[_place(_name(OPS), decorator) for decorator in node.decorator_list],
             returns=None,
             type_comment=None,
@@ -108,20 +93,38 @@ class _Rewriter:
         if isinstance(node, ast.While):
             return [self._while(node, need)]
         before = [] if need is None else [_fence_statement(need, node)]
+        for name in self._known.proof.parts(node):
+            before += _parts_statements(name, node)
+        if isinstance(node, ast.For) and (turns := self._decisions.turns.get(node)) is not None:
+            return [*before, *self._for(node, turns)]
         return [*before, _place(self._own(node), node)]
+
+    def _for(self, node: ast.For, turns: Turns) -> list[ast.stmt]:
+        """A loop of which it is asked at run time whether its turns run code; then its awaits are strict."""
+        iterable, sources = self._copy(node.iter), turns.sources
+        before: list[ast.stmt] = []
+        if not isinstance(sources[0], ast.Name):
+            held = f"__ckw_iterable_{node.lineno}_{node.col_offset}"
+            before.append(ast.Assign([ast.Name(held, ast.Store())], iterable))
+            iterable, sources = _name(held), (_name(held),)
+        asks = _op(
+            "runs_code", *(_name(source.id) for source in sources if isinstance(source, ast.Name))
+        )
+        options = {"owned": turns.owned, "deep": turns.deep}
+        asks.keywords.extend(ast.keyword(name, ast.Constant(value)) for name, value in options.items())
+        before.append(ast.Assign([ast.Name(_flag(node), ast.Store())], asks))
+        before.append(ast.If(_name(_flag(node)), [ast.Expr(ast.Await(_op("fence")))], []))
+        self._loops.append(node)
+        body = self._block(node.body)
+        self._loops.pop()
+        loop = ast.For(self._copy(node.target), iterable, body, self._block(node.orelse))
+        return [_place(statement, node) for statement in [*before, loop]]
 
     def _own(self, node: ast.stmt) -> ast.stmt:
         """A statement without the fence before it."""
         match node:
             case ast.If():
                 return ast.If(self._copy(node.test), self._block(node.body), self._block(node.orelse))
-            case ast.For() if (turns := self._decisions.turns.get(node)) is not None:
-                return ast.AsyncFor(
-                    target=self._copy(node.target),
-                    iter=_place(self._fenced_turns(node.iter, turns), node.iter),
-                    body=self._block(node.body),
-                    orelse=self._block(node.orelse),
-                )
             case ast.For() | ast.AsyncFor():
                 return type(node)(
                     target=self._copy(node.target),
@@ -178,27 +181,9 @@ class _Rewriter:
         guard = None if case.guard is None else self._copy(case.guard)
         return ast.match_case(case.pattern, guard, self._block(case.body))
 
-    def _fenced_turns(self, iterable: ast.expr, turns: TurnFence) -> ast.expr:
-        asks = [_ask(check, [name]) for check, name in turns.checks]
-        if turns.caller:
-            asks.append(_op("in_child"))
-        watched: ast.expr = ast.Constant(turns.always is not None)
-        if asks and turns.always is None:
-            watched = asks[0] if len(asks) == 1 else ast.BoolOp(ast.Or(), asks)
-        sources = ast.Tuple([self._copy(source) for source in turns.sources], ast.Load())
-        options = {"sources": sources, "watched": watched, "deep": ast.Constant(turns.deep)}
-        keywords = [ast.keyword(name, value) for name, value in options.items()]
-        return ast.Call(_name(TURNS), [self._copy(iterable)], keywords)
-
     # Expressions.
 
     def _copy(self, node: _Node) -> _Node:
-        copy = self._changed(node)
-        if isinstance(copy, ast.expr) and node in self._lent:
-            return _place(_op("lend", copy), node)  # type: ignore[return-value]
-        return copy
-
-    def _changed(self, node: _Node) -> _Node:
         if isinstance(node, Scope):
             return node  # nested functions stay as they are
         if isinstance(node, ast.Await):
@@ -217,17 +202,16 @@ class _Rewriter:
 
     def _await(self, node: ast.Await) -> ast.expr:
         callee = self._body.callee(node.value)
-        lazy = self._known.proof.is_lazy(node)
-        takes_deferred = callee is Callee.STEP and self._may_hold_deferred(node.value)
-        if isinstance(node.value, ast.Call) and (lazy or takes_deferred or callee is Callee.GATHER):
-            value = self._durable(node.value)
+        if isinstance(node.value, ast.Call) and callee in {*AWAITABLE, Callee.GATHER}:
+            value: ast.expr = self._durable(node.value)
         else:
             value = self._copy(node.value)
-        if not lazy:
-            return _place(ast.Await(value), node)
-        verdict = self._known.proof.verdicts[node]
-        op = "lazy_at_root" if verdict.at_root else "lazy_parts" if verdict.projected else "lazy"
-        return _place(ast.Await(_op(op, value)), node)
+        if self._known.proof.is_lazy(node):
+            value = _op("lazy_at_root" if self._known.proof.verdicts[node].at_root else "lazy", value)
+            if self._loops:
+                flags: list[ast.expr] = [_name(_flag(loop)) for loop in self._loops]
+                value.args.append(flags[0] if len(flags) == 1 else ast.BoolOp(ast.Or(), flags))
+        return _place(ast.Await(value), node)
 
     def _durable(self, call: ast.Call) -> ast.expr:
         """A call of a step, workflow, sleep or gather whose callee is asked again at run time."""
@@ -250,13 +234,6 @@ class _Rewriter:
             return self._durable(node)
         return self._copy(node)
 
-    def _may_hold_deferred(self, node: ast.AST) -> bool:
-        return any(
-            (isinstance(inner, ast.Name) and inner.id in self._deferred)
-            or self._known.proof.is_lazy(inner)
-            for inner in ast.walk(node)
-        )
-
 
 def _is_ordinary(known: Knowledge, node: ast.expr | None) -> bool:
     """Whether a handler surely lets pass what closes an abandoned body."""
@@ -270,27 +247,17 @@ def _name(name: str) -> ast.Name:
     return ast.Name(name, ast.Load())
 
 
-def _op(name: str, *arguments: ast.expr) -> ast.expr:
+def _flag(loop: ast.For) -> str:
+    return f"__ckw_runs_code_{loop.lineno}_{loop.col_offset}"
+
+
+def _op(name: str, *arguments: ast.expr) -> ast.Call:
     return ast.Call(ast.Attribute(_name(OPS), name, ast.Load()), list(arguments), [])
 
 
-def _ask(check: Check, names: list[str]) -> ast.expr:
-    values = [_name(name) for name in names]
-    match check:
-        case Check.FOREIGN:
-            return _op("foreign", *values)
-        case Check.SHARED:
-            return _op("shared", *values)
-        case Check.LOOSE:
-            safe = [_op("safe_global", value) for value in values]
-            return ast.UnaryOp(
-                ast.Not(), safe[0] if len(safe) == 1 else ast.BoolOp(ast.And(), list(safe))
-            )
-
-
 def _condition(need: Need) -> ast.expr:
-    asks = [
-        _ask(check, names)
+    asks: list[ast.expr] = [
+        _op(check.name.lower(), *map(_name, names))
         for check in Check
         if (names := [name for asked, name in need.checks if asked is check])
     ]
@@ -300,6 +267,13 @@ def _condition(need: Need) -> ast.expr:
 def _fence_statement(need: Need, node: ast.stmt) -> ast.stmt:
     fence = _expression(ast.Await(_op("fence")), node)
     return fence if need.always is not None else _place(ast.If(_condition(need), [fence], []), node)
+
+
+def _parts_statements(name: str, node: ast.stmt) -> list[ast.stmt]:
+    """Before a statement takes parts of what a name holds: the value itself, if all that was awaited is recorded."""
+    fence = ast.If(_op("early", _name(name)), [ast.Expr(ast.Await(_op("fence")))], [])
+    real = ast.Assign([ast.Name(name, ast.Store())], _op("real", _name(name)))
+    return [_place(fence, node), _place(real, node)]
 
 
 def _expression(value: ast.expr, origin: ast.stmt) -> ast.stmt:

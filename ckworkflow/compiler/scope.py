@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import builtins
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CellType, FunctionType, ModuleType
 from typing import Final, TypeAlias
@@ -37,6 +37,7 @@ MISSING: Final = object()
 Comprehension: TypeAlias = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 _TEXT_LIMIT: Final = 60
+_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class BindingKind(enum.Enum):
@@ -158,7 +159,54 @@ class Body:
             and self.key(node) is None
             and node.id not in self.cells
             and node.id not in self.function.__globals__
+            and not self.is_rebindable(node.id)
             and hasattr(builtins, node.id)
+        )
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a global is a constant by PEP 8: written in capitals, and bound once in its module."""
+        return name.isupper() and self._located.module.bound_globals.get(name, 0) <= 1
+
+    def is_bound_before(self, name: str, node: ast.AST) -> bool:
+        """Whether a local name is certainly bound where a node is evaluated.
+
+        It is after a statement that binds it and stands before the node in the same block, or in a block around it.
+        """
+        local = self.names[name]
+        kinds = {binding.kind for binding in local.bindings}
+        if kinds & {BindingKind.DELETED, BindingKind.EXCEPT} or local.is_rebound_inside:
+            return False
+        if BindingKind.PARAMETER in kinds:
+            return True
+        for child, parent in self.ancestors(node):
+            if isinstance(parent, ast.For) and child in parent.body and name in _stored([parent.target]):
+                return True
+            if isinstance(parent, ast.With | ast.AsyncWith) and child in parent.body:
+                targets = [item.optional_vars for item in parent.items if item.optional_vars is not None]
+                if name in _stored(targets):
+                    return True
+            for block in (value for _, value in ast.iter_fields(parent) if isinstance(value, list)):
+                if child in block and any(
+                    name in _bound_by(before) for before in block[: block.index(child)]
+                ):
+                    return True
+        return False
+
+    def has_mutable_default(self, name: str) -> bool:
+        """Whether a parameter may be an object that all calls share."""
+        code = self.function.__code__
+        defaults = self.function.__defaults__ or ()
+        positional = code.co_varnames[: code.co_argcount]
+        found: dict[str, object] = dict(
+            zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
+        )
+        found |= self.function.__kwdefaults__ or {}
+        return name in found and type(found[name]) not in _PLAIN
+
+    def is_builtin_call(self, node: ast.expr, name: str) -> bool:
+        """Whether the node calls the builtin of that name."""
+        return (
+            isinstance(node, ast.Call) and self.is_builtin(node.func) and ast.unparse(node.func) == name
         )
 
     def is_rebindable(self, name: str) -> bool:
@@ -211,6 +259,23 @@ def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, Scope):
             yield from own_nodes(child)
+
+
+def _stored(targets: Iterable[ast.expr]) -> set[str]:
+    nodes = (node for target in targets for node in ast.walk(target))
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _bound_by(node: ast.AST) -> set[str]:
+    """The names that a statement binds if it ends."""
+    match node:
+        case ast.Assign(targets=targets):
+            return _stored(targets)
+        case ast.AnnAssign(target=target, value=ast.expr()):
+            return _stored([target])
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+    return set()
 
 
 def short(node: ast.AST) -> str:
@@ -430,20 +495,11 @@ class _Scan(ast.NodeVisitor):
         self._visit_comprehension(node, node.elt)
         self._capture(node)
 
-    def visit_Call(self, node: ast.Call) -> None:
-        self._visit_consumer([*node.args, *(keyword.value for keyword in node.keywords)], node.func)
-
     def visit_Starred(self, node: ast.Starred) -> None:
-        self._visit_consumer([node.value])
-
-    def _visit_consumer(self, values: list[ast.expr], *others: ast.expr) -> None:
-        for other in others:
-            self.visit(other)
-        for value in values:
-            if isinstance(value, ast.GeneratorExp):
-                self._visit_comprehension(value, value.elt)
-            else:
-                self.visit(value)
+        if isinstance(node.value, ast.GeneratorExp):
+            self._visit_comprehension(node.value, node.value.elt)
+        else:
+            self.visit(node.value)
 
     def _visit_comprehension(self, node: Comprehension, *results: ast.expr) -> None:
         self.visit(node.generators[0].iter)

@@ -17,6 +17,7 @@ import inspect
 import linecache
 import tokenize
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class ParsedModule:
         functions: Its functions and the scopes around each, by name and first line, decorators included.
         rebound_globals: Names that some function of the module declares `global`.
         nonlocals: Names that some function of the module declares `nonlocal`.
+        bound_globals: How many statements of the module, outside functions and classes, bind a name.
     """
 
     tree: ast.Module
@@ -79,6 +81,7 @@ class ParsedModule:
     functions: Mapping[tuple[str, int], tuple[ast.FunctionDef | ast.AsyncFunctionDef, tuple[Scope, ...]]]
     rebound_globals: frozenset[str]
     nonlocals: frozenset[str]
+    bound_globals: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,21 @@ def _parse(text: str, filename: str) -> ParsedModule:
         nonlocals=frozenset(
             name for node in nodes if isinstance(node, ast.Nonlocal) for name in node.names
         ),
+        bound_globals=Counter(_bound_names(tree)),
     )
+
+
+def _bound_names(node: ast.AST) -> Iterator[str]:
+    """Each binding of a global, outside functions and classes; a loop's bindings count twice."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Name) and not isinstance(child.ctx, ast.Load):
+            yield child.id
+        if isinstance(child, ast.alias):
+            yield child.asname or child.name
+        if not isinstance(child, Scope):
+            yield from _bound_names(child)
+            if isinstance(child, ast.For | ast.While):
+                yield from _bound_names(child)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

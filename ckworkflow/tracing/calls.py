@@ -294,25 +294,14 @@ async def _run_member(tracer: Tracer, member: Any) -> Any:
 
 
 class Lazy:
-    """`lazy(call)`: the await that the compiler has proved lazy.
+    """`lazy(call)`: the await that the compiler has proved lazy."""
 
-    With `parts` the body takes parts of the value. When all that it awaited is recorded, it gets the value itself: a
-    part may be code (a property), which runs where Python runs it, on one object.
-    """
+    __slots__ = ("awaitable",)
 
-    __slots__ = ("awaitable", "parts")
-
-    def __init__(self, awaitable: Any, *, parts: bool = False) -> None:
-        self.awaitable, self.parts = awaitable, parts
+    def __init__(self, awaitable: Any) -> None:
+        self.awaitable = awaitable
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not isinstance(self.awaitable, Call):
             return self.awaitable.__await__()  # type: ignore[no-any-return]  # whatever the body called
-        if self.parts:
-            return self._with_parts(self.awaitable).__await__()
         return self.awaitable.lazily().__await__()
-
-    async def _with_parts(self, call: Call) -> Any:
-        value = await call.lazily()
-        tracer = call.tracer
-        return tracer.resolve(value) if tracer.is_settled(tracer.state()) else value

@@ -12,8 +12,10 @@ import enum
 import sys
 import threading
 import types
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow.tracing.calls import GatherCall, Lazy, OtherCall
@@ -24,10 +26,26 @@ if TYPE_CHECKING:
     from ckworkflow.tracing.tracer import Tracer
 
 LOOK_LIMIT = 1_000
-"""Items that `foreign` looks at before it calls a value foreign: a fence is cheaper."""
+"""Items that `foreign` looks at in a value before it calls a value foreign: a fence is cheaper."""
 
-_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis)})
+_SCALARS = frozenset(
+    {
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        range,
+        slice,
+        type(Ellipsis),
+        timedelta,
+        uuid.UUID,
+    }
+)
 _CONTAINERS = frozenset({list, tuple, set, frozenset})
+_ITERABLES = frozenset({list, tuple, dict, str, bytes, range, set, frozenset})
 _LOCKS = (
     type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Semaphore,
     asyncio.Lock, asyncio.Condition, asyncio.Semaphore,
@@ -46,22 +64,34 @@ def recognise(is_callee: Callable[[object], bool]) -> None:
     _callee_kinds.append(is_callee)
 
 
-def lazy(awaitable: Any) -> Lazy:
-    """Await without waiting; see `calls`."""
-    return Lazy(awaitable)
+def lazy(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # only rewritten bodies call it
+    """Await without waiting (see `calls`), unless a loop around it runs code at its turns."""
+    return awaitable if is_strict else Lazy(awaitable)
 
 
-def lazy_at_root(awaitable: Any) -> Any:
+def lazy_at_root(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
     """Await without waiting in the body of the run itself; strictly in a workflow that it calls."""
+    return awaitable if is_strict or is_inlined() else Lazy(awaitable)
+
+
+def is_inlined() -> bool:
+    """Whether the running code is not the body of the run itself, in its own task."""
     tracer = current()
-    if tracer is None or not tracer.state().is_root or tracer.state().inlined:
-        return awaitable
-    return Lazy(awaitable, parts=True)
+    return tracer is None or not tracer.state().is_root or bool(tracer.state().inlined)
 
 
-def lazy_parts(awaitable: Any) -> Lazy:
-    """Await without waiting a value of which the body takes parts."""
-    return Lazy(awaitable, parts=True)
+def early(value: Any) -> bool:
+    """Whether a part of this value would be taken before all that the task awaited is recorded."""
+    tracer = current()
+    return tracer is not None and type(value) is not Deferred and not tracer.is_settled(tracer.state())
+
+
+def real(value: Any) -> Any:
+    """The value itself, if all that the task awaited is recorded; else its stand-in."""
+    tracer = current()
+    if tracer is None or type(value) is not Deferred or not tracer.is_settled(tracer.state()):
+        return value
+    return tracer.resolve(value)
 
 
 def callee(function: Any) -> Any:
@@ -102,55 +132,34 @@ async def fence() -> None:
 
 def foreign(*values: Any) -> bool:
     """Whether any value is more than plain built-in data, so that using it may run other code."""
-    stack, looked = list(values), 0
-    while stack:
-        value = stack.pop()
-        kind = type(value)
-        looked += 1
-        if looked > LOOK_LIMIT:
-            return True
-        if kind in _SCALARS or kind is Deferred:
-            continue
-        if kind in _CONTAINERS:
-            stack.extend(value)
-        elif kind is dict:
-            stack.extend(value.keys())
-            stack.extend(value.values())
-        else:
-            return True
-    return False
+    is_foreign = not all(_is_plain(value) for value in values)
+    tracer = current()
+    if is_foreign and tracer is not None:
+        tracer.has_lent = True  # that code may keep what it is given
+    return is_foreign
 
 
 def shared(*values: Any) -> bool:
-    """Whether a child task is about to touch something that another task could change."""
-    return in_child() and any(not _is_immutable(value) for value in values)
-
-
-def in_child() -> bool:
-    """Whether other code may change what the running task touches.
-
-    So it is in any task but the root; while another task is unfinished (after a `gather` that failed, say);
-    and once the body has lent a mutable value to code outside it.
-    """
+    """Whether an object of the body's own is not its own here: a caller gave it, or its class may know it."""
     tracer = current()
-    return tracer is not None and tracer.is_shared()
+    return (tracer is None or tracer.has_lent or is_inlined()) and loose(*values)
 
 
-def lend(value: Any) -> Any:
-    """Note that a mutable value has left the body; give it back."""
-    tracer = current()
-    if tracer is not None and not _is_immutable(value):
-        tracer.has_lent = True
-    return value
-
-
-def safe_global(value: Any) -> bool:
-    """Whether reading a global that holds this value shows nothing of the world's state."""
-    return (
-        isinstance(value, types.BuiltinFunctionType)
-        or _is_immutable(value)
-        or any(is_callee(value) for is_callee in _callee_kinds)
+def loose(*values: Any) -> bool:
+    """Whether any value may change while nobody looks."""
+    return not all(
+        _is_immutable(value) or any(is_callee(value) for is_callee in _callee_kinds) for value in values
     )
+
+
+def runs_code(*sources: Any, owned: bool, deep: bool) -> bool:
+    """Whether the turns of a loop run code or see the world: then it is not quiet."""
+    tracer = current()
+    if any(type(source) not in _ITERABLES for source in sources):
+        if tracer is not None:
+            tracer.has_lent = True
+        return True
+    return (deep and foreign(*sources)) or (shared(*sources) if owned else loose(*sources))
 
 
 def alive() -> bool:
@@ -221,5 +230,25 @@ def _is_immutable(value: Any) -> bool:
     return (
         kind in _SCALARS
         or kind is Deferred
-        or isinstance(value, (types.FunctionType, types.ModuleType, type, enum.Enum))
+        or isinstance(
+            value, (types.BuiltinFunctionType, types.FunctionType, types.ModuleType, type, enum.Enum)
+        )
     )
+
+
+def _is_plain(value: Any) -> bool:
+    stack, looked = [value], 0
+    while stack:
+        value = stack.pop()
+        kind = type(value)
+        looked += 1
+        if looked > LOOK_LIMIT:
+            return False
+        if kind in _CONTAINERS:
+            stack.extend(value)
+        elif kind is dict:
+            stack.extend(value.keys())
+            stack.extend(value.values())
+        elif kind not in _SCALARS and kind is not Deferred:
+            return False
+    return True

@@ -424,12 +424,6 @@ class Tracer:
 
         return codec.encode(codec.decode(args, ref=known_value), path="args")
 
-    def is_shared(self) -> bool:
-        """Whether code beside the running task may change what it touches; see `ops.in_child`."""
-        if self.has_lent or not self.state().is_root:
-            return True
-        return any(not task.done() for task in self.loop.tasks[1:])
-
     def undelivered(self, nodes: Iterable[NodeId]) -> set[NodeId]:
         """Those of the nodes whose outcome the body has not been told of."""
         return {node_id for node_id in nodes if node_id in self.live}

@@ -290,7 +290,7 @@ async def reads_a_property(name: str) -> str:
     """What looks like an attribute may be a property that sees the world."""
     channel = await create_channel(name)  # strict
     await count_up()  # lazy
-    text = "title " + channel.title  # fence?
+    text = "title " + channel.title  # fence
     return text
 
 
@@ -328,14 +328,14 @@ async def deletes_the_name(value: str) -> None:
     """A deleted name has more than one life."""
     found = await echo(value)  # strict
     await send(found)  # lazy
-    del found
+    del found  # fence
 
 
 @case("x")
 @workflow
 async def walrus(value: str) -> None:
-    """`:=` shows the value to what is around it."""
-    await send(found := await echo(value))  # lazy, strict
+    """`:=` shows the value to what is around it, and is not worth a rule."""
+    await send(found := await echo(value))  # strict, strict, fence
     await send(found)  # lazy
 
 
@@ -491,7 +491,7 @@ async def reads_the_clock() -> Any:
     await sleep("1h")  # lazy
     later = now()  # fence
     await ping()  # lazy
-    return later.year > 2000  # fence?
+    return later.year > 2000  # fence
 
 
 @case()
@@ -545,10 +545,10 @@ async def reads_a_rebound_global() -> bool:
 @case()
 @workflow
 async def reads_constants() -> Any:
-    """Immutable globals, and members of an Enum, show nothing of the world."""
+    """Immutable globals in capitals show nothing of the world; an attribute is code."""
     await ping()  # lazy
     await send(LIMIT, text=GREETING)  # lazy
-    await echo(Color.RED.name == "RED", ROLES[0])  # lazy, fence?
+    await echo(Color.RED.name == "RED", ROLES[0])  # strict, fence
 
 
 @case()
@@ -583,12 +583,12 @@ async def argument_changed_by_a_step(values: list[int]) -> Any:
 @case()
 @workflow
 async def own_list_changed_between_steps() -> Any:
-    """Each call gets the list as it is at that call."""
+    """Each call gets the list as it is at that call; an item is set when everything before is recorded."""
     mine = [1]
     await echo(mine)  # lazy
     mine.append(2)
     await echo(mine)  # lazy
-    mine[0] = 3
+    mine[0] = 3  # fence
     return mine
 
 
@@ -650,9 +650,9 @@ async def key_callback(values: list[int]) -> Any:
 @case("a b")
 @workflow
 async def pure_builtins(text: str) -> Any:
-    """Methods and builtins on exact builtin values see nothing."""
+    """Builtins on plain values see nothing; a method is the class's own business."""
     await ping()  # lazy
-    words = text.upper().split()
+    words = text.upper().split()  # fence
     await echo(len(words), "-".join(words))  # lazy
     await echo({word: len(word) for word in words})  # lazy
     return words
@@ -662,7 +662,7 @@ async def pure_builtins(text: str) -> Any:
 @workflow
 async def callable_parameter_is_unknown(value: str) -> Any:
     """What a local name calls is never known."""
-    call = echo  # fence?
+    call = echo
     await ping()  # lazy
     return await call(value)  # strict, fence
 
@@ -720,7 +720,7 @@ async def imports_in_the_body() -> Any:
     import string  # fence  # noqa: PLC0415
 
     await echo(string.digits)  # lazy
-    await echo(string.digits)  # lazy, fence?
+    await echo(string.digits)  # strict, fence
 
 
 @case()
@@ -850,11 +850,11 @@ async def loops_over_a_foreign_iterator(count: int) -> None:
 @case(2, repeatable=False)
 @workflow
 async def loops_over_a_call(count: int) -> None:
-    """What an unknown call returns is watched at each turn."""
+    """What an unknown call returns may run code at each turn, so nothing inside runs ahead."""
     await count_up()  # lazy
-    for line in Lines(count):  # fence, fence
-        await count_up()  # lazy
-        await send(line)  # lazy
+    for line in Lines(count):  # fence
+        await count_up()  # strict
+        await send(line)  # strict
 
 
 @case(2, repeatable=False)
@@ -942,11 +942,11 @@ async def awaits_in_a_comprehension(values: list[int]) -> Any:
 @case({"kind": "a", "value": 3})
 @workflow
 async def matches(message: dict[str, Any]) -> Any:
-    """`match` on plain values is free."""
+    """`match` on plain values is free; of what a pattern binds nothing is certain."""
     await ping()  # lazy
     match message:  # fence?
         case {"kind": "a", "value": int(value)}:
-            await send(value)  # lazy
+            await send(value)  # strict, fence
         case _:
             await send("other")  # lazy
 
@@ -961,7 +961,7 @@ async def handles_a_failure(value: str) -> dict[str, Any]:
     try:
         await send(value)  # lazy
     except FatalError as error:
-        await clean_up(error.code)  # lazy, fence?
+        await clean_up(error.code)  # strict, fence
         return {"success": False}
     return {"success": True}
 
@@ -1052,7 +1052,7 @@ async def error_of_the_body(value: int) -> Any:
         found = 1 // value  # fence?
     except ZeroDivisionError:
         found = -1
-    await send(found)  # lazy
+    await send(found)  # strict, fence
     return found
 
 
@@ -1148,8 +1148,8 @@ async def gather_of_unknown(value: int) -> Any:
 @workflow
 async def gather_of_a_name(values: list[int]) -> Any:
     """Calls collected before are not followed."""
-    calls = [echo(value) for value in values]  # fence?
-    results = await asyncio.gather(*calls)  # strict, fence?
+    calls = [echo(value) for value in values]  # fence
+    results = await asyncio.gather(*calls)  # strict
     await ping()  # lazy
     return results
 
@@ -1200,8 +1200,8 @@ async def gathers_workflows(values: list[int]) -> Any:
 async def adds_to(box: dict[str, int], name: str) -> None:
     """In a child task a shared object is touched only when everything before is recorded."""
     await send(name)  # lazy
-    box[name] = len(box)  # fence?
-    await echo(box)  # lazy, fence?
+    box[name] = len(box)  # fence
+    await echo(box)  # lazy
 
 
 CASES.append(Case("adds_to", adds_to, ({}, "x")))
@@ -1222,10 +1222,10 @@ async def writes_down(log: list[str], name: str) -> int:
     """An alias of a parameter is as shared as the parameter."""
     mine = log
     await send(name)  # lazy
-    mine.append(name)  # fence?
+    mine.append(name)  # fence
     await sleep("1h")  # lazy
-    mine.append(name.upper())  # fence?
-    return len(log)  # fence?
+    mine.append(name.upper())  # fence
+    return len(log)
 
 
 CASES.append(Case("writes_down", writes_down, ([], "x")))
@@ -1263,7 +1263,7 @@ async def passes_boxes_on() -> Any:
 @workflow
 async def reads_a_closure_dict(box: dict[str, int]) -> bool:
     """A parameter read in a nested scope is captured, so it is the world's."""
-    has = lambda key: key in box  # noqa: E731  # fence?
+    has = lambda key: key in box  # fence  # noqa: E731
     await ping()  # lazy
     return has("x")  # fence
 
@@ -1306,7 +1306,7 @@ async def defaults_and_keywords(
 async def nested_function(value: str) -> Any:
     """Awaits of a nested function are strict and its body is left alone."""
 
-    async def twice(text: str) -> str:
+    async def twice(text: str) -> str:  # fence
         await count_up()
         return await send(text)
 
@@ -1322,7 +1322,7 @@ async def nested_function_counts() -> int:
     """A name that a nested function binds anew may change at any call."""
     number = 0  # fence
 
-    def count() -> None:
+    def count() -> None:  # fence
         nonlocal number
         number += 1
 

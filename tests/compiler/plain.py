@@ -95,20 +95,20 @@ class Ops:
         self.managers: list[Any] = []
         self.fences = 0
 
-    def lazy(self, awaitable: Any) -> Any:
+    def lazy(self, awaitable: Any, is_strict: bool = False) -> Any:
         return awaitable
 
-    def lazy_parts(self, awaitable: Any) -> Any:
-        return self.lazy(awaitable)
+    def lazy_at_root(self, awaitable: Any, is_strict: bool = False) -> Any:
+        return self.lazy(awaitable, is_strict)
 
-    def lazy_at_root(self, awaitable: Any) -> Any:
-        return self.lazy(awaitable)
+    def early(self, value: Any) -> bool:
+        return self.suspicious
+
+    def real(self, value: Any) -> Any:
+        return value
 
     def callee(self, function: Any) -> Any:
         return function
-
-    def lend(self, value: Any) -> Any:
-        return value
 
     async def fence(self) -> None:
         self.fences += 1
@@ -119,11 +119,11 @@ class Ops:
     def shared(self, *values: Any) -> bool:
         return self.suspicious
 
-    def in_child(self) -> bool:
+    def loose(self, *values: Any) -> bool:
         return self.suspicious
 
-    def safe_global(self, value: Any) -> bool:
-        return not self.suspicious
+    def runs_code(self, *sources: Any, owned: bool, deep: bool) -> bool:
+        return self.suspicious
 
     def alive(self) -> bool:
         return self.is_alive

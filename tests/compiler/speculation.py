@@ -77,10 +77,17 @@ class Inlined:
     """A call of a workflow, or a gather."""
 
     def __init__(self, world: Speculation, run: Callable[[], Any]) -> None:
-        self.world, self.lazily = world, run
+        self.world, self.run = world, run
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._strictly().__await__()
+
+    async def lazily(self) -> Any:
+        self.world.depth += 1
+        try:
+            return await self.run()
+        finally:
+            self.world.depth -= 1
 
     async def _strictly(self) -> Any:
         value = await self.lazily()
@@ -94,15 +101,25 @@ class Speculation(Ops):
     def __init__(self) -> None:
         super().__init__(suspicious=False)
         self.put_off: list[Call] = []
-        self.is_lent = False
+        self.depth = 0
+        self.has_lent = False
 
     async def fence(self) -> None:
         waiting, self.put_off = self.put_off, []
         for call in waiting:
             await call.run()
 
-    def lazy(self, awaitable: Any) -> Any:
-        return awaitable.lazily()
+    def lazy(self, awaitable: Any, is_strict: bool = False) -> Any:
+        return awaitable if is_strict else awaitable.lazily()
+
+    def lazy_at_root(self, awaitable: Any, is_strict: bool = False) -> Any:
+        return self.lazy(awaitable, is_strict or self.depth > 0)
+
+    def early(self, value: Any) -> bool:
+        return not isinstance(value, Deferred) and bool(self.put_off)
+
+    def real(self, value: Any) -> Any:
+        return resolve(value) if not self.put_off else value
 
     def callee(self, function: Any) -> Any:
         if function is asyncio.gather:
@@ -119,22 +136,23 @@ class Speculation(Ops):
         return Inlined(self, run)
 
     def foreign(self, *values: Any) -> bool:
-        return real.foreign(*(without_deferred(value) for value in values))
-
-    def lend(self, value: Any) -> Any:
-        self.is_lent = self.is_lent or not real._is_immutable(without_deferred(value))
-        return value
+        is_foreign = real.foreign(*map(without_deferred, values))
+        self.has_lent |= is_foreign
+        return is_foreign
 
     def shared(self, *values: Any) -> bool:
-        return self.in_child() and any(
-            not real._is_immutable(without_deferred(value)) for value in values
+        return (self.has_lent or self.depth > 0) and self.loose(*values)
+
+    def loose(self, *values: Any) -> bool:
+        return real.loose(*map(without_deferred, values))
+
+    def runs_code(self, *sources: Any, owned: bool, deep: bool) -> bool:
+        if any(type(source) not in real._ITERABLES for source in sources):
+            self.has_lent = True
+            return True
+        return (deep and self.foreign(*sources)) or (
+            self.shared(*sources) if owned else self.loose(*sources)
         )
-
-    def in_child(self) -> bool:
-        return self.is_lent  # there is one task
-
-    def safe_global(self, value: Any) -> bool:
-        return isinstance(value, Deferred) or real.safe_global(value)
 
 
 def without_deferred(value: Any, depth: int = 20) -> Any:

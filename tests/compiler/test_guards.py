@@ -1,4 +1,4 @@
-"""An abandoned body runs no user code, and loops fence the turns that could see the world."""
+"""An abandoned body runs no user code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ckworkflow.compiler.turns import FencedTurns
 from compiler import bodies, steps
 from compiler.plain import Ops
 from compiler.test_table import compiled, original
@@ -79,65 +78,6 @@ def test_a_body_that_is_alive_still_cleans_up() -> None:
         coroutine.throw(ValueError("now"))
 
     assert steps.NOTES == ["x 0"]
-
-
-def fences_of(iterable: Any, *, elements: int, **options: Any) -> int:
-    ops = Ops(suspicious=False)
-
-    async def loop() -> int:
-        count = 0
-        async for _ in FencedTurns(ops, iterable, **options):
-            count += 1
-        return count
-
-    assert asyncio.run(loop()) == elements
-    return ops.fences
-
-
-@pytest.mark.parametrize(
-    "plain", [[1, 2], (1, 2), {1: 1, 2: 2}, {1, 2}, "ab", range(2), {1: 1, 2: 2}.items()]
-)
-def test_turns_over_exact_builtins_are_free(plain: Any) -> None:
-    assert fences_of(plain, elements=2) == 0
-
-
-def test_turns_over_anything_else_are_fenced_the_first_and_the_last_one_too() -> None:
-    class Mine(list[int]):
-        pass
-
-    assert fences_of(Mine([1, 2]), elements=2) == 3
-    assert fences_of(iter([1, 2]), elements=2) == 3
-    assert fences_of(enumerate([1, 2]), elements=2) == 3
-
-
-def test_a_builtin_iterator_is_as_plain_as_what_it_runs_over() -> None:
-    assert fences_of(enumerate([1, 2]), elements=2, sources=([1, 2],)) == 0
-    assert fences_of(enumerate(steps.Lines(2)), elements=2, sources=(steps.Lines(2),)) == 3
-
-
-def test_watched_turns_are_fenced_whatever_they_run_over() -> None:
-    assert fences_of([1, 2], elements=2, watched=True) == 3
-
-
-def test_the_iterable_is_asked_for_its_iterator_after_the_first_fence() -> None:
-    order: list[str] = []
-
-    class Told(Ops):
-        async def fence(self) -> None:
-            order.append("fence")
-
-    class Iterable:
-        def __iter__(self) -> Any:
-            order.append("iter")
-            return iter([1])
-
-    async def loop() -> None:
-        async for _ in FencedTurns(Told(suspicious=False), Iterable()):
-            order.append("turn")
-
-    asyncio.run(loop())
-
-    assert order == ["fence", "iter", "turn", "fence"]
 
 
 def test_the_original_of_a_body_is_left_alone() -> None:

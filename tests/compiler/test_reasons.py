@@ -43,7 +43,7 @@ def relative(reason: str, first: int) -> str:
         ),
         (
             "keeps_a_projection_in_a_name",
-            ["`title = channel.name` (line +5) must raise here if it has no such value"],
+            ["`title = channel.name` (line +5) looks at the result of create_channel"],
         ),
         ("captured_by_a_lambda", ["`found` is used in a nested function, class or generator"]),
         ("deletes_the_name", ["`found` is also deleted (line +6)"]),
@@ -81,10 +81,10 @@ def test_a_strict_await_says_who_looks(name: str, reasons: list[str]) -> None:
     [
         ("calls_a_helper", ["it calls `note`"]),
         ("logs", ["it calls `logger.info`"]),
-        ("reads_the_clock", ["`now()` reads the clock"]),
+        ("reads_the_clock", ["`now()` reads the clock", "`later.year` may run code, or change"]),
         ("reads_a_rebound_global", ["`FLAG` may be bound anew by someone else"]),
         ("holds_a_lock", ["`with lock` runs code when it begins and ends"]),
-        ("key_callback", ["`max(values, key=double)` calls back `double`"]),
+        ("key_callback", ["it calls `max`"]),
         ("raises_between_steps", ["it calls `FatalError`"]),
         (
             "sets_an_attribute",
