@@ -19,8 +19,8 @@ from ckworkflow.compiler.build import build
 from ckworkflow.compiler.owned import Owned
 from ckworkflow.compiler.proof import Proof
 from ckworkflow.compiler.quiet import Knowledge
-from ckworkflow.compiler.rewrite import OPS, is_guardable, rewrite
-from ckworkflow.compiler.scope import Body, own_nodes, short
+from ckworkflow.compiler.rewrite import OPS, rewrite
+from ckworkflow.compiler.scope import Body, short
 from ckworkflow.compiler.sites import AwaitSite, Classify, CompiledBody, FenceSite
 from ckworkflow.compiler.source import BodySource, locate
 from ckworkflow.compiler.walk import Decisions, decide
@@ -79,7 +79,7 @@ def _compile(
         return _untouched(function, located)
     body = Body(located, function, classify)
     known = Knowledge(body, Proof(body), Owned(body))
-    why_not = _looks_at_its_frame(body) or _catches_everything(known)
+    why_not = _looks_at_its_frame(body)
     if why_not is not None:
         for node in body.awaits:
             known.proof.make_strict(node, why_not)
@@ -120,14 +120,6 @@ def _looks_at_its_frame(body: Body) -> str | None:
                 return f"`inspect` on line {node.lineno} can look at the body itself"
             case ast.ImportFrom(module="inspect" | "builtins"):
                 return f"`inspect` on line {node.lineno} can look at the body itself"
-    return None
-
-
-def _catches_everything(known: Knowledge) -> str | None:
-    """Why a body must not be rewritten: an abandoned one could not be kept from running a handler."""
-    for node in own_nodes(known.body.node):
-        if isinstance(node, ast.TryStar) and not is_guardable(known, node):
-            return f"`except*` on line {node.lineno} catches what closes an abandoned body"
     return None
 
 

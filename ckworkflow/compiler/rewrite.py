@@ -1,9 +1,8 @@
-"""The rewritten body: lazy awaits, fences and guards written into a copy of its tree.
+"""The rewritten body: lazy awaits, fences written into a copy of its tree.
 
 Generated code reaches the trace only through one closure cell, `__ckw__`, never through a global that a user could see
 or shadow: `lazy(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`,
-`shared(*values)`, `loose(*values)`, `runs_code(*sources, owned=, deep=)`, `early(value)`, `real(value)`, `alive()`,
-`guarded(manager)`, `guarded_async(manager)`. Names that it adds to the body begin with `__ckw_`.
+`shared(*values)`, `loose(*values)`, `runs_code(*sources, owned=, deep=)`, `early(value)`, `real(value)`. Names that it adds to the body begin with `__ckw_`.
 
 Every new node carries the position of what it stands for, so tracebacks and coverage show the file as it was written.
 
@@ -17,12 +16,11 @@ from typing import Final, TypeVar
 
 from ckworkflow.compiler.proof import AWAITABLE
 from ckworkflow.compiler.quiet import Check, Knowledge, Need
-from ckworkflow.compiler.scope import MISSING
 from ckworkflow.compiler.sites import Callee
 from ckworkflow.compiler.source import Scope
 from ckworkflow.compiler.walk import Decisions, Turns
 
-__all__ = ["OPS", "is_guardable", "rewrite"]
+__all__ = ["OPS", "rewrite"]
 
 OPS: Final = "__ckw__"
 
@@ -41,13 +39,6 @@ def rewrite(known: Knowledge, decisions: Decisions) -> ast.AsyncFunctionDef:
         decorator keeps the first line.
     """
     return _Rewriter(known, decisions).function()
-
-
-def is_guardable(known: Knowledge, node: ast.AST) -> bool:
-    """Whether an abandoned body can be kept from running a handler's code; `except*` over all cannot."""
-    if not isinstance(node, ast.TryStar):
-        return True
-    return all(_is_ordinary(known, handler.type) for handler in node.handlers)
 
 
 class _Rewriter:
@@ -133,15 +124,9 @@ class _Rewriter:
                     orelse=self._block(node.orelse),
                 )
             case ast.With() | ast.AsyncWith():
-                guard = "guarded" if isinstance(node, ast.With) else "guarded_async"
-                items = [
-                    ast.withitem(
-                        _place(_op(guard, self._copy(item.context_expr)), item.context_expr),
-                        None if item.optional_vars is None else self._copy(item.optional_vars),
-                    )
-                    for item in node.items
-                ]
-                return type(node)(items=items, body=self._block(node.body))
+                return type(node)(
+                    items=[self._copy(item) for item in node.items], body=self._block(node.body)
+                )
             case ast.Try() | ast.TryStar():
                 return self._try(node)
             case ast.Match():
@@ -159,22 +144,22 @@ class _Rewriter:
         return _place(ast.While(test, self._block(node.body), self._block(node.orelse)), node)
 
     def _try(self, node: ast.Try | ast.TryStar) -> ast.stmt:
-        handlers = []
-        for handler in node.handlers:
-            body = self._block(handler.body)
-            if not _is_ordinary(self._known, handler.type):
-                leave = ast.If(ast.UnaryOp(ast.Not(), _op("alive")), [ast.Raise(None, None)], [])
-                body.insert(0, _place(leave, handler))
-            catches = None if handler.type is None else self._copy(handler.type)
-            handlers.append(_place(ast.ExceptHandler(catches, handler.name, body), handler))
-        final = self._block(node.finalbody)
-        if final:
-            final = [_place(ast.If(_op("alive"), final, []), node.finalbody[0])]
+        handlers = [
+            _place(
+                ast.ExceptHandler(
+                    None if handler.type is None else self._copy(handler.type),
+                    handler.name,
+                    self._block(handler.body),
+                ),
+                handler,
+            )
+            for handler in node.handlers
+        ]
         return type(node)(
             body=self._block(node.body),
             handlers=handlers,
             orelse=self._block(node.orelse),
-            finalbody=final,
+            finalbody=self._block(node.finalbody),
         )
 
     def _case(self, case: ast.match_case) -> ast.match_case:
@@ -233,14 +218,6 @@ class _Rewriter:
         elif isinstance(node, ast.Call) and self._body.callee(node) in {*AWAITABLE, Callee.GATHER}:
             return self._durable(node)
         return self._copy(node)
-
-
-def _is_ordinary(known: Knowledge, node: ast.expr | None) -> bool:
-    """Whether a handler surely lets pass what closes an abandoned body."""
-    if isinstance(node, ast.Tuple):
-        return all(_is_ordinary(known, element) for element in node.elts)
-    value = MISSING if node is None else known.body.resolve(node)
-    return isinstance(value, type) and issubclass(value, Exception)
 
 
 def _name(name: str) -> ast.Name:

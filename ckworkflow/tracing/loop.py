@@ -11,12 +11,14 @@ through `call_at`).
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckworkflow.errors import BodyAwaitError
+from ckworkflow.tracing.abandon import abandon
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -39,6 +41,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self.tasks: list[TraceTask] = []
+        self.generators: list[AsyncGenerator[Any, Any]] = []
         self.fault: BaseException | None = None
         self._ready: deque[asyncio.Handle] = deque()
         self._closed = False
@@ -103,19 +106,31 @@ class TraceLoop(asyncio.AbstractEventLoop):
     default_exception_handler = call_exception_handler
 
     async def shutdown_asyncgens(self) -> None:
-        """Nothing to do: asynchronous generators of a body hold no resource."""
+        """Close the generators that the body has left, in the order in which it began them."""
+        while self.generators:
+            with suppress(Exception):  # as asyncio, which only logs it
+                await self.generators.pop(0).aclose()
 
     # -- passes ---------------------------------------------------------------------------------
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Make this the running loop of the thread."""
-        outer = asyncio._get_running_loop()
+        outer, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
         asyncio._set_running_loop(self)
+        sys.set_asyncgen_hooks(firstiter=self._begin_generator, finalizer=_leave_generator)
         try:
             yield
         finally:
+            sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)
+
+    def _begin_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Keep an asynchronous generator of the body: it is closed when the body ends, and not when it is collected."""
+        self.generators = [
+            kept for kept in self.generators if getattr(kept, "ag_frame", None) is not None
+        ]
+        self.generators.append(generator)
 
     def run_until_idle(self) -> None:
         """Run callbacks until none is scheduled or something unheard of was awaited."""
@@ -134,19 +149,24 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self.refuse("a loop that never waits for a step")
 
     def close(self) -> None:
-        """Close every unfinished coroutine; the rewrite's guards keep user code from running."""
+        """Abandon every unfinished coroutine: no user code runs."""
         if self._closed:
             return
         self._closed = True
-        self._ready.clear()
-        with self.entered():
-            for task in self.tasks:
-                if not task.done():
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch
-                    _close_quietly(task.get_coro())
-                elif not task.cancelled():
-                    task.exception()  # mark as seen: its node has recorded it
+        unfinished = [task for task in self.tasks if not task.done()]
+        for task in self.tasks:
+            if task.done() and not task.cancelled():
+                task.exception()  # mark as seen: its node has recorded it
+        for task in unfinished:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch
+            if (awaited := task._fut_waiter) is not None:  # type: ignore[attr-defined]
+                awaited.cancel()  # so that a lock does not think of it as next in its queue
+        abandon(
+            [*(task.get_coro() for task in unfinished), *self.generators],
+            beyond=(type(self.tracer), TraceLoop, TraceTask),
+        )
         self.tasks.clear()
+        self.generators.clear()
         self._ready.clear()
 
     def refuse(self, what: str) -> BodyAwaitError:
@@ -171,11 +191,8 @@ class TraceLoop(asyncio.AbstractEventLoop):
         raise self.refuse("a timer of asyncio (asyncio.sleep or a timeout); use ckworkflow.sleep()")
 
 
-def _close_quietly(coro: Any) -> None:
-    try:
-        coro.close()
-    except BaseException:  # noqa: BLE001  # an unguarded `finally` of a body without source: it ends here
-        return
+def _leave_generator(generator: AsyncGenerator[Any, Any]) -> None:
+    """Nothing to do for one that is collected: its body was abandoned."""
 
 
 def _refusal(name: str) -> Callable[..., NoReturn]:

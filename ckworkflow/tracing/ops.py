@@ -7,14 +7,11 @@ trace there is nothing to guard, and the functions say so by doing nothing.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import enum
 import sys
-import threading
 import types
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +43,6 @@ _SCALARS = frozenset(
 )
 _CONTAINERS = frozenset({list, tuple, set, frozenset})
 _ITERABLES = frozenset({list, tuple, dict, str, bytes, range, set, frozenset})
-_LOCKS = (
-    type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Semaphore,
-    asyncio.Lock, asyncio.Condition, asyncio.Semaphore,
-)  # fmt: skip
 _callee_kinds: list[Callable[[object], bool]] = []
 
 
@@ -160,67 +153,6 @@ def runs_code(*sources: Any, owned: bool, deep: bool) -> bool:
             tracer.has_lent = True
         return True
     return (deep and foreign(*sources)) or (shared(*sources) if owned else loose(*sources))
-
-
-def alive() -> bool:
-    """Whether the body goes on; `False` while an abandoned body is being closed or collected."""
-    tracer = current()
-    return tracer is not None and tracer.is_alive
-
-
-class guarded(AbstractContextManager[Any]):  # noqa: N801  # reads as a function in rewritten bodies
-    """A `with` item whose exit does not run when the body is abandoned (see `_leave`)."""
-
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
-
-    def __enter__(self) -> Any:
-        kind = type(self._manager)
-        if not hasattr(kind, "__enter__") or not hasattr(kind, "__exit__"):
-            msg = f"'{kind.__name__}' object does not support the context manager protocol"
-            raise TypeError(msg)
-        return self._manager.__enter__()
-
-    def __exit__(self, *error: object) -> Any:
-        if alive():
-            return self._manager.__exit__(*error)
-        if _leave(self._manager):
-            self._manager.release()
-        return None
-
-
-class guarded_async(AbstractAsyncContextManager[Any]):  # noqa: N801  # see `guarded`
-    """An `async with` item whose exit does not run when the body is abandoned."""
-
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
-
-    async def __aenter__(self) -> Any:
-        kind = type(self._manager)
-        if not hasattr(kind, "__aenter__") or not hasattr(kind, "__aexit__"):
-            msg = f"'{kind.__name__}' object does not support the asynchronous context manager protocol"
-            raise TypeError(msg)
-        return await self._manager.__aenter__()
-
-    async def __aexit__(self, *error: object) -> Any:
-        if alive():
-            return await self._manager.__aexit__(*error)
-        if _leave(self._manager):
-            self._manager.release()
-        return None
-
-
-def _leave(manager: Any) -> bool:
-    """What an abandoned body leaves behind; whether it is a lock to release.
-
-    A lock guards this process, in which the body is as good as dead: its replay would wait for it for
-    ever. Any other manager is kept, never to be collected: the end of a generator runs its `finally`, which
-    is user code.
-    """
-    if isinstance(manager, _LOCKS):
-        return True
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(manager))
-    return False
 
 
 def _is_immutable(value: Any) -> bool:

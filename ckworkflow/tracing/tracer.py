@@ -238,8 +238,11 @@ class Tracer:
             for task in self.loop.tasks:
                 task.cancel()
             self._run()
+        if self.loop.generators and all(task.done() for task in self.loop.tasks):
+            self.loop.spawn(self._close_generators(), root.state.next_child())
+            self._run()
         if any(not task.done() for task in self.loop.tasks):
-            return  # a `finally` of a cancelled task awaits a step
+            return  # a `finally` of a cancelled task, or of a generator, awaits a step
         error = root.exception() if not root.cancelled() else asyncio.CancelledError()
         result: Json = None
         if error is None:
@@ -249,6 +252,11 @@ class Tracer:
                 error = unstorable
         self._end = End(result, error, frozenset())
 
+    async def _close_generators(self) -> None:
+        """End what the body has left of its asynchronous generators, when all that it awaited is recorded."""
+        await self.fence(0, "asynchronous generators are closed")
+        await self.loop.shutdown_asyncgens()
+
     def _goes_on_beside(self, root: TraceTask) -> bool:
         """Whether the body has run ahead to its end while tasks beside it may still do something.
 
@@ -257,6 +265,7 @@ class Tracer:
         self._ending = self.undelivered(root.state.frontier)
         return bool(self._ending) and (
             any(not task.done() for task in self.loop.tasks)
+            or bool(self.loop.generators)
             or len(self._leading_to(self._ending)) < len(self.live)
         )
 

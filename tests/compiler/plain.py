@@ -90,9 +90,6 @@ class Ops:
 
     def __init__(self, *, suspicious: bool) -> None:
         self.suspicious = suspicious
-        self.is_alive = True
-        # A manager made of a generator runs its `finally` when it is collected.
-        self.managers: list[Any] = []
         self.fences = 0
 
     def lazy(self, awaitable: Any, is_strict: bool = False) -> Any:
@@ -124,40 +121,3 @@ class Ops:
 
     def runs_code(self, *sources: Any, owned: bool, deep: bool) -> bool:
         return self.suspicious
-
-    def alive(self) -> bool:
-        return self.is_alive
-
-    def guarded(self, manager: Any) -> Any:
-        return Guarded(self, manager)
-
-    def guarded_async(self, manager: Any) -> Any:
-        return GuardedAsync(self, manager)
-
-
-class Guarded:
-    """A `with` item that is left alone when the body is abandoned."""
-
-    def __init__(self, ops: Ops, manager: Any) -> None:
-        self.ops, self.manager = ops, manager
-        ops.managers.append(manager)
-
-    def __enter__(self) -> Any:
-        return self.manager.__enter__()
-
-    def __exit__(self, *error: object) -> Any:
-        return self.manager.__exit__(*error) if self.ops.is_alive else None
-
-
-class GuardedAsync:
-    """The same for `async with`."""
-
-    def __init__(self, ops: Ops, manager: Any) -> None:
-        self.ops, self.manager = ops, manager
-        ops.managers.append(manager)
-
-    async def __aenter__(self) -> Any:
-        return await self.manager.__aenter__()
-
-    async def __aexit__(self, *error: object) -> Any:
-        return await self.manager.__aexit__(*error) if self.ops.is_alive else None

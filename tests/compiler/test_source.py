@@ -150,18 +150,6 @@ def test_a_body_that_can_look_at_itself_is_left_alone(load: Load, line: str) -> 
     assert [site.lazy for site in body.awaits] == [False]
 
 
-def test_except_star_over_everything_is_left_alone(load: Load) -> None:
-    text = BODY.replace(
-        "    await ping()\n",
-        "    try:\n        await ping()\n    except* BaseException:\n        pass\n",
-    )
-
-    body = compile_function(load(text).body)
-
-    assert not body.rewritten
-    assert "except*" in (body.why_not or "")
-
-
 def test_a_warning_of_the_source_is_not_shown_again(load: Load) -> None:
     text = BODY.replace("return value", "return value is 1")
     with pytest.warns(SyntaxWarning):

@@ -294,7 +294,20 @@ class PlainLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.tracer = tracer
         self._world = world
+        self._generators: list[Any] = []
         self.error: BaseException | None = None
+
+    def _asyncgen_firstiter_hook(self, agen: Any) -> None:
+        """Keep each generator: the language ends them in order when the body ends, and not when they are collected."""
+        self._generators.append(agen)
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        """Never asked: they are kept."""
+
+    async def shutdown_asyncgens(self) -> None:
+        while self._generators:
+            with contextlib.suppress(Exception):
+                await self._generators.pop(0).aclose()
 
     def create_task(self, coro: Any, **options: Any) -> Any:
         parent = asyncio.current_task() if asyncio._get_running_loop() is self else None

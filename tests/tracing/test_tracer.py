@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -166,123 +163,6 @@ def test_a_segment_is_never_cut_inside_a_gather() -> None:
     trace = tracer(wide, segment_limit=5).resume()
 
     assert len(trace.nodes) == 51
-
-
-# -- abandoned bodies -------------------------------------------------------------------------------
-
-
-class Noisy:
-    def __enter__(self) -> None:
-        LOG.append("enter")
-
-    def __exit__(self, *error: object) -> None:
-        LOG.append("exit")
-
-
-@workflow
-async def in_finally() -> None:
-    try:
-        if await ping():
-            return
-    finally:
-        LOG.append("finally")
-
-
-@workflow
-async def in_with() -> None:
-    with Noisy():
-        await ping()
-
-
-@workflow
-async def in_handler() -> None:
-    try:
-        if await ping():
-            return
-    except BaseException:
-        LOG.append("handler")
-        raise
-
-
-@workflow
-async def in_bare_handler() -> None:
-    try:
-        if await ping():
-            return
-    except:  # noqa: E722
-        LOG.append("bare")
-
-
-@pytest.mark.parametrize(
-    "definition",
-    [in_finally, in_with, in_handler, in_bare_handler],
-    ids=lambda d: d.name.rpartition(".")[2],
-)
-def test_an_abandoned_body_runs_no_user_code(definition: Workflow[..., Any]) -> None:
-    LOG.clear()
-    found = tracer(definition)
-    found.resume()
-    before = list(LOG)
-
-    found.close()
-
-    assert before == LOG
-
-
-@workflow
-async def in_a_generator() -> None:
-    with generated():
-        await ping()
-
-
-@contextlib.contextmanager
-def generated() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        LOG.append("generator")
-
-
-def test_the_end_of_a_generator_does_not_run_when_its_body_is_abandoned() -> None:
-    LOG.clear()
-    found = tracer(in_a_generator)
-    found.resume()
-
-    found.close()
-    del found
-    gc.collect()
-
-    assert LOG == []
-
-
-def test_a_body_that_was_dropped_and_not_closed_runs_no_user_code_either() -> None:
-    LOG.clear()
-    found = tracer(in_finally)
-    found.resume()
-
-    del found
-    gc.collect()
-
-    assert LOG == []
-
-
-LOCK = threading.Lock()
-
-
-@workflow
-async def holds_a_lock() -> None:
-    with LOCK:
-        await ping()
-
-
-def test_an_abandoned_body_gives_back_its_locks() -> None:
-    found = tracer(holds_a_lock)
-    found.resume()
-    assert LOCK.locked()
-
-    found.close()
-
-    assert not LOCK.locked()
 
 
 @workflow
