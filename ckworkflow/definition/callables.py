@@ -131,9 +131,15 @@ class Step(Definition, Generic[P, R]):
         if tracer is None:
             result = self.function(*args, **kwargs)
         else:
-            self.bind(args, kwargs)
             line = sys._getframe(1).f_lineno  # noqa: SLF001  # where the body calls: what is shown of a boundary
-            result = tracer.step_call(self.name, args, kwargs, line=line)
+            try:
+                self.bind(args, kwargs)
+                result = tracer.step_call(self.name, args, kwargs, line=line)
+            except Exception:
+                if not tracer.holds_part([*args, *kwargs.values()]):
+                    raise
+                # Python would have worked out the parts first, and one of them may have no value.
+                result = tracer.later(self, args, kwargs, line=line)
         # An awaitable in a body, whatever the function gives elsewhere.
         return cast("Coroutine[None, None, R]", result)
 

@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ckworkflow.tracing.deferred import Deferred
+
 if TYPE_CHECKING:
     from ckworkflow.model import Json, NodeId, NodeKind
     from ckworkflow.tracing.nodes import TracedNode
@@ -98,7 +100,7 @@ class NodeCall(Call):
         """Pass the node, unless its outcome is at hand: then it is delivered in its turn."""
         node = self.record()
         await self.tracer.pass_node(node)
-        return self.tracer.deferred(node, self.tracer.state())
+        return Deferred(node)
 
     async def strict(self) -> Any:
         """Wait for the node and return its result or raise its error."""
@@ -240,7 +242,7 @@ class GatherCall(Call):
         if tracer.may_pass(node):
             node.passed = True
             frontiers.append({node.node_id})
-            self._done(index, tracer.deferred(node, parent))
+            self._done(index, Deferred(node))
             return
 
         def delivered() -> None:
@@ -248,7 +250,7 @@ class GatherCall(Call):
             if error is not None:
                 self._failed(index, error)
             else:
-                self._done(index, tracer.deferred(node, parent))
+                self._done(index, Deferred(node))
 
         if node.outcome is not None:
             delivered()  # its turn came before the body did

@@ -8,7 +8,10 @@ real value in SQL when it is claimed. Everything else that Python lets code do w
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections import namedtuple
 from collections.abc import Callable
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckworkflow.errors import CkWorkflowError
@@ -16,6 +19,8 @@ from ckworkflow.errors import CkWorkflowError
 if TYPE_CHECKING:
     from ckworkflow.model import Json
     from ckworkflow.tracing.nodes import TracedNode
+
+_TUPLE_FIELD: type[object] = type(vars(namedtuple("_TUPLE_FIELD", "x"))["x"])  # noqa: PYI024  # only for its type
 
 Path = tuple[tuple[str, str | int], ...]
 
@@ -37,23 +42,21 @@ class UnresolvableError(CkWorkflowError):
 class Deferred:
     """The result of a node, or a part of it, that is not known yet (or need not be)."""
 
-    __slots__ = ("_ckw_node", "_ckw_path", "_ckw_settled")
+    __slots__ = ("_ckw_node", "_ckw_path")
 
-    def __init__(self, node: TracedNode, path: Path, settled: Callable[[], bool]) -> None:
+    def __init__(self, node: TracedNode, path: Path = ()) -> None:
         object.__setattr__(self, "_ckw_node", node)
         object.__setattr__(self, "_ckw_path", path)
-        # Whether all that the body awaited before is recorded: only then may its errors arise.
-        object.__setattr__(self, "_ckw_settled", settled)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        return _project(self, ("attr", name))
+        return Deferred(self._ckw_node, (*self._ckw_path, ("attr", name)))
 
     def __getitem__(self, key: Any) -> Any:
         if type(key) not in (str, int):
             raise DeferredLookError("a computed subscript", self._ckw_node.name)
-        return _project(self, ("item", key))
+        return Deferred(self._ckw_node, (*self._ckw_path, ("item", key)))
 
     def __repr__(self) -> str:
         return f"<deferred {self._ckw_node.name} {self._ckw_node.node_id}>"
@@ -112,26 +115,6 @@ for _operation in [
     setattr(Deferred, f"__{_operation}__", _refuse(f"__{_operation}__"))
 
 
-def _project(value: Deferred, part: tuple[str, str | int]) -> Any:
-    path = (*value._ckw_path, part)
-    if value._ckw_settled():
-        # Everything before is recorded, so this is where plain Python would evaluate it. The body gets
-        # its error, or the value itself where the database could not work it out (a property).
-        whole = evaluate(value)
-        native = getattr(whole, str(part[1])) if part[0] == "attr" else whole[part[1]]
-        try:
-            project(whole, (part,))
-        except UnresolvableError:
-            return native
-    return Deferred(value._ckw_node, path, value._ckw_settled)
-
-
-def evaluate(value: Deferred) -> Any:
-    """Return the real value; the node must be recorded."""
-    whole = value._ckw_node.value()
-    return project(whole, value._ckw_path)
-
-
 def reference(value: object) -> Json | None:
     """Return how a deferred is stored (`[node id, path]`), or `None` for anything else."""
     if type(value) is not Deferred:
@@ -151,17 +134,22 @@ def project(value: Any, path: Path) -> Any:
                 value = value[key]
             except (KeyError, IndexError, TypeError) as error:
                 raise UnresolvableError(f"[{key!r}]") from error
-        elif kind == "attr" and _is_field(value, str(key)):
+        elif kind == "attr" and _is_stored(value, str(key)):
             value = getattr(value, str(key))
         else:
             raise UnresolvableError(f"{key!r} of a {type(value).__name__}")
     return value
 
 
-def _is_field(value: Any, name: str) -> bool:
+def _is_stored(value: Any, name: str) -> bool:
+    """Whether an attribute is a field that Python reads from the instance itself, without code of its class."""
     cls = type(value)
-    if dataclasses.is_dataclass(cls):
-        return any(field.name == name for field in dataclasses.fields(cls))
+    if any("__getattribute__" in vars(base) for base in cls.__mro__[:-1]):
+        return False
+    found: object = inspect.getattr_static(cls, name, None)
     if isinstance(value, tuple):
-        return name in getattr(cls, "_fields", ())
-    return name in getattr(cls, "model_fields", ())
+        return name in getattr(cls, "_fields", ()) and isinstance(found, _TUPLE_FIELD)
+    if isinstance(found, MemberDescriptorType):
+        return dataclasses.is_dataclass(cls)
+    is_field = dataclasses.is_dataclass(cls) or name in getattr(cls, "model_fields", ())
+    return is_field and name in getattr(value, "__dict__", ()) and not hasattr(type(found), "__set__")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ckworkflow.tracing.calls import GatherCall, Lazy, OtherCall
+from ckworkflow.tracing.calls import GatherCall, Lazy
 from ckworkflow.tracing.deferred import Deferred
 from ckworkflow.tracing.loop import TraceLoop
 
@@ -97,15 +97,7 @@ def callee(function: Any) -> Any:
     if tracer is None:
         return function
     line = sys._getframe(1).f_lineno
-
-    def call(*args: Any, **kwargs: Any) -> OtherCall:
-        return OtherCall(
-            tracer,
-            lambda: function(*tracer.resolve(args), **tracer.resolve(kwargs)),
-            line,
-        )
-
-    return call
+    return lambda *args, **kwargs: tracer.later(function, args, kwargs, line=line)
 
 
 def gather(*members: Any, return_exceptions: bool = False) -> Any:

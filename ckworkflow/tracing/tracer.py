@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ckworkflow import codec
 from ckworkflow.errors import ReplayDivergenceError
 from ckworkflow.model import NodeKind
-from ckworkflow.tracing.calls import NodeCall, WorkflowCall
+from ckworkflow.tracing.calls import NodeCall, OtherCall, WorkflowCall
 from ckworkflow.tracing.deferred import Deferred, project, reference
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
@@ -345,6 +345,16 @@ class Tracer:
         """What a workflow gives back in the body of another."""
         return WorkflowCall(self, body, name, line)
 
+    def later(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, line: int
+    ) -> OtherCall:
+        """Call a function when all that the task awaited is recorded, with the real values of what it is given."""
+        return OtherCall(self, lambda: function(*self.resolve(args), **self.resolve(kwargs)), line)
+
+    def holds_part(self, value: Any) -> bool:
+        """Whether a display holds a part of a deferred value, which may have no such part."""
+        return any(found._ckw_path for found in _deferred_in(value))
+
     def next_call(self) -> int:
         """Return the number of the body's next call."""
         self._calls += 1
@@ -502,10 +512,6 @@ class Tracer:
         finally:
             waiter.close()
 
-    def deferred(self, node: TracedNode, state: TaskState) -> Deferred:
-        """Return the stand-in for a node's result in the task of that place."""
-        return Deferred(node, (), lambda: self.is_settled(state))
-
     def resolve(self, value: Any, known: dict[Any, Any] | None = None) -> Any:
         """Replace the deferred values of a display by real ones; all of them are recorded.
 
@@ -537,11 +543,14 @@ class Tracer:
         return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
 
 
-def _holds_deferred(value: Any, within: frozenset[int] = frozenset()) -> bool:
+def _holds_deferred(value: Any) -> bool:
+    return next(_deferred_in(value), None) is not None
+
+
+def _deferred_in(value: Any, within: frozenset[int] = frozenset()) -> Iterator[Deferred]:
     kind = type(value)
     if kind is Deferred:
-        return True
-    if kind not in (list, tuple, dict) or id(value) in within:  # a cycle holds nothing new
-        return False
-    items = value.values() if kind is dict else value
-    return any(_holds_deferred(item, within | {id(value)}) for item in items)
+        yield value
+    elif kind in (list, tuple, dict) and id(value) not in within:  # a cycle holds nothing new
+        for item in value.values() if kind is dict else value:
+            yield from _deferred_in(item, within | {id(value)})

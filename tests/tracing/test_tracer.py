@@ -466,8 +466,8 @@ def test_a_part_is_worked_out_as_python_does_where_all_is_recorded() -> None:
     tracer = Tracer(RunId("r"), lambda: None, started_at=datetime.now(UTC))  # type: ignore[arg-type,return-value]
     node = TracedNode(NodeId("0:1"), NodeKind.STEP, "s", None, frozenset(), 1)
     node.outcome = Outcome(NodeId("0:1"), {"id": "abc"}, None, datetime.now(UTC))
-    part = Deferred(node, (("item", "id"), ("item", 0)), lambda: True)
-    missing = Deferred(node, (("item", "nothing"),), lambda: True)
+    part = Deferred(node, (("item", "id"), ("item", 0)))
+    missing = Deferred(node, (("item", "nothing"),))
 
     assert tracer.resolve([part]) == ["a"]
     with pytest.raises(KeyError):
