@@ -218,6 +218,8 @@ class Owned:
         parent = self._body.parents[use]
         if isinstance(parent, ast.comprehension | ast.Starred):
             return True
+        if isinstance(parent, ast.keyword) and parent.arg is None:
+            return True
         loop = next(
             (outer for _, outer in self._body.ancestors(use) if isinstance(outer, ast.stmt)), None
         )

@@ -323,7 +323,10 @@ class Judge:
                 case _:
                     self.touch(argument)
         for keyword in call.keywords:
-            self._judge(keyword.value, looks=keyword.arg is None)
+            if keyword.arg is None:
+                self.iterate(keyword.value)
+            else:
+                self.touch(keyword.value)
 
     def _repeated(self, loop: ast.ListComp | ast.GeneratorExp) -> None:
         call = loop.elt

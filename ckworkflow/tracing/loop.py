@@ -34,6 +34,17 @@ class TraceTask(asyncio.Task[Any]):
 
     state: TaskState
 
+    def __init__(self, coro: Any, *, number: int, **options: Any) -> None:
+        self._number = number  # first: asyncio keeps a set of all tasks
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        # By its number in the body, not by its address: a set of tasks (`asyncio.wait`) has one order.
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
 
 class TraceLoop(asyncio.AbstractEventLoop):
     """Runs callbacks until none is left; see the module."""
@@ -45,6 +56,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self.fault: BaseException | None = None
         self._ready: deque[asyncio.Handle] = deque()
         self._closed = False
+        self._task_count = 0
 
     # -- what asyncio's own tasks and futures use -----------------------------------------------
 
@@ -79,7 +91,14 @@ class TraceLoop(asyncio.AbstractEventLoop):
         name: str | None = None,
     ) -> TraceTask:
         """Start a task at a given place in the body."""
-        task = TraceTask(coro, loop=self, name=name or f"workflow task {state.path}", context=context)
+        self._task_count += 1
+        task = TraceTask(
+            coro,
+            number=self._task_count,
+            loop=self,
+            name=name or f"workflow task {state.path}",
+            context=context,
+        )
         task.state = state
         self.tasks.append(task)
         return task

@@ -472,3 +472,25 @@ def test_a_part_is_worked_out_as_python_does_where_all_is_recorded() -> None:
     assert tracer.resolve([part]) == ["a"]
     with pytest.raises(KeyError):
         tracer.resolve([missing])
+
+
+@workflow
+async def waits_for_a_set() -> list[str]:
+    async def one(number: int) -> int:
+        await ping(number)
+        return number
+
+    tasks = {asyncio.create_task(one(number)) for number in range(20)}
+    return [task.get_name() for task in tasks]
+
+
+def test_a_set_of_tasks_has_one_order_in_every_replay() -> None:
+    padding: list[Any] = []
+    found = []
+    for _ in range(5):
+        end = tracer(waits_for_a_set).resume().end
+        assert end is not None
+        found.append(end.result)
+        padding.append([object() for _ in range(1_000)])  # so that objects lie elsewhere
+
+    assert all(names == found[0] for names in found)
