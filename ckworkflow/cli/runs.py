@@ -13,7 +13,7 @@ from ckworkflow import codec
 from ckworkflow.cli import words
 from ckworkflow.cli.home import Home, pass_home
 from ckworkflow.cli.lookup import full_name
-from ckworkflow.engine import failures
+from ckworkflow.engine import failures, spinning
 from ckworkflow.model import NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.store import nodes as node_store
 from ckworkflow.store import processes
@@ -42,7 +42,13 @@ class _Listed:
     sleeping_until: datetime | None
 
     @property
+    def hold(self) -> spinning.Hold | None:
+        return None if self.record.status.is_final else spinning.read(self.record.held)
+
+    @property
     def status(self) -> str:
+        if self.hold is not None:
+            return f"{self.record.status.value}, held until {words.moment(self.hold.until)}"
         if self.sleeping_until is None:
             return self.record.status.value
         return f"{self.record.status.value}, sleeping until {words.moment(self.sleeping_until)}"
@@ -150,6 +156,8 @@ def _text(shown: _Shown) -> Iterator[str]:
                 f"{words.moment(record.wake_at)} ({words.relative(record.wake_at, shown.now)})",
             )
         )
+    if shown.listed.hold is not None:
+        header.append(("held", shown.listed.hold.reason))
     if record.status is RunStatus.COMPLETED:
         header.append(("output", words.value(codec.loads(record.output or "null"))))
     error = _failure(record)
@@ -231,12 +239,14 @@ def _traceback_text(error: Mapping[str, Any], rows: Iterable[NodeRow]) -> Iterat
 
 
 def _summary(listed: _Listed) -> dict[str, Any]:
-    record = listed.record
+    record, hold = listed.record, listed.hold
     return {
         "run_id": record.run_id,
         "workflow": record.workflow,
         "status": record.status.value,
         "sleeping_until": listed.sleeping_until,
+        "held_until": None if hold is None else hold.until,
+        "held": None if hold is None else hold.reason,
         "error": failures.one_line(record.error),
         "wake_at": record.wake_at,
         "created_at": record.created_at,

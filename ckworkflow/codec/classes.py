@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+import types
+import weakref
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -110,6 +112,60 @@ def is_plain_dataclass(cls: type[Any]) -> bool:
     """Whether its fields are all that there is to it."""
     is_more = builtin_base(cls) is not None or issubclass(cls, BaseException)
     return dataclasses.is_dataclass(cls) and not is_more
+
+
+def field_names(cls: type[Any]) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields."""
+    return _shape(cls)[0]
+
+
+def keeps_state_apart(value: object) -> bool:
+    """Whether a field of a dataclass is not what is stored under its name, but what code of the class makes of that.
+
+    A property, say: to read it and to set it again would run that code, and each time change the value.
+    """
+    computed = _shape(type(value))[1]
+    if not computed:
+        return False
+    # What is no data descriptor (a function that is a default) gives way to what the object holds.
+    state = getattr(value, "__dict__", {})
+    return any(is_data or name not in state for name, is_data in computed.items())
+
+
+def is_computed(cls: type[Any], name: str) -> bool:
+    """Whether what a class has under the name of a field is code, and no default."""
+    return name in _shape(cls)[1]
+
+
+_Shape: TypeAlias = tuple[tuple[str, ...], dict[str, bool]]
+_shapes: Final[weakref.WeakKeyDictionary[type[Any], _Shape]] = weakref.WeakKeyDictionary()
+
+
+def _shape(cls: type[Any]) -> _Shape:
+    """The names of a dataclass's fields, and those that a descriptor stands for: whether it is a data descriptor."""
+    found = _shapes.get(cls)
+    if found is None:
+        names = tuple(field.name for field in dataclasses.fields(cls))
+        computed = {}
+        for name in names:
+            # A slot is where the value is; anything else with these methods is code.
+            static = next((base.__dict__[name] for base in cls.__mro__ if name in base.__dict__), None)
+            kind = type(static)
+            is_data = hasattr(kind, "__set__") or hasattr(kind, "__delete__")
+            if kind is not types.MemberDescriptorType and (is_data or hasattr(kind, "__get__")):
+                computed[name] = is_data
+        found = _shapes[cls] = names, computed
+    return found
+
+
+def slots(cls: type[Any]) -> dict[str, Any]:
+    """Return the slots of a class and its bases, by the names of their descriptors."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        for name, descriptor in base.__dict__.items():
+            if isinstance(descriptor, types.MemberDescriptorType):
+                found.setdefault(name, descriptor)
+    return found
 
 
 _BUILTINS: Final = (

@@ -160,7 +160,8 @@ def _flag(cls: Any, value: object, _tree: Mapping[str, Any]) -> object:
 
 def _namedtuple(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) -> object:
     values = {**cls._field_defaults, **stored}
-    return cls._make(values[name] if name in values else _lost(name) for name in cls._fields)
+    # Not `_make`, nor `__new__`: what a subclass does there was done when the value was made.
+    return tuple.__new__(cls, [values[name] if name in values else _lost(name) for name in cls._fields])
 
 
 def _dataclass(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) -> object:
@@ -181,12 +182,45 @@ def _dataclass(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) ->
     return made
 
 
+def _instance(cls: Any, stored: Any, _tree: Mapping[str, Any]) -> object:
+    # What `_dataclass` does for one whose fields are code: what the object held is put where it was.
+    attributes, held = stored
+    made, slots = object.__new__(cls), classes.slots(cls)
+    for name, value in held.items():
+        if name in slots:
+            slots[name].__set__(made, value)
+        else:
+            attributes.setdefault(name, value)  # the class has lost its slots since
+    if hasattr(made, "__dict__"):
+        made.__dict__.update(attributes)
+    for field in dataclasses.fields(cls):
+        if field.name in attributes or field.name in held or classes.is_computed(cls, field.name):
+            continue
+        if field.default is not dataclasses.MISSING:
+            object.__setattr__(made, field.name, field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            object.__setattr__(made, field.name, field.default_factory())
+        elif field.init:
+            _lost(field.name)
+    return made
+
+
 def _model(cls: Any, stored: Mapping[str, Any], tree: Mapping[str, Any]) -> object:
     # As for a dataclass: validators have seen the values once, and might change them again.
     for name, field in cls.model_fields.items():
         if name not in stored and field.is_required():
             _lost(name)
-    return cls.model_construct(_fields_set=set(tree["set"]), **stored)
+    made = cls.model_construct(_fields_set=set(tree["set"]), **stored)
+    # Again: `model_post_init` has worked on them, which makes what is private anew, and `model_construct` takes a
+    # name for an alias first.
+    extra = made.__pydantic_extra__
+    for name, value in stored.items():
+        if name in cls.model_fields:
+            made.__dict__[name] = value
+        elif extra is not None:
+            extra[name] = value
+    object.__setattr__(made, "__pydantic_fields_set__", set(tree["set"]))
+    return made
 
 
 def _lost(field: str) -> NoReturn:
@@ -200,6 +234,7 @@ _OBJECTS: Final[Mapping[str, Callable[[Any, Any, Mapping[str, Any]], object]]] =
         "flag": _flag,
         "namedtuple": _namedtuple,
         "dataclass": _dataclass,
+        "instance": _instance,
         "pydantic": _model,
     }
 )
@@ -209,6 +244,7 @@ _FITS: Final[Mapping[str, Callable[[type[Any]], bool]]] = MappingProxyType(
         "flag": lambda cls: issubclass(cls, enum.Flag),
         "namedtuple": classes.is_namedtuple,
         "dataclass": dataclasses.is_dataclass,
+        "instance": dataclasses.is_dataclass,
         "pydantic": classes.is_model,
     }
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import enum
 import json
 import math
@@ -18,7 +17,7 @@ from ckworkflow.codec import classes, hints
 from ckworkflow.errors import UnserializableValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ckworkflow.model import Json
 
@@ -198,30 +197,54 @@ class _Encoder:
         if hint is not None:
             raise _RefusedError(value, hint)
         if classes.is_namedtuple(kind):
-            return self._fields("namedtuple", value, kind._fields)
+            # Its items, whatever the class makes of their names.
+            return self._fields(
+                "namedtuple", value, zip(kind._fields, tuple.__iter__(value), strict=False)
+            )
         if classes.is_model(kind):
             return self._model(value)
         if classes.is_plain_dataclass(kind):
-            names = [field.name for field in dataclasses.fields(kind) if hasattr(value, field.name)]
-            return self._fields("dataclass", value, names)
+            if classes.keeps_state_apart(value):
+                return self._instance(value)
+            return self._fields("dataclass", value, _attributes(value, classes.field_names(kind)))
         raise _RefusedError(value, hints.hint(value))
 
     def _enum(self, value: enum.Enum) -> Json:
         place = _place(value)
         if type(value).__members__.get(value._name_) is value:
             return {"$": "enum", "t": place, "v": value._name_}
+        if not isinstance(value, enum.Flag):
+            raise _RefusedError(value, "It is no member of its class: pass <path>.value instead.")
         # A combination of flags has no name of its own.
         return {"$": "flag", "t": place, "v": self.tree(value._value_)}
 
     def _model(self, value: Any) -> Json:
-        names = [name for name in type(value).model_fields if name in value.__dict__]
-        tree = self._fields("pydantic", value, [*names, *(value.model_extra or ())])
+        state = value.__dict__
+        items = [(name, state[name]) for name in type(value).model_fields if name in state]
+        tree = self._fields("pydantic", value, [*items, *(value.model_extra or {}).items()])
         return {**tree, "set": sorted(value.model_fields_set)}
 
-    def _fields(self, tag: str, value: object, names: Iterable[str]) -> dict[str, Json]:
+    def _fields(self, tag: str, value: object, items: Iterable[tuple[str, Any]]) -> dict[str, Json]:
+        return {"$": tag, "t": _place(value), "v": self._named(items, _attribute)}
+
+    def _instance(self, value: object) -> Json:
+        # As pickling does it: what the object holds, past the code that its class puts in front of that.
         place = _place(value)
-        fields = self._named(((name, getattr(value, name)) for name in names), _attribute)
-        return {"$": tag, "t": place, "v": fields}
+        attributes = getattr(value, "__dict__", {})
+        if "$" in attributes:
+            raise _RefusedError(
+                value, "It has an attribute named '$': pass its fields in a dict instead."
+            )
+        held = {
+            name: slot.__get__(value)
+            for name, slot in classes.slots(type(value)).items()
+            if _is_set(slot, value)
+        }
+        trees: list[Json] = [
+            self._named(attributes.items(), _attribute),
+            self._named(held.items(), _attribute),
+        ]
+        return {"$": "instance", "t": place, "v": trees}
 
     def _items(self, values: list[Any] | tuple[Any, ...]) -> list[Json]:
         trees: list[Json] = []
@@ -243,6 +266,23 @@ class _Encoder:
             # Worked out only now: values that are not refused need no path.
             refused.steps.append(step(key))
             raise
+
+
+def _attributes(value: object, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Give the attributes that are set, past a `__getattribute__` or `__getattr__` of the class."""
+    for name in names:
+        try:
+            yield name, object.__getattribute__(value, name)
+        except AttributeError:
+            continue
+
+
+def _is_set(slot: Any, value: object) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True
 
 
 def _attribute(name: object) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import failures
+from ckworkflow.engine import failures, spinning
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.start import choose_plain, end_text, make_body
 from ckworkflow.errors import (
@@ -48,12 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SPIN_LIMIT = 50
-"""Continuations one after the other, in one process, that tell the body of nothing: then something is wrong."""
-SPINS_WATCHED = 1_000
-"""Runs that are watched for it at a time, in one process; those that were watched first go."""
-SPIN_HOLD = timedelta(days=1)
-"""How long a run that spins is held before it is looked at again."""
 STRANGER_DELAY = timedelta(seconds=10)
 """How long a run waits for another worker when this one does not know its workflow."""
 
@@ -107,6 +101,9 @@ def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> 
     begun: NodeRow | None = None
     while True:
         snapshot = engine.database.transact_run(run_id, lambda tx: _begin(engine, tx, run_id))
+        if isinstance(snapshot, spinning.Hold):
+            spinning.tell(run_id, snapshot)
+            return begun
         if snapshot is None:
             return begun
         committed = _continue(engine, run_id, snapshot, may_run if begun is None else None)
@@ -157,40 +154,23 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     return committed
 
 
-def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | None:
+def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | spinning.Hold | None:
+    """Take the lease, and read what the body is to be told; `None`: nothing, or not now, or not by this process."""
     run = runs.lock_run(tx, run_id, engine.database)
     if run.status.is_final or run.signals == run.seen:
-        engine.spins.pop(run_id, None)
-        return None
-    if _spins(engine, run):
-        runs.update_run(
-            tx, run_id, wake_at=run.now + SPIN_HOLD, seen=run.signals, lease_owner=None, lease_until=None
-        )
-        return None
-    epoch = runs.acquire_lease(tx, run, owner=engine.owner, ttl=engine.settings.lease)
-    if epoch is None:
         return None
     news = nodes.load_news(tx, run_id)
+    events, held = run.delivered + len(news), spinning.read(run.held)
+    if held is not None and held.lasts(run, events):
+        spinning.rest(tx, run, held)
+        return None
+    spins = spinning.count(run)
+    epoch = runs.acquire_lease(tx, run, owner=engine.owner, ttl=engine.settings.lease, spins=spins)
+    if epoch is None:
+        return None
+    if spins > spinning.SPIN_LIMIT:
+        return spinning.hold(tx, run, events)
     return _Snapshot(epoch, run.signals, run.now, run.workflow, run.source_hash, run.created_at, news)
-
-
-def _spins(engine: Engine, run: RunRow) -> bool:
-    """Whether the body is continued again and again without being told of anything; then say so."""
-    delivered, times = engine.spins.get(run.run_id, (run.delivered, 0))
-    times = times + 1 if delivered == run.delivered else 0
-    engine.spins[run.run_id] = (run.delivered, times)
-    while len(engine.spins) > SPINS_WATCHED:
-        engine.spins.pop(next(iter(engine.spins)), None)
-    if times < SPIN_LIMIT:
-        return False
-    engine.spins.pop(run.run_id, None)
-    logger.error(
-        "run held: its body was continued %d times and told of nothing new. This is a bug of ckworkflow: please "
-        "report it with the body's source. It is looked at again in a day",
-        times,
-        extra={"run_id": run.run_id, "workflow": run.workflow},
-    )
-    return True
 
 
 def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> tuple[Tracer, Trace]:
@@ -294,7 +274,8 @@ def write_trace(
     end = end_text(trace)
     if end is not None:
         values["plan"] = end
-    if end is not None and trace.end is not None and not trace.end.after:
+    is_over = trace.end is not None and not trace.end.after
+    if is_over:
         runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
             return Committed((), is_released=True, is_final=True)
@@ -308,6 +289,7 @@ def write_trace(
         if engine.end_run(tx, run, end):
             return Committed((), is_released=True, is_final=True)
         followup.wakes_body = True
+    followup.wakes_body |= is_over  # only the body can work out its result
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(run.epoch) if is_new else None)
     is_released = run.signals == seen and not followup.wakes_body
     signals = run.signals + int(followup.wakes_body)
@@ -396,8 +378,10 @@ def _release(
 ) -> None:
     run = runs.lock_run(tx, run_id, engine.database)
     if run.epoch == snapshot.epoch and not run.status.is_final:
+        # A worker that waits for another deploy has continued nothing.
+        spins = run.spins if wait is None else run.spins - 1
         runs.update_run(
-            tx, run_id, lease_owner=None, lease_until=None,
+            tx, run_id, lease_owner=None, lease_until=None, spins=spins,
             wake_at=run.now + (wait or engine.settings.redispatch_after),
         )  # fmt: skip
 

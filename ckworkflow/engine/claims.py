@@ -177,12 +177,10 @@ def _claim(
         value, error = {"args": (), "kwargs": {}}, unreadable
     except UnresolvableError:
         # Only the body can evaluate an argument: it goes on with the real values, and Python's error (if it
-        # is one) arises there. A new epoch, because every body that is kept has run past that await: to resume one
-        # would plan the same node again, for ever. It must be replayed.
-        engine.schedule(
-            tx, run, Followup(wakes_body=True), signals=run.signals + 1, epoch=run.epoch + 1,
-            lease_owner=None, lease_until=None,
-        )  # fmt: skip
+        # is one) arises there. Every body that is kept has run past that await: to resume one would plan the same
+        # node again, for ever. It must be replayed.
+        runs.demand_replay(tx, run)
+        engine.schedule(tx, run, Followup(wakes_body=True), signals=run.signals + 1)
         return Dropped("an argument needs the body", wakes_body=True)
     row = claims.begin_attempt(tx, run, row, owner=engine.owner)
     begun: dict[str, Any] = {}

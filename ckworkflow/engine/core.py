@@ -137,8 +137,6 @@ class Engine:
         self.database = Database(settings.database_url, clock=clock, owner=lambda: self.owner)
         self.bodies = BodyCache(settings.bodies_kept)
         self.watch = RunWatch(self.database)
-        self.spins: dict[RunId, tuple[int, int]] = {}
-        """By run: what its body had been told when it was continued last, and how often without news since."""
         self.active: set[tuple[RunId, NodeId]] = set()
         """The steps that this process runs now."""
         self.pulse = Pulse()

@@ -28,8 +28,11 @@ MESSAGE_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000
 CAUSE_LIMIT = 5
 MEMBER_LIMIT = 20
-"""Members of an exception group that are stored; further ones are dropped."""
+"""Members of an exception group that are stored; how many further ones there were is told."""
+TOTAL_LIMIT = 500
+"""Members of all groups in one error that are stored."""
 _TRACEBACK = "__ckworkflow_traceback__"
+_OMITTED = "__ckworkflow_omitted__"
 _WORD = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _FIELDS = ("code", "kind", "status", "details")
 
@@ -38,14 +41,33 @@ class RecordedError(CkWorkflowError):
     """An error whose class cannot be made again here; the text names it."""
 
 
-def to_data(error: BaseException, *, depth: int = 0) -> dict[str, Any]:
+def to_data(error: BaseException) -> dict[str, Any]:
     """Turn an exception into JSON.
 
     Returns:
         `type` (`module:qualname`), `message`, `args` when they can be stored, `code`, `kind`, `status` and
         `details` when it has them, the other `attributes` of an error of ours, `traceback`, and `cause` in
-        the same form.
+        the same form. An exception group has `members` in the same form, and `members_omitted`, the number of
+        exceptions in it that are not among them; the first error of a chain that was cut has `causes_omitted`.
     """
+    return _data(error, 0, _Room(TOTAL_LIMIT))
+
+
+class _Room:
+    """How many more members of groups may be stored in one error; `sizes` are those of groups, by id."""
+
+    def __init__(self, members: int) -> None:
+        self.members = members
+        self.sizes: dict[int, int] = {}
+
+    def take(self, wanted: int) -> int:
+        """Give so many places at most."""
+        taken = min(wanted, self.members)
+        self.members -= taken
+        return taken
+
+
+def _data(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
     kind = type(error)
     data: dict[str, Any] = {
         "type": f"{kind.__module__}:{kind.__qualname__}",
@@ -55,9 +77,15 @@ def to_data(error: BaseException, *, depth: int = 0) -> dict[str, Any]:
         value = _read(error, name)
         if isinstance(value, int | str) and not isinstance(value, bool):
             data[name] = scrub(value) if isinstance(value, str) else value
-    if isinstance(error, BaseExceptionGroup) and depth < CAUSE_LIMIT:
-        data["members"] = [to_data(one, depth=depth + 1) for one in error.exceptions[:MEMBER_LIMIT]]
+    if isinstance(error, BaseExceptionGroup):
+        kept = room.take(min(len(error.exceptions), MEMBER_LIMIT)) if depth < CAUSE_LIMIT else 0
+        data["members"] = [_data(one, depth + 1, room) for one in error.exceptions[:kept]]
         data["message"] = scrub(error.message)[:MESSAGE_LIMIT]
+    omitted = _was_omitted(error, "members")
+    if isinstance(error, BaseExceptionGroup):
+        omitted += sum(_size(one, room.sizes) for one in error.exceptions[len(data["members"]) :])
+    if omitted:
+        data["members_omitted"] = omitted
     details = _read(error, "details")
     if isinstance(details, Mapping) and details:
         data["details"] = _stored(dict(details))
@@ -73,10 +101,46 @@ def to_data(error: BaseException, *, depth: int = 0) -> dict[str, Any]:
         else "".join(traceback.format_exception(error, chain=False))
     )
     data["traceback"] = scrub(lines)[-TRACEBACK_LIMIT:]
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    cause = _cause(error)
     if cause is not None and depth < CAUSE_LIMIT:
-        data["cause"] = to_data(cause, depth=depth + 1)
+        data["cause"] = _data(cause, depth + 1, room)
+    elif omitted := _length(cause) or _was_omitted(error, "causes"):
+        data["causes_omitted"] = omitted
     return data
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _length(error: BaseException | None) -> int:
+    """How many errors there are in a chain of causes, which may be a ring."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error = _cause(error)
+    return len(seen)
+
+
+def _size(error: BaseException, known: dict[int, int]) -> int:
+    """How many exceptions an error is: those in a group, however deep, with those that its record had left out."""
+    stack = [error]
+    while stack:
+        one = stack[-1]
+        parts = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        unknown = [part for part in parts if id(part) not in known]
+        if unknown:
+            stack.extend(unknown)
+            continue
+        found = sum(known[id(part)] for part in parts) + _was_omitted(one, "members")
+        known[id(stack.pop())] = found or 1
+    return known[id(error)]
+
+
+def _was_omitted(error: BaseException, what: str) -> int:
+    """How much of an error that was made again its record has left out."""
+    found = getattr(error, _OMITTED, None)
+    return int(found.get(what, 0)) if isinstance(found, dict) else 0
 
 
 def dumps(error: BaseException) -> str:
@@ -150,6 +214,17 @@ def _fill(error: BaseException, data: Mapping[str, Any]) -> None:
     if isinstance(data.get("traceback"), str):
         with suppress(AttributeError):
             setattr(error, _TRACEBACK, data["traceback"])
+    omitted = {
+        what: data[f"{what}_omitted"] for what in ("members", "causes") if f"{what}_omitted" in data
+    }
+    if omitted:
+        with suppress(AttributeError):
+            setattr(error, _OMITTED, omitted)
+        for what, count in omitted.items():
+            noun = "exception" if what == "members" else "cause"
+            BaseException.add_note(
+                error, f"... and {count} more {noun}{'s' if count > 1 else ''}, not recorded"
+            )
 
 
 def exhausted(step: str, attempts: int, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class RunRow:
     created_at: datetime
     started_at: datetime | None
     now: datetime
+    spins: int = 0
+    spins_since: int | None = None
+    held: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class RunRecord:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    held: str | None
 
 
 def insert_run(
@@ -133,24 +137,26 @@ def locked_run(asked: Rows, run_id: RunId, database: Database) -> RunRow:
     row = asked.one_or_none()
     if row is None:
         raise RunNotFoundError(run_id)
-    now = database.note_now(row[12]) if database.has_server_clock else database.about_now()
-    return _locked(run_id, row[:12], now)
+    count = len(_LOCKED)
+    now = database.note_now(row[count]) if database.has_server_clock else database.about_now()
+    return _locked(run_id, row[:count], now)
 
 
 def _locked(run_id: RunId, values: Sequence[Any], now: datetime) -> RunRow:
     (
         workflow, source_hash, status, plan, wake_at, signals, seen, delivered, dispatches, epoch, created_at,
-        started_at,
+        started_at, spins, spins_since, held,
     ) = values  # fmt: skip
     return RunRow(
         run_id, workflow, source_hash, RunStatus(status), plan, wake_at, signals, seen, delivered, dispatches,
-        epoch, created_at, started_at, now,
+        epoch, created_at, started_at, now, spins, spins_since, held,
     )  # fmt: skip
 
 
 _LOCKED = (
     runs.c.workflow, runs.c.source_hash, runs.c.status, runs.c.plan, runs.c.wake_at, runs.c.signals,
     runs.c.seen, runs.c.delivered, runs.c.dispatches, runs.c.epoch, runs.c.created_at, runs.c.started_at,
+    runs.c.spins, runs.c.spins_since, runs.c.held,
 )  # fmt: skip
 _HERE = runs.c.id == sa.bindparam("b_run")
 _LOCK_RUN = Prepared(sa.select(*_LOCKED).where(_HERE).with_for_update())
@@ -223,7 +229,7 @@ def list_runs(
 
 _RECORD = (
     runs.c.id, runs.c.workflow, runs.c.status, runs.c.input, runs.c.output, runs.c.error, runs.c.wake_at,
-    runs.c.created_at, runs.c.started_at, runs.c.finished_at,
+    runs.c.created_at, runs.c.started_at, runs.c.finished_at, runs.c.held,
 )  # fmt: skip
 
 
@@ -305,15 +311,27 @@ def finish_run(
     )  # fmt: skip
 
 
-def acquire_lease(tx: Transaction, row: RunRow, *, owner: str, ttl: timedelta) -> int | None:
-    """Take the right to advance a locked run.
+def acquire_lease(
+    tx: Transaction, row: RunRow, *, owner: str, ttl: timedelta, spins: int = 0
+) -> int | None:
+    """Take the right to advance a locked run, which is no longer held then.
+
+    Args:
+        tx: A transaction that has locked the run.
+        row: The run.
+        owner: This process.
+        ttl: Life of the lease.
+        spins: How many continuations there are with this one since the body was told something.
 
     Returns:
         The epoch of the lease, which fences every write under it; `None` while another process has it.
     """
     taken = tx.execute(
-        _ACQUIRE, {"b_run": row.run_id, "b_now": row.now, "v_owner": owner, "v_until": row.now + ttl}
-    ).one_or_none()
+        _ACQUIRE,
+        {
+            "b_run": row.run_id, "b_now": row.now, "v_owner": owner, "v_until": row.now + ttl, "v_spins": spins,
+        },
+    ).one_or_none()  # fmt: skip
     return None if taken is None else int(taken[0])
 
 
@@ -327,9 +345,40 @@ _ACQUIRE = Prepared(
         ),
     )
     .values(
-        lease_owner=sa.bindparam("v_owner"), lease_until=sa.bindparam("v_until"), epoch=runs.c.epoch + 1
+        lease_owner=sa.bindparam("v_owner"), lease_until=sa.bindparam("v_until"), epoch=runs.c.epoch + 1,
+        spins=sa.bindparam("v_spins"), spins_since=runs.c.delivered, held=None,
     )
     .returning(runs.c.epoch)
+)  # fmt: skip
+
+
+def demand_replay(tx: Transaction, row: RunRow) -> None:
+    """Let no body of a locked run go on as it is, kept or under a lease: the next continuation replays it.
+
+    One that is under way is fenced, and gives back that it was counted.
+    """
+    tx.execute(_DEMAND_REPLAY, {"b_run": row.run_id, "b_now": row.now})
+
+
+_DEMAND_REPLAY = Prepared(
+    sa.update(runs)
+    .where(_HERE)
+    .values(
+        epoch=runs.c.epoch + 1,
+        spins=sa.case(
+            (
+                sa.and_(
+                    runs.c.lease_owner.is_not(None),
+                    runs.c.lease_until > sa.bindparam("b_now", type_=runs.c.lease_until.type),
+                    runs.c.spins > 0,
+                ),
+                runs.c.spins - 1,
+            ),
+            else_=runs.c.spins,
+        ),
+        lease_owner=None,
+        lease_until=None,
+    )
 )
 
 
@@ -338,6 +387,14 @@ def release_leases(tx: Transaction, owner: str) -> None:
     tx.execute(
         sa.update(runs).where(runs.c.lease_owner == owner).values(lease_owner=None, lease_until=None)
     )
+
+
+def held_runs(tx: Transaction) -> list[tuple[RunId, str, str]]:
+    """The live runs that are held: id, workflow, and why."""
+    query = sa.select(runs.c.id, runs.c.workflow, runs.c.held).where(
+        runs.c.wake_at.is_not(None), runs.c.held.is_not(None)
+    )
+    return [(RunId(row[0]), row[1], row[2]) for row in tx.execute(query)]
 
 
 def lock_due_runs(tx: Transaction, database: Database, *, limit: int) -> list[RunRow]:

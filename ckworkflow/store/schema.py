@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CODE_REVISION = 2
+CODE_REVISION = 3
 """The revision of `migrations/versions` that this code needs."""
 
 LOCK_TIMEOUT_SECONDS = 1.0

@@ -76,6 +76,10 @@ runs = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
+    # Continuations begun since the body had been told so many events (`delivered`), and why the run is held for it.
+    sa.Column("spins", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("spins_since", sa.Integer),
+    sa.Column("held", sa.Text),
     # The invariant of the whole project, held by the database itself.
     sa.CheckConstraint(
         "wake_at IS NOT NULL OR status IN ('completed', 'failed', 'cancelled')",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.worker import state
 
-from ckworkflow.engine import presence, recovery, retention
+from ckworkflow.engine import presence, recovery, retention, spinning
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
@@ -62,6 +62,7 @@ class ClockThread:
         self._wakes_at = 0.0  # monotonic
         self._thread = threading.Thread(target=self._run, name="ckworkflow-clock", daemon=True)
         self._ticks = 0
+        self._has_retried = False
         # Monotonic: when to look at the schema (it was checked before this started), and for old runs.
         self._checks_at = time.monotonic() + SCHEMA_SECONDS
         self._prunes_at = 0.0
@@ -99,6 +100,7 @@ class ClockThread:
             wait = POLL_SECONDS
             try:
                 self._check_schema()
+                self._retry_held()
                 if self._is_somebody_lost() or time.monotonic() - buried >= BURY_SECONDS:
                     presence.bury_dead(self._engine)
                     buried = time.monotonic()
@@ -116,6 +118,12 @@ class ClockThread:
             self._wakes_at = time.monotonic() + wait
             self._wake.wait(wait)
             self._wake.clear()
+
+    def _retry_held(self) -> None:
+        """Once, because this may be a deploy: try runs again that were held under other code."""
+        if not self._has_retried:
+            spinning.retry_held(self._engine)
+            self._has_retried = True
 
     def _prune(self) -> None:
         """Delete old runs, where that is wanted and it is time; after all that is due."""

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckworkflow.engine import spinning
+from ckworkflow.model import RunId
+from ckworkflow.store import Database, runs
+
 if TYPE_CHECKING:
     from cli_project import Project
 
@@ -53,6 +57,21 @@ def test_show_tells_the_next_wake_of_a_live_run_and_that_no_worker_is_alive(proj
 
     assert "\nnext wake  " in said
     assert "No worker is alive" in said
+
+
+def test_a_held_run_says_until_when_and_why(project: Project) -> None:
+    run_id = project.start("naps, '42'")
+    database = Database(f"sqlite:///{project.folder / 'ckworkflow.sqlite3'}")
+    hold = database.transact(lambda tx: spinning.hold(tx, runs.lock_run(tx, RunId(run_id), database), 0))
+    database.dispose()
+
+    said = project.command("runs", "show", run_id)
+    assert f"status     running, held until {hold.until:%Y-%m-%d %H:%M:%S UTC}\n" in said
+    assert f"\nheld       {hold.reason}\n" in said
+    assert f"running, held until {hold.until:%Y-%m-%d %H:%M:%S UTC}" in project.command("runs", "list")
+    shown = project.data("runs", "show", run_id)
+    assert datetime.fromisoformat(shown["held_until"]) == hold.until
+    assert shown["held"] == hold.reason
 
 
 def test_a_run_with_a_step_to_do_does_not_count_as_sleeping(project: Project) -> None:

@@ -188,16 +188,18 @@ def test_a_process_that_the_database_has_left_behind_says_so_and_stops(
     home.wait_for(lambda: " ready." in home.logs(), "the worker")
 
     # Contract, though a worker was forgotten: the revision after the next one drops what this code needs.
-    contracted = sa.insert(tables.schema_info).values(revision=3, oldest_code=3)
+    contracted = sa.insert(tables.schema_info).values(revision=4, oldest_code=4)
     home.database.transact(lambda tx: tx.execute(contracted))
 
-    sentence = "its revision 3 may be used from code revision 3 on, and this is {}. Upgrade ckworkflow"
+    sentence = "its revision 4 may be used from code revision 4 on, and this is {}. Upgrade ckworkflow"
     assert running.wait(TIMEOUT_SECONDS) == 1
     assert "the worker stops: The schema of sqlite:///" in home.logs()
     assert sentence.format(schema.CODE_REVISION) in home.logs()
     late = {
         OLD_REVISION: home.spawn("late-1", "celery", "-A", "ckworkflow", "worker"),
-        schema.CODE_REVISION: home.spawn("late-2", "python", "-c", START, **home.new),
+        schema.CODE_REVISION: home.spawn(
+            f"late-{schema.CODE_REVISION}", "python", "-c", START, **home.new
+        ),
     }
     for code, process in late.items():
         assert process.wait(TIMEOUT_SECONDS) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict, RootModel, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_validator
 
 
 class Item(BaseModel):
@@ -30,3 +30,33 @@ class Order(BaseModel):
 
 class Numbers(RootModel[list[int]]):
     pass
+
+
+class Growing(BaseModel):
+    """It changes itself each time that it is made, and has something private."""
+
+    model_config = ConfigDict(extra="allow")
+
+    count: int
+    seen: int = 0
+    _double: int = PrivateAttr(default=0)
+
+    def model_post_init(self, context: object) -> None:
+        self.count *= 2
+        self.seen += 1
+        self._double = 2 * self.count
+
+    def double(self) -> int:
+        return 2 * self.count
+
+    def has_private(self) -> bool:
+        return self._double > 0
+
+
+class Swapped(BaseModel):
+    """Each field has the other's name for an alias."""
+
+    model_config = ConfigDict(populate_by_name=False)
+
+    a: int = Field(alias="b")
+    b: int = Field(alias="a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 import enum
 import importlib.util
 import math
@@ -61,6 +62,10 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(same(list(a), list(b)) for a, b in pairs)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
+    if dataclasses.is_dataclass(one):
+        return same(vars(one), vars(other)) if hasattr(one, "__dict__") else repr(one) == repr(other)
+    if isinstance(one, (set, frozenset)):
+        return sorted(map(repr, one)) == sorted(map(repr, other))
     if isinstance(one, float):
         return math.isnan(one) == math.isnan(other) and repr(one) == repr(other)
     if isinstance(one, Decimal):
