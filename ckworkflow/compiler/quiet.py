@@ -22,7 +22,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Final
 
 from ckworkflow.compiler.owned import Owned
-from ckworkflow.compiler.proof import AWAITABLE, Proof, appended
+from ckworkflow.compiler.proof import AWAITABLE, Proof, appended, gather_members
 from ckworkflow.compiler.scope import MISSING, Body, LocalName, short
 from ckworkflow.compiler.sites import Callee
 
@@ -297,6 +297,9 @@ class Judge:
         call = node.value
         if isinstance(call, ast.Call) and self._body.callee(call) in {*AWAITABLE, Callee.GATHER}:
             self._durable(call)
+            for member in gather_members(call) if self._body.callee(call) is Callee.GATHER else ():
+                if self._body.callee(member) not in AWAITABLE:
+                    self.fence(f"`{short(member)}` begins to run")
         else:
             self.touch(call)
             self.fence(f"`{short(node)}` awaits something unknown")

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any, ClassVar
 
 from ckworkflow import step, workflow
-from compiler.steps import STATE, count_up, echo, note, ping, send
+from compiler.steps import STATE, count_up, echo, helper, note, ping, send
 from differential.bodies import body
 
 
@@ -451,3 +451,13 @@ async def d19_a_group_of_errors() -> Any:
 async def d33_d27_low() -> Any:
     m = await gives("list")
     return m[False]
+
+
+# Found by random programs and by people who tried to break it.
+
+
+@body()
+@workflow
+async def member_that_is_no_step_beside_an_await_in_an_argument() -> Any:
+    """A gather begins its members when all their arguments are there."""
+    return await asyncio.gather(helper(1), echo(await count_up()))
