@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, ClassVar
@@ -456,8 +457,15 @@ async def d33_d27_low() -> Any:
 # Found by random programs and by people who tried to break it.
 
 
+class Later:
+    """An awaitable that is no coroutine: Python does not mind if it is made and not awaited."""
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return helper(1).__await__()
+
+
 @body()
 @workflow
 async def member_that_is_no_step_beside_an_await_in_an_argument() -> Any:
     """A gather begins its members when all their arguments are there."""
-    return await asyncio.gather(helper(1), echo(await count_up()))
+    return await asyncio.gather(Later(), echo(await count_up()))
