@@ -468,4 +468,6 @@ class Later:
 @workflow
 async def member_that_is_no_step_beside_an_await_in_an_argument() -> Any:
     """A gather begins its members when all their arguments are there."""
-    return await asyncio.gather(Later(), echo(await count_up()))
+    if await echo(1):
+        return await asyncio.gather(Later(), echo(await count_up()))
+    return None
