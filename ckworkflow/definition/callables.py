@@ -136,7 +136,7 @@ class Step(Definition, Generic[P, R]):
                 self.bind(args, kwargs)
                 result = tracer.step_call(self.name, args, kwargs, line=line)
             except Exception:
-                if not tracer.holds_part([*args, *kwargs.values()]):
+                if not tracing.holds_part([*args, *kwargs.values()]):
                     raise
                 # Python would have worked out the parts first, and one of them may have no value.
                 result = tracer.later(self, args, kwargs, line=line)

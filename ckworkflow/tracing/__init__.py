@@ -5,7 +5,7 @@ from ckworkflow.tracing.calls import Call, GatherCall, NodeCall, WorkflowCall
 from ckworkflow.tracing.deferred import Deferred, UnresolvableError, project, reference
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
 from ckworkflow.tracing.ops import current, recognise
-from ckworkflow.tracing.tracer import ReplayNeededError, Tracer
+from ckworkflow.tracing.tracer import ReplayNeededError, Tracer, holds_part
 
 __all__ = [
     "Call",
@@ -23,6 +23,7 @@ __all__ = [
     "Wait",
     "WorkflowCall",
     "current",
+    "holds_part",
     "ops",
     "project",
     "recognise",

@@ -351,10 +351,6 @@ class Tracer:
         """Call a function when all that the task awaited is recorded, with the real values of what it is given."""
         return OtherCall(self, lambda: function(*self.resolve(args), **self.resolve(kwargs)), line)
 
-    def holds_part(self, value: Any) -> bool:
-        """Whether a display holds a part of a deferred value, which may have no such part."""
-        return any(found._ckw_path for found in _deferred_in(value))
-
     def next_call(self) -> int:
         """Return the number of the body's next call."""
         self._calls += 1
@@ -541,6 +537,11 @@ class Tracer:
     def random_bits(self) -> bytes:
         """32 bytes that are the same in every replay."""
         return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
+
+
+def holds_part(value: Any) -> bool:
+    """Whether a display holds a part of a deferred value, which may have no such part."""
+    return any(found._ckw_path for found in _deferred_in(value))
 
 
 def _holds_deferred(value: Any) -> bool:

@@ -1,0 +1,79 @@
+"""Random workflows in the engine and under plain asyncio: live, replayed, with failing steps, with deaths.
+
+`CKWORKFLOW_PROGRAMS` says how many, `CKWORKFLOW_SEED` which. A failure prints the smallest program that Hypothesis
+finds. `python -m tests.differential.programs` runs any number of them, and keeps on after a difference.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, note, reject, seed, settings
+
+import totals
+from differential.programs import Bench, Unfit, program, programs
+
+COUNT = int(os.environ.get("CKWORKFLOW_PROGRAMS") or 2_000)
+SAMPLE = 60
+SHARES = 4
+SEED = int(os.environ["CKWORKFLOW_SEED"])
+
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:coroutine:RuntimeWarning"
+    ),  # a program need not await what it calls
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),
+]
+
+
+@pytest.fixture
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(tmp_path_factory.mktemp("programs"))
+    logging.disable(logging.CRITICAL)
+    yield bench
+    logging.disable(logging.NOTSET)
+    bench.close()
+
+
+def run(bench: Bench, count: int, first: int) -> Counter[str]:
+    counts: Counter[str] = Counter()
+
+    @seed(first)
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(programs())
+    def does_the_same(text: str) -> None:
+        note(f"CKWORKFLOW_SEED={SEED}, the program:\n\n{text}")
+        try:
+            bench.check(text, seed=first)
+        except Unfit:
+            counts["unfit"] += 1
+            reject()
+        counts["programs"] += 1
+
+    does_the_same()
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # most of it is for making a program smaller
+@pytest.mark.parametrize("share", range(SHARES))
+def test_programs_do_the_same(
+    bench: Bench, share: int, record_property: Callable[[str, object], None]
+) -> None:
+    counts = run(bench, COUNT // SHARES, SEED * SHARES + share)
+    totals.record(
+        record_property, "random programs", f"share {share}", **counts, **{f"{kind} runs": runs for kind, runs in bench.runs.items()}
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(400)
+def test_a_sample_of_programs_does_the_same(bench: Bench) -> None:
+    run(bench, SAMPLE, SEED)
+
+
+def test_a_number_of_a_seed_is_always_the_same_program() -> None:
+    assert program(1, 2) == program(1, 2) != program(1, 3)
