@@ -225,6 +225,8 @@ class GatherCall(Call):
                 # As asyncio: cancelling a gather cancels its members.
                 for task in self._tasks:
                     task.cancel()
+                self._waiter.close()
+                tracer.drop(self._waiter.nodes)
                 raise
             finally:
                 self._waiter.close()

@@ -504,9 +504,21 @@ class Tracer:
         except asyncio.CancelledError:
             # The task is cancelled at this await: what it does next (a `finally`) waits for none of it.
             state.frontier -= missing
+            waiter.close()
+            self.drop(missing)
             raise
         finally:
             waiter.close()
+
+    def drop(self, nodes: Iterable[NodeId]) -> None:
+        """Take nodes out of the plan whose await was cancelled, unless somebody else waits for them.
+
+        As in asyncio, what has not begun never does. What is running ends, is recorded, and is told to nobody.
+        """
+        awaited = {node_id for waiter in self.waiters.values() for node_id in waiter.nodes}
+        for node_id in nodes:
+            if node_id not in awaited:
+                self.live.pop(node_id, None)
 
     def resolve(self, value: Any, known: dict[Any, Any] | None = None) -> Any:
         """Replace the deferred values of a display by real ones; all of them are recorded.

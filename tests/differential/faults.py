@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, ClassVar
 
-from ckworkflow import step, workflow
+from ckworkflow import FatalError, step, workflow
 from compiler.steps import STATE, count_up, echo, helper, note, ping, send
 from differential.bodies import body
 
@@ -471,3 +471,40 @@ async def member_that_is_no_step_beside_an_await_in_an_argument() -> Any:
     if await echo(1):
         return await asyncio.gather(Later(), echo(await count_up()))
     return None
+
+
+@step
+async def fails() -> None:
+    raise FatalError("no")
+
+
+@body()
+@workflow
+async def step_of_a_cancelled_task_while_the_run_goes_on() -> Any:
+    """What has not begun when its await is cancelled never begins."""
+
+    async def beside() -> None:
+        await count_up()
+
+    try:
+        if await echo(1):
+            await ping()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(beside())
+            await echo(2)
+            group.create_task(fails())
+    except* FatalError:
+        pass
+    return [await echo(3), await echo(4)]
+
+
+@body()
+@workflow
+async def gather_of_a_cancelled_task_while_the_run_goes_on() -> Any:
+    async def beside() -> None:
+        await asyncio.gather(count_up(), echo(0), helper(1))
+
+    task = asyncio.create_task(beside())
+    await echo(1)
+    task.cancel()
+    return [await echo(2), await echo(3)]

@@ -822,6 +822,7 @@ ARGS: tuple[Any, ...] = ({"id": 7, "name": "given", "xs": [5]}, [3, 4])
 TURN_LIMIT = 300
 """How often bodies are asked in one run before it is said to spin; the longest programs need some dozens."""
 EVENT_LIMIT = 600
+TIME_LIMIT = 15.0
 MOST_STEPS = 24
 
 
@@ -864,6 +865,20 @@ class _Arena(Arena):
 
     By design it may be, and then does again what it does to the world itself; what it saw is compared all the same.
     """
+
+    def worker(self, **options: Any) -> simulator.SimWorker:
+        """The worker, which does not forget that a run has ended before its script has."""
+        worker = super().worker(**options)
+        if "_has_ended" not in worker.__dict__:
+            ask, ended = worker._has_ended, set()
+
+            def has_ended(run_id: Any) -> bool:
+                if run_id not in ended and ask(run_id):
+                    ended.add(run_id)
+                return run_id in ended
+
+            worker.__dict__["_has_ended"] = has_ended
+        return worker
 
     def engine(self, body: Body, **options: Any) -> EngineRun | None:
         world = self.world
@@ -1024,7 +1039,7 @@ class Bench:
 def verdict(bench: Bench, text: str, *, seed: int = 0) -> tuple[str, str]:
     """What becomes of a program: a short name, and the whole story."""
     try:
-        with _time_limit(30):
+        with _time_limit(TIME_LIMIT):
             bench.check(text, seed=seed)
     except (Unfit, SyntaxError) as error:
         return "unfit", str(error)
