@@ -220,9 +220,11 @@ class Owned:
             return True
         if isinstance(parent, ast.keyword) and parent.arg is None:
             return True
-        loop = next(
-            (outer for _, outer in self._body.ancestors(use) if isinstance(outer, ast.stmt)), None
-        )
+        if isinstance(parent, ast.Assign) and any(
+            isinstance(target, ast.Tuple | ast.List) for target in parent.targets
+        ):
+            return True
+        loop = self._body.statement_of(use)
         return isinstance(loop, ast.For) and use in iterated(self._body, loop.iter)
 
 

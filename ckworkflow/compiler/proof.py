@@ -79,6 +79,11 @@ class Proof:
             if self.is_lazy(self._body.names[name].bindings[0].value)  # type: ignore[arg-type]  # an await
         )
 
+    def gives_parts(self, node: ast.Await) -> bool:
+        """Whether the body takes parts of what an await gives: code, which beside other tasks must run in its turn."""
+        names = {name for found in self._parts.values() for name in found}
+        return any(self._body.names[name].bindings[0].value is node for name in names)
+
     def make_strict(self, node: ast.Await, reason: str) -> None:
         """Turn a lazy await: a real value may flow wherever a deferred one may."""
         self.verdicts[node] = Verdict(lazy=False, reason=reason)
@@ -218,6 +223,8 @@ class Proof:
         assert isinstance(name, ast.Name)
         given = body.names[name.id].bindings[0].value
         assert given is not None
+        if any(self._is_renamed(use) for use in body.names[name.id].uses):
+            return f"{where} takes a part of it, and it has another name"
         for inner in _expressions(top.args if isinstance(top, ast.Call) else [top.value], top):
             if not self._is_quiet(inner, given):
                 return f"{where} takes a part of it beside `{short(inner)}`, which may raise first"
@@ -230,6 +237,17 @@ class Proof:
             return f"{where} takes a part of it, and is not the next step"
         self._parts.setdefault(body.statement_of(top), set()).add(name.id)
         return None
+
+    def _is_renamed(self, use: ast.Name) -> bool:
+        """Whether a use puts the value into another name or list, which would keep its own copy of what the body gets."""
+        node: ast.AST = use
+        while isinstance(
+            parent := self._body.parents[node], ast.List | ast.Tuple | ast.Dict | ast.keyword
+        ):
+            node = parent
+        if isinstance(parent, ast.Call):
+            return self._body.callee(parent) is not Callee.STEP
+        return isinstance(parent, ast.Assign | ast.AnnAssign)
 
     def _is_next(self, given: ast.expr, call: ast.Call) -> bool:
         """Whether the step that takes a part of a value is the next one after that which gives it."""

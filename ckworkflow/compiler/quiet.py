@@ -21,7 +21,7 @@ from datetime import timedelta
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Final
 
-from ckworkflow.compiler.owned import Owned
+from ckworkflow.compiler.owned import Owned, iterated
 from ckworkflow.compiler.proof import AWAITABLE, Proof, appended, gather_members
 from ckworkflow.compiler.scope import MISSING, Body, LocalName, short
 from ckworkflow.compiler.sites import Callee
@@ -224,15 +224,17 @@ class Judge:
             if generator.is_async:
                 self.fence("an asynchronous comprehension runs an iterator's code")
             self.sometimes(*([generator.iter] if index else []), *generator.ifs)
+            if any(
+                isinstance(part, ast.Attribute | ast.Subscript) for part in ast.walk(generator.target)
+            ):
+                self.fence(f"`{short(generator.target)}` is set on an object that may see it")
 
     def iterate(self, node: ast.expr) -> None:
-        """Judge what a comprehension or a star runs over; asked even where all is recorded, see `Owned.shared`."""
-        if (
-            isinstance(node, ast.Name)
-            and (local := self._body.local(node))
-            and local.name in self._owned.names
-        ):
-            self._ask(Check.FOREIGN, local.name, node)
+        """Judge what is run over or unpacked; asked even where all is recorded, see `Owned.shared`."""
+        for source in iterated(self._body, node):
+            local = self._body.local(source) if isinstance(source, ast.Name) else None
+            if isinstance(source, ast.Name) and local is not None and local.name in self._owned.names:
+                self._ask(Check.FOREIGN, local.name, source)
         self.look(node)
 
     # Names.

@@ -1,7 +1,7 @@
 """The rewritten body: lazy awaits, fences written into a copy of its tree.
 
 Generated code reaches the trace only through one closure cell, `__ckw__`, never through a global that a user could see
-or shadow: `lazy(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`,
+or shadow: `lazy(awaitable)`, `lazy_in_root(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`,
 `shared(*values)`, `loose(*values)`, `runs_code(*sources, owned=, deep=)`, `early(value)`, `real(value)`. Names that it adds to the body begin with `__ckw_`.
 
 Every new node carries the position of what it stands for, so tracebacks and coverage show the file as it was written.
@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from ckworkflow.compiler.proof import AWAITABLE
 from ckworkflow.compiler.quiet import Check, Knowledge, Need
+from ckworkflow.compiler.scope import own_nodes
 from ckworkflow.compiler.sites import Callee
 from ckworkflow.compiler.source import Scope
 from ckworkflow.compiler.walk import Decisions, Turns
@@ -46,6 +47,8 @@ class _Rewriter:
         self._known = known
         self._body = known.body
         self._decisions = decisions
+        tries = any(isinstance(node, ast.Try | ast.TryStar) for node in own_nodes(self._body.node))
+        self._lazy = "lazy_in_root" if tries else "lazy"
         self._loops: list[
             ast.For
         ] = []  # those around, of which it is asked at run time whether they run code
@@ -192,7 +195,9 @@ class _Rewriter:
         else:
             value = self._copy(node.value)
         if self._known.proof.is_lazy(node):
-            value = _op("lazy_at_root" if self._known.proof.verdicts[node].at_root else "lazy", value)
+            at_root = self._known.proof.verdicts[node].at_root
+            lazy = "lazy_in_root" if self._known.proof.gives_parts(node) else self._lazy
+            value = _op("lazy_at_root" if at_root else lazy, value)
             if self._loops:
                 flags: list[ast.expr] = [_name(_flag(loop)) for loop in self._loops]
                 value.args.append(flags[0] if len(flags) == 1 else ast.BoolOp(ast.Or(), flags))

@@ -15,7 +15,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CellType, FunctionType, ModuleType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ckworkflow.compiler.sites import Callee, Classify
 from ckworkflow.compiler.source import LocatedBody, Scope
@@ -454,6 +454,11 @@ class _Scan(ast.NodeVisitor):
         for decorator in node.decorator_list:
             self.visit(decorator)
         self.visit(node.args)
+        self._capture(node)
+
+    def visit_TypeAlias(self, node: Any) -> None:
+        """`type X = …` of Python 3.12: its value is evaluated when somebody asks."""
+        self._bind(node.name.id, BindingKind.DEFINITION, node.lineno, None)
         self._capture(node)
 
     def visit_Lambda(self, node: ast.Lambda) -> None:

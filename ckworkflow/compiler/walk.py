@@ -154,7 +154,7 @@ class _Walk:
                     if not isinstance(source, ast.Name):
                         judge.touch(source)
             else:
-                judge.look(node.iter)
+                judge.iterate(node.iter)
             judge.store(node.target)
 
         after = self._header(node, judging, settled=settled)
@@ -181,7 +181,6 @@ class _Walk:
             isinstance(part, ast.Name) and part.id in {u.id for u in used} for part in _inside(node)
         )
         deep = not isinstance(node.target, ast.Name)
-        plain = deep and not isinstance(iterable, ast.Name)
         depth = sum(isinstance(part, ast.Tuple | ast.List) for part in ast.walk(node.target))
         is_asked = all(
             (local := body.local(name)) is not None and body.is_bound_before(local.name, node)
@@ -192,11 +191,25 @@ class _Walk:
                 _inside(node), f"each turn of `{short(node)}` may run code, or see a change"
             )
             return
-        owned = all(
-            not isinstance(source, ast.Name) or source.id in self._known.owned.names
-            for source in sources
-        ) and not (isinstance(iterable, ast.Await) and body.callee(iterable.value) is Callee.WORKFLOW)
-        self.decisions.turns[node] = Turns(tuple(sources), owned, deep=depth > (1 if plain else 0))
+        # The tuples of `enumerate`, `zip` and `items` are their own; what is in them is not.
+        function = short(iterable.func).rpartition(".")[2] if isinstance(iterable, ast.Call) else ""
+        own_depth = 1 if function in {"enumerate", "zip", "items"} else 0
+        owned = all(self._is_owned(source, deep=deep) for source in sources)
+        self.decisions.turns[node] = Turns(tuple(sources), owned, deep=depth > own_depth)
+
+    def _is_owned(self, source: ast.expr, *, deep: bool) -> bool:
+        """Whether the body owns what a loop runs over; with `deep`, the elements as well."""
+        match source:
+            case ast.Name():
+                return source.id in self._known.owned.names
+            case ast.Await(value=call):
+                callee = self._body.callee(call)
+                return callee is Callee.STEP or (callee is Callee.GATHER and not deep)
+        return not deep or all(
+            isinstance(part, ast.Constant | ast.List | ast.Tuple | ast.expr_context)
+            or (isinstance(part, ast.Name) and part.id in self._known.owned.names)
+            for part in ast.walk(source)
+        )
 
     # The rest.
 
@@ -273,7 +286,7 @@ def _simple(node: ast.stmt, judge: Judge) -> None:  # noqa: C901, PLR0912  # one
         case ast.Assign(targets=targets, value=value):
             unpacks = any(isinstance(target, ast.Tuple | ast.List) for target in targets)
             if unpacks and not isinstance(value, ast.Await | ast.Tuple | ast.List):
-                judge.look(value)
+                judge.iterate(value)
             else:
                 judge.touch(value)
             for target in targets:

@@ -106,6 +106,9 @@ _TAKE_UPDATE = (
         HERE,
         nodes.c.status == NodeStatus.PLANNED,
         nodes.c.kind == NodeKind.STEP,
+        # Waits for one thing, which ends here. A plan made meanwhile may have another node of this name, which waits for
+        # nothing: it is not to be taken, for who gives it back would have it wait for ever.
+        nodes.c.unmet == 1,
         nodes.c.attempt == 0,
         nodes.c.due_at.is_(None),
     )
@@ -116,9 +119,7 @@ _TAKE_UPDATE = (
 )  # fmt: skip
 _TAKE = Prepared(_TAKE_UPDATE.returning(*COLUMNS))
 _SURE_TAKE = sure(
-    _TAKE_UPDATE.where(nodes.c.unmet == 1, nodes.c.generation == sa.bindparam("b_generation")).returning(
-        *COLUMNS, AFTER
-    )
+    _TAKE_UPDATE.where(nodes.c.generation == sa.bindparam("b_generation")).returning(*COLUMNS, AFTER)
 )
 _CLAIM = Prepared(
     sa.update(nodes)

@@ -16,6 +16,7 @@ import ctypes
 import gc
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from types import (
     AsyncGeneratorType,
@@ -54,13 +55,13 @@ _HAS_GIL: Final = bool(
 
 
 def abandon(roots: Iterable[object], *, beyond: tuple[type, ...] = ()) -> None:
-    """Let go of coroutines and all that they alone keep suspended, without running any of it.
+    """Let go of tasks and all that they alone keep suspended, without running any of it.
 
     A lock that one of them holds in a `with` is released: it guards this process, where the body is as good as dead,
     and its replay would wait for it for ever.
 
     Args:
-        roots: The coroutines and asynchronous generators of the body.
+        roots: The tasks and asynchronous generators of the body.
         beyond: Types of objects that are not the body's, and not looked into.
     """
     roots = list(roots)
@@ -73,26 +74,42 @@ def abandon(roots: Iterable[object], *, beyond: tuple[type, ...] = ()) -> None:
 
 
 def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], list[Any]]:
-    """The suspended objects within reach, and the exits of locks that a `with` has put on a stack."""
+    """The suspended objects that the roots alone keep, and the exits of locks that a `with` has put on their stacks.
+
+    An object is theirs if all references to it come from what is theirs. So it waits until the last of them is found;
+    what is found from elsewhere as well waits for ever, and is left alone.
+    """
     suspended: list[Any] = []
     exits: list[Any] = []
-    seen = {id(root) for root in roots}
-    pending = list(roots)
+    found_from: Counter[int] = Counter()
+    waiting: dict[int, Any] = {}
+    known = {id(root) for root in roots}
+    pending: list[Any] = list(roots)
     while pending:
-        found: Any = pending.pop()
-        # Of a function only what it has closed over: its globals are everybody's.
+        found = pending.pop()
         is_function = isinstance(found, FunctionType)
-        holders: list[Any] = list(found.__closure__ or ()) if is_function else gc.get_referents(found)
+        # Of a function only what it has closed over: its globals are everybody's.
+        held = list(found.__closure__ or ()) if is_function else gc.get_referents(found)
         if isinstance(found, _SUSPENDED):
             suspended.append(found)
-            exits += [
-                held for held in holders if _is_exit(held) and not _waits_for(found, held.__self__)
-            ]
-        for held in holders:
-            if id(held) not in seen and not isinstance(held, (*_SHARED, *beyond)):
-                seen.add(id(held))
-                pending.append(held)
-        if len(seen) > REACH_LIMIT:
+            exits += [one for one in held if _is_exit(one) and not _waits_for(found, one.__self__)]
+        times = Counter(map(id, held))
+        each = {id(one): one for one in held if id(one) not in known and gc.is_tracked(one)}
+        del found, held
+        while each:
+            key, one = each.popitem()
+            if isinstance(one, (*_SHARED, *beyond)):
+                continue
+            waiting.pop(key, None)
+            found_from[key] += times[key]
+            # One of the references is ours, and one the call's.
+            if sys.getrefcount(one) - 2 <= found_from[key]:
+                known.add(key)
+                pending.append(one)
+            else:
+                waiting[key] = one
+            del one
+        if len(known) + len(waiting) > REACH_LIMIT:
             for root in roots:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(root))
             return [], exits

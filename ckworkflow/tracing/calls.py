@@ -65,9 +65,17 @@ class Call(Coroutine[Any, Any, Any]):
 
     async def strict(self) -> Any:
         """Record, wait until all of it is recorded, and return real values."""
-        value = await self.lazily()
+        value = await self.in_order()
         await self.tracer.fence(self.line, self.reason)
         return self.tracer.resolve(value)
+
+    async def in_order(self) -> Any:
+        """As `lazily`; an error comes when all that was awaited before it is recorded."""
+        try:
+            return await self.lazily()
+        except Exception:
+            await self.tracer.fence(self.line, "an error comes after what was awaited before it")
+            raise
 
     @property
     def reason(self) -> str:
@@ -267,7 +275,8 @@ class GatherCall(Call):
 
         def finished(task: asyncio.Task[Any]) -> None:
             if task.cancelled():
-                self._failed(index, asyncio.CancelledError())
+                said = getattr(task, "_cancel_message", None)
+                self._failed(index, asyncio.CancelledError("" if said is None else said))
             elif (error := task.exception()) is not None:
                 self._failed(index, error)
             else:
@@ -291,7 +300,7 @@ class GatherCall(Call):
 
 async def _run_member(tracer: Tracer, member: Any) -> Any:
     if isinstance(member, Call):
-        return await member.lazily()
+        return await member.in_order()
     value = await member
     await tracer.fence(0, "a member of gather is not a step or workflow")
     return value

@@ -80,7 +80,9 @@ class TraceLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.Task[Any]:
         """Start a child of the running task; its path is the parent's, then its ordinal."""
-        return self.spawn(coro, self.tracer.child_state(), context=context, name=name)
+        state = self.tracer.child_state()
+        state.is_stepwise = True
+        return self.spawn(coro, state, context=context, name=name)
 
     def spawn(
         self,
@@ -172,18 +174,18 @@ class TraceLoop(asyncio.AbstractEventLoop):
         if self._closed:
             return
         self._closed = True
-        unfinished = [task for task in self.tasks if not task.done()]
         for task in self.tasks:
-            if task.done() and not task.cancelled():
-                task.exception()  # mark as seen: its node has recorded it
-        for task in unfinished:
+            if task.done():
+                if not task.cancelled():
+                    task.exception()  # mark as seen: its node has recorded it
+                continue
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch
             if (awaited := task._fut_waiter) is not None:  # type: ignore[attr-defined]
                 awaited.cancel()  # so that a lock does not think of it as next in its queue
-        abandon(
-            [*(task.get_coro() for task in unfinished), *self.generators],
-            beyond=(type(self.tracer), TraceLoop, TraceTask),
-        )
+        awaited = None
+        coroutines = [task.get_coro() for task in self.tasks]
+        abandon([*self.tasks, *coroutines, *self.generators], beyond=(type(self.tracer), TraceLoop))
+        coroutines.clear()
         self.tasks.clear()
         self.generators.clear()
         self._ready.clear()

@@ -62,6 +62,12 @@ def lazy(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT00
     return awaitable if is_strict else Lazy(awaitable)
 
 
+def lazy_in_root(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
+    """Await without waiting in the root task; strictly in any other, which may be cancelled: then a `try` can tell where."""
+    tracer = current()
+    return awaitable if is_strict or tracer is None or not tracer.state().is_root else Lazy(awaitable)
+
+
 def lazy_at_root(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
     """Await without waiting in the body of the run itself; strictly in a workflow that it calls."""
     return awaitable if is_strict or is_inlined() else Lazy(awaitable)

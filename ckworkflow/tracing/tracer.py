@@ -47,12 +47,22 @@ class TaskState:
         frontier: The nodes that this task awaited last: what comes next may begin after them.
         inlined: How many workflows the task is inside of, called one by the other.
         ahead: Awaits that this task has passed since all it awaited was recorded; a `gather` is one.
+        is_stepwise: Whether it never runs ahead: it, or a task around it, may be cancelled by others than the body's end.
     """
 
-    __slots__ = ("_children", "_ordinal", "_randoms", "ahead", "frontier", "inlined", "path")
+    __slots__ = (
+        "_children",
+        "_ordinal",
+        "_randoms",
+        "ahead",
+        "frontier",
+        "inlined",
+        "is_stepwise",
+        "path",
+    )
 
-    def __init__(self, path: str, frontier: Iterable[NodeId] = ()) -> None:
-        self.path = path
+    def __init__(self, path: str, frontier: Iterable[NodeId] = (), *, is_stepwise: bool = False) -> None:
+        self.path, self.is_stepwise = path, is_stepwise
         self.frontier: set[NodeId] = set(frontier)
         self._children = self._ordinal = self._randoms = self.ahead = self.inlined = 0
 
@@ -69,7 +79,7 @@ class TaskState:
     def next_child(self) -> TaskState:
         """Return the state of the task's next child."""
         self._children += 1
-        return TaskState(f"{self.path}.{self._children}", self.frontier)
+        return TaskState(f"{self.path}.{self._children}", self.frontier, is_stepwise=self.is_stepwise)
 
     def next_random(self) -> str:
         """Return the place of the task's next random value."""
@@ -193,9 +203,9 @@ class Tracer:
     def close(self) -> None:
         """Abandon the body: no user code runs while its coroutines are closed."""
         self.is_alive = False
-        self.loop.close()
         self.waiters.clear()
         self.on_delivery.clear()
+        self.loop.close()
 
     def __del__(self) -> None:
         # Before Python collects the coroutines of a body that was dropped and not closed: then their
@@ -450,12 +460,13 @@ class Tracer:
     def may_pass(self, node: TracedNode) -> bool:
         """Whether a lazy await may go on without the outcome.
 
-        Not when it is at hand, and not in a child task of a run that has seen a failure: such tasks can
-        be cancelled, and then it matters which await they stand at.
+        Not when it is at hand, and not in a task that can be cancelled, for then it matters which await it stands at: one
+        that the body has made itself, or any but the root once the run has seen a failure.
         """
         if node.outcome is not None or node.node_id in self._coming:
             return False
-        return not (self._has_failure and not self.state().is_root)
+        state = self.state()
+        return state.is_root or not (self._has_failure or state.is_stepwise)
 
     async def pass_node(self, node: TracedNode) -> None:
         """Go on without the outcome, or wait for its turn."""
@@ -505,7 +516,13 @@ class Tracer:
             # The task is cancelled at this await: what it does next (a `finally`) waits for none of it.
             state.frontier -= missing
             waiter.close()
-            self.drop(missing)
+            self.drop(
+                [
+                    node_id
+                    for node_id in self.live
+                    if node_id.startswith((f"{state.path}:", f"{state.path}."))
+                ]
+            )
             raise
         finally:
             waiter.close()

@@ -95,6 +95,9 @@ class Ops:
     def lazy(self, awaitable: Any, is_strict: bool = False) -> Any:
         return awaitable
 
+    def lazy_in_root(self, awaitable: Any, is_strict: bool = False) -> Any:
+        return self.lazy(awaitable, is_strict)
+
     def lazy_at_root(self, awaitable: Any, is_strict: bool = False) -> Any:
         return self.lazy(awaitable, is_strict)
 

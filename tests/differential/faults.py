@@ -508,3 +508,30 @@ async def gather_of_a_cancelled_task_while_the_run_goes_on() -> Any:
     await echo(1)
     task.cancel()
     return [await echo(2), await echo(3)]
+
+
+@body()
+@workflow
+async def task_cancelled_before_its_step_is_planned() -> Any:
+    async def good() -> None:
+        await count_up()
+
+    await ping()
+    task = asyncio.create_task(good())
+    await asyncio.sleep(0)
+    task.cancel()
+    return await echo(1)
+
+
+@workflow
+async def inlined_property_of_the_world() -> Any:
+    found = await room()
+    await echo(found.title)
+    return None
+
+
+@body()
+@workflow
+async def property_beside_a_sibling_that_changes_the_world() -> Any:
+    await asyncio.gather(count_up(), inlined_property_of_the_world())
+    return None

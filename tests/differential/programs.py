@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from ckworkflow.definition import registry
@@ -808,7 +809,10 @@ def _function(writer: Writer, function: Function, workflows: Sequence[Function],
 @st.composite
 def programs(draw: st.DrawFn) -> str:
     """Programs that shrink."""
-    return written(DrawnChooser(draw))
+    try:
+        return written(DrawnChooser(draw))
+    except SyntaxError:
+        reject()
 
 
 def program(seed: int, number: int) -> str:
@@ -940,6 +944,10 @@ class Bench:
         """Import a program from a file, and forget it."""
         self._number += 1
         name = f"program{self._number}"
+        try:
+            code = compile(text, str(self.folder / f"{name}.py"), "exec", dont_inherit=True)
+        except SyntaxError as error:  # a `nonlocal` without a binding, a pattern that is never reached
+            raise Unfit(str(error)) from error
         path = self.folder / f"{name}.py"
         path.write_text(text)
         module = types.ModuleType(name)
@@ -949,7 +957,7 @@ class Bench:
         try:
             registry.workflows.clear()  # the reference goes through all of them at each run
             module.__dict__.setdefault("FLAG", 0)
-            exec(compile(text, str(path), "exec", dont_inherit=True), module.__dict__)
+            exec(code, module.__dict__)
             self.arena().world._globals[-1] = (module.__dict__, "FLAG")
             workflow = module.__dict__["body"]
             count = workflow.function.__code__.co_argcount

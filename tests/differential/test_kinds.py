@@ -12,6 +12,7 @@ import pytest
 
 from compiler import steps
 from differential import (
+    kinds_breaking,
     kinds_comprehensions,
     kinds_errors,
     kinds_faults,
@@ -31,11 +32,11 @@ from differential.simulator import Move
 from differential.world import World
 
 MODULES = (
-    kinds_comprehensions, kinds_errors, kinds_faults, kinds_flow, kinds_inlined, kinds_names, kinds_order,
+    kinds_breaking, kinds_comprehensions, kinds_errors, kinds_faults, kinds_flow, kinds_inlined, kinds_names, kinds_order,
     kinds_pairs, kinds_parts, kinds_shared, kinds_tasks,
 )  # fmt: skip
 ALL = [body for theme in sorted(KINDS) for body in KINDS[theme]]
-SAMPLE = ALL[::13]
+SAMPLE = ALL[::26]
 ORDERS = 3
 
 
@@ -123,3 +124,19 @@ def test_a_sample_does_the_same(arena: Arena, body: Body, bodies_kept: int) -> N
 def test_there_are_bodies_of_every_kind() -> None:
     assert len(KINDS) == len(MODULES)
     assert len({body.name for body in ALL}) == len(ALL)
+
+
+def cancels(body: Body) -> bool:
+    return any(part in body.name for part in ("tg", "cancel", "end", "group"))
+
+
+@pytest.mark.slow
+@named([body for body in KINDS["breaking"] if cancels(body)])
+@pytest.mark.parametrize("bodies_kept", [64, 0], ids=["kept", "replayed"])
+def test_a_body_that_cancels_does_the_same_in_two_processes(
+    arena: Arena, body: Body, bodies_kept: int
+) -> None:
+    """A plan that changes while another process goes on with the old one leaves nothing waiting for ever."""
+    with arena.unruly(interrupts=0.3):
+        for seed in range(8):
+            assert arena.compare(body, "two", bodies_kept=bodies_kept, seed=seed, process_count=2)

@@ -163,6 +163,22 @@ async def in_a_task() -> Any:
 
 
 @workflow
+async def tidies() -> None:
+    try:
+        await ping()
+    finally:
+        LOG.append("tidied")
+        await ping()
+
+
+@workflow
+async def in_a_task_of_a_workflow() -> None:
+    task = asyncio.create_task(tidies())
+    await ping()
+    await task
+
+
+@workflow
 async def in_a_nested_function() -> Any:
     async def inner() -> Any:
         try:
@@ -282,6 +298,69 @@ def test_a_body_that_goes_on_runs_all_of_it(definition: Workflow[..., Any]) -> N
     expected = {"in_handler", "in_bare_handler", "in_star_handler"}  # those catch failures only
     assert set(LOG) - {"enter"} or definition.__name__ in expected
     found.close()
+
+
+# -- the living --------------------------------------------------------------------------------------
+
+
+class Service:
+    """What the process has, and a body only knows."""
+
+    def __init__(self) -> None:
+        self.held: list[Any] = []
+
+
+SERVICE = Service()
+
+
+def service() -> Service:
+    return SERVICE
+
+
+def holds_the_lock() -> Iterator[int]:
+    with LOCK:
+        yield 1
+        yield 2
+
+
+@workflow
+async def knows_the_service() -> int:
+    found = service()
+    await ping()
+    return len(found.held)
+
+
+def test_what_others_hold_as_well_is_left_alone() -> None:
+    living, finished = holds_the_lock(), numbers()
+    next(living), next(finished)
+    SERVICE.held = [living, finished]
+    found = tracer(knows_the_service)
+    found.resume()
+
+    found.close()
+
+    assert LOCK.locked()
+    assert next(living) == 2
+    living.close()
+    del finished
+    SERVICE.held.clear()
+    gc.collect()
+    assert LOG == ["numbers"]
+
+
+def test_a_body_that_is_alive_keeps_its_lock_when_another_is_abandoned() -> None:
+    alive = tracer(holds_a_lock)
+    alive.resume()
+    SERVICE.held = [alive.loop.tasks[0].get_coro()]
+    found = tracer(knows_the_service)
+    found.resume()
+
+    found.close()
+
+    assert LOCK.locked()
+    SERVICE.held.clear()
+    alive.close()
+    assert not LOCK.locked()
 
 
 # -- locks -------------------------------------------------------------------------------------------
