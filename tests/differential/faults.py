@@ -521,17 +521,3 @@ async def task_cancelled_before_its_step_is_planned() -> Any:
     await asyncio.sleep(0)
     task.cancel()
     return await echo(1)
-
-
-@workflow
-async def inlined_property_of_the_world() -> Any:
-    found = await room()
-    await echo(found.title)
-    return None
-
-
-@body()
-@workflow
-async def property_beside_a_sibling_that_changes_the_world() -> Any:
-    await asyncio.gather(count_up(), inlined_property_of_the_world())
-    return None

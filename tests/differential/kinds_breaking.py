@@ -1707,3 +1707,16 @@ async def tg09_no_handler() -> Any:
 @workflow
 async def tg10_gather_end() -> Any:
     await asyncio.gather(abc(), fails())
+
+
+@workflow
+async def passes_a_title() -> None:
+    found = await room()
+    await echo(found.title)
+
+
+# A part that is code runs in its turn, beside a sibling whose step changes what it looks at.
+@body()
+@workflow
+async def property_beside_a_sibling_that_changes_the_world() -> None:
+    await asyncio.gather(count_up(), passes_a_title())
