@@ -196,7 +196,7 @@ def _boundary_text(found: Preview) -> Iterator[str]:
     bodies = (found.workflow, *found.inlined)
     told = [line for one in bodies for line in _boundaries_of(found, one)]
     # What no place in a body stands for: the bound of a segment.
-    known = {boundary.sentence for boundary in found.boundaries}
+    known = {boundary.sentence for boundary in found.boundaries if not boundary.conditional}
     told += [f"  {why}" for why in found.stops.values() if why not in known]
     if told:
         yield "Boundaries, where the body waits for results before more is planned:"
@@ -206,7 +206,7 @@ def _boundary_text(found: Preview) -> Iterator[str]:
     perhaps = [_lines(found, one) for one in bodies]
     if any(perhaps):
         said = "; ".join(filter(None, perhaps))
-        yield f"Stops there too if a value is an object and not plain data: {said}. --json says which value."
+        yield f"With an object in place of plain data the body would wait at {said} as well; --json says for which value."
 
 
 def _boundaries_of(found: Preview, workflow: Workflow[..., Any]) -> list[str]:

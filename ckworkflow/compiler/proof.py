@@ -234,7 +234,7 @@ class Proof:
                     return f"{where} stands inside a try"
             self._at_root = True
         elif not self._is_next(given, top):
-            return f"{where} takes a part of it, and is not the next step"
+            return f"{where} takes a part of it, and is not the next step of the same block"
         self._parts.setdefault(body.statement_of(top), set()).add(name.id)
         return None
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ckworkflow.compiler.owned import iterated
+from ckworkflow.compiler.proof import appended
 from ckworkflow.compiler.quiet import Judge, Knowledge, Need
 from ckworkflow.compiler.scope import own_nodes, short
 from ckworkflow.compiler.sites import Callee
@@ -111,6 +112,8 @@ class _Walk:
                 if isinstance(node, ast.Expr | ast.Return | ast.Assign | ast.AnnAssign)
                 else None
             )
+            if isinstance(whole, ast.Call) and self._is_own_append(whole, need):
+                whole = whole.args[0]
             turning = (
                 judge.lazy if need.always else [a for a in judge.lazy if need.checks and a is not whole]
             )
@@ -120,6 +123,15 @@ class _Walk:
         if need:
             self.decisions.fences[node] = need
         return not judge.lazy and (judge.settled or need.always is not None)
+
+    def _is_own_append(self, call: ast.Call, need: Need) -> bool:
+        """Whether a call is `out.append(…)` of a list about which nothing is asked: what it appends is awaited last."""
+        receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
+        return (
+            isinstance(receiver, ast.Name)
+            and appended(self._body, receiver) is not None
+            and receiver.id not in {name for _, name in need.checks}
+        )
 
     def _make_strict(self, awaits: Iterable[ast.AST], reason: str) -> None:
         for node in awaits:

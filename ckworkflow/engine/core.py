@@ -325,7 +325,9 @@ class Engine:
         level = logging.INFO if output is not None else logging.WARNING
         logger.log(
             level,
-            "run %s",
+            "run %s (%s) %s",
+            run.run_id,
+            run.workflow,
             status.value,
             extra={"run_id": run.run_id, "workflow": run.workflow, "error": failures.outline(error)},
         )

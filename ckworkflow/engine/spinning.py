@@ -113,7 +113,7 @@ def rest(tx: Transaction, run: RunRow, held: Hold) -> None:
 
 def tell(run_id: RunId, held: Hold) -> None:
     """Log that a run is held; once for each hold, after its commit."""
-    logger.error("run held: %s", held.reason, extra={"run_id": run_id})
+    logger.error("run %s is held: %s", run_id, held.reason, extra={"run_id": run_id})
 
 
 def retry_held(engine: Engine) -> None:

@@ -416,12 +416,17 @@ class Tracer:
                 f"{call.name} with other arguments",
             )
         logger.warning(
-            "replayed step has other arguments",
+            "run %s: the replayed step %s has other arguments; its recorded result counts",
+            self.run_id,
+            call.name,
             extra={"run_id": self.run_id, "node_id": node_id, "step": call.name},
         )
 
     def _divergence(self, node_id: NodeId, known: Known, traced: str) -> BaseException:
-        why = "The workflow was edited while the run was under way. Restore the old order of steps, or start a new run."
+        why = (
+            "The workflow was edited while the run was under way. Restore the old order of steps before other runs get "
+            "there, and start a new run in place of this one."
+        )
         if self._is_same_source:
             why = (
                 "The workflow's own source is unchanged: a workflow or function that it calls was edited, or the body "

@@ -132,7 +132,7 @@ def test_a_body_that_is_told_of_nothing_is_held_and_one_line_says_so(
     assert hold is not None
     assert hold.until == desk.run(run_id).wake_at
     assert hold.until - desk.clock.now <= SPIN_HOLD
-    assert errors(caplog) == [f"run held: {hold.reason}"]
+    assert errors(caplog) == [f"run {run_id} is held: {hold.reason}"]
     assert f"continued {SPIN_LIMIT} times in a row" in hold.reason
 
 

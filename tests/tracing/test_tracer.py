@@ -105,7 +105,7 @@ def test_other_arguments_of_an_edited_source_are_a_warning(caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         found.resume()
 
-    assert "replayed step has other arguments" in caplog.text
+    assert "has other arguments; its recorded result counts" in caplog.text
 
 
 def test_a_body_that_no_longer_reaches_a_delivered_node_has_diverged() -> None:
