@@ -1,7 +1,7 @@
 """The rewritten body: lazy awaits, fences written into a copy of its tree.
 
 Generated code reaches the trace only through one closure cell, `__ckw__`, never through a global that a user could see
-or shadow: `lazy(awaitable)`, `lazy_in_root(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`,
+or shadow: `lazy(awaitable)`, `lazy_in_root(awaitable)`, `lazy_alone(awaitable)`, `lazy_at_root(awaitable)`, `callee(function)`, `fence()`, `foreign(*values)`,
 `shared(*values)`, `loose(*values)`, `runs_code(*sources, owned=, deep=)`, `early(value)`, `real(value)`. Names that it adds to the body begin with `__ckw_`.
 
 Every new node carries the position of what it stands for, so tracebacks and coverage show the file as it was written.
@@ -196,7 +196,7 @@ class _Rewriter:
             value = self._copy(node.value)
         if self._known.proof.is_lazy(node):
             at_root = self._known.proof.verdicts[node].at_root
-            lazy = "lazy_in_root" if self._known.proof.gives_parts(node) else self._lazy
+            lazy = "lazy_alone" if self._known.proof.gives_parts(node) else self._lazy
             value = _op("lazy_at_root" if at_root else lazy, value)
             if self._loops:
                 flags: list[ast.expr] = [_name(_flag(loop)) for loop in self._loops]

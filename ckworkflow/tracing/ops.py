@@ -68,9 +68,15 @@ def lazy_in_root(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT00
     return awaitable if is_strict or tracer is None or not tracer.state().is_root else Lazy(awaitable)
 
 
+def lazy_alone(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
+    """Await without waiting while no other task is under way: a part that has no value must raise before others go on."""
+    tracer = current()
+    return awaitable if is_strict or tracer is None or not tracer.is_alone() else Lazy(awaitable)
+
+
 def lazy_at_root(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
-    """Await without waiting in the body of the run itself; strictly in a workflow that it calls."""
-    return awaitable if is_strict or is_inlined() else Lazy(awaitable)
+    """As `lazy_alone` in the body of the run itself; strictly in a workflow that it calls."""
+    return lazy_alone(awaitable, is_strict or is_inlined())
 
 
 def is_inlined() -> bool:

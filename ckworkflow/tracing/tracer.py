@@ -454,6 +454,10 @@ class Tracer:
 
         return codec.encode(codec.decode(args, ref=known_value), path="args")
 
+    def is_alone(self) -> bool:
+        """Whether the root task runs, and no other is unfinished."""
+        return self.state().is_root and all(task.done() for task in self.loop.tasks[1:])
+
     def undelivered(self, nodes: Iterable[NodeId]) -> set[NodeId]:
         """Those of the nodes whose outcome the body has not been told of."""
         return {node_id for node_id in nodes if node_id in self.live}

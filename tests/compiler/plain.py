@@ -98,6 +98,9 @@ class Ops:
     def lazy_in_root(self, awaitable: Any, is_strict: bool = False) -> Any:
         return self.lazy(awaitable, is_strict)
 
+    def lazy_alone(self, awaitable: Any, is_strict: bool = False) -> Any:
+        return self.lazy(awaitable, is_strict)
+
     def lazy_at_root(self, awaitable: Any, is_strict: bool = False) -> Any:
         return self.lazy(awaitable, is_strict)
 

@@ -1715,6 +1715,20 @@ async def passes_a_title() -> None:
     await echo(found.title)
 
 
+# A part that has no value raises before a task beside goes on; the process dies in between.
+@body()
+@workflow
+async def missing_part_beside_a_task() -> Any:
+    async def beside() -> Any:
+        return await echo("beside")
+
+    task = asyncio.create_task(beside())
+    number = await count_up()
+    rows = await echo([])
+    await echo(number, rows[0])
+    return await task
+
+
 # A part that is code runs in its turn, beside a sibling whose step changes what it looks at.
 @body()
 @workflow

@@ -26,7 +26,7 @@ from differential import (
     kinds_tasks,
     people,
 )
-from differential.comparison import Arena, Body
+from differential.comparison import Arena, Body, kills
 from differential.people import KINDS
 from differential.simulator import Move
 from differential.world import World
@@ -140,3 +140,13 @@ def test_a_body_that_cancels_does_the_same_in_two_processes(
     with arena.unruly(interrupts=0.3):
         for seed in range(8):
             assert arena.compare(body, "two", bodies_kept=bodies_kept, seed=seed, process_count=2)
+
+
+@pytest.mark.slow
+def test_a_death_does_not_let_a_task_overtake_a_part_that_has_no_value(arena: Arena) -> None:
+    (body,) = (body for body in KINDS["breaking"] if body.name == "breaking-missing_part_beside_a_task")
+    for seed in range(10):
+        for kill in kills(
+            arena.compare(body, "base", bodies_kept=0, seed=seed) or pytest.fail("it hangs")
+        ):
+            arena.compare(body, "kills", bodies_kept=0, seed=seed, kill=kill)
