@@ -20,7 +20,7 @@ from differential.programs import Bench, Unfit, program, programs
 
 COUNT = int(os.environ.get("CKWORKFLOW_PROGRAMS") or 2_000)
 SAMPLE = 60
-SHARES = 4
+SHARES = 16
 SEED = int(os.environ["CKWORKFLOW_SEED"])
 
 pytestmark = [
