@@ -2,10 +2,10 @@
 
 from ckworkflow.tracing import ops
 from ckworkflow.tracing.calls import Call, GatherCall, NodeCall, WorkflowCall
-from ckworkflow.tracing.deferred import Deferred, UnresolvableError, project, reference
+from ckworkflow.tracing.deferred import Deferred, UnresolvableError, holds_part, project, reference
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
 from ckworkflow.tracing.ops import current, recognise
-from ckworkflow.tracing.tracer import ReplayNeededError, Tracer, holds_part
+from ckworkflow.tracing.tracer import ReplayNeededError, Tracer
 
 __all__ = [
     "Call",

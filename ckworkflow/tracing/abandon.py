@@ -32,8 +32,8 @@ from typing import Any, Final
 
 __all__ = ["abandon"]
 
-REACH_LIMIT: Final = 100_000
-"""Objects that are looked at; what holds more is kept for ever instead."""
+REACH_LIMIT: Final = 20_000
+"""Objects that are looked at; of a body that reaches more, only what it awaits is let go of."""
 
 _SUSPENDED: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
 _SHARED: Final = (ModuleType, CodeType, type)
@@ -76,44 +76,62 @@ def abandon(roots: Iterable[object], *, beyond: tuple[type, ...] = ()) -> None:
 def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], list[Any]]:
     """The suspended objects that the roots alone keep, and the exits of locks that a `with` has put on their stacks.
 
-    An object is theirs if all references to it come from what is theirs. So it waits until the last of them is found;
-    what is found from elsewhere as well waits for ever, and is left alone.
+    As the collector finds garbage: of all that is within reach, what has a reference from elsewhere is not theirs, nor
+    what that reaches in turn.
     """
-    suspended: list[Any] = []
-    exits: list[Any] = []
+    objects: dict[int, Any] = {id(root): root for root in roots}
     found_from: Counter[int] = Counter()
-    waiting: dict[int, Any] = {}
-    known = {id(root) for root in roots}
-    pending: list[Any] = list(roots)
+    pending = list(objects)
     while pending:
-        found = pending.pop()
-        is_function = isinstance(found, FunctionType)
-        # Of a function only what it has closed over: its globals are everybody's.
-        held = list(found.__closure__ or ()) if is_function else gc.get_referents(found)
-        if isinstance(found, _SUSPENDED):
-            suspended.append(found)
-            exits += [one for one in held if _is_exit(one) and not _waits_for(found, one.__self__)]
-        times = Counter(map(id, held))
-        each = {id(one): one for one in held if id(one) not in known and gc.is_tracked(one)}
-        del found, held
-        while each:
-            key, one = each.popitem()
-            if isinstance(one, (*_SHARED, *beyond)):
-                continue
-            waiting.pop(key, None)
-            found_from[key] += times[key]
-            # One of the references is ours, and one the call's.
-            if sys.getrefcount(one) - 2 <= found_from[key]:
-                known.add(key)
-                pending.append(one)
-            else:
-                waiting[key] = one
-            del one
-        if len(known) + len(waiting) > REACH_LIMIT:
-            for root in roots:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(root))
-            return [], exits
+        for one in _held(objects[pending.pop()]):
+            key = id(one)
+            found_from[key] += 1
+            if key not in objects and gc.is_tracked(one) and not isinstance(one, (*_SHARED, *beyond)):
+                objects[key] = one
+                pending.append(key)
+        one = None
+        if len(objects) > REACH_LIMIT:
+            return _awaited_by(roots)
+    own = {id(root) for root in roots}
+    # One of the references is that of `objects`, one the call's.
+    outside = [
+        key for key in objects if key not in own and sys.getrefcount(objects[key]) - 2 > found_from[key]
+    ]
+    foreign = set(outside)
+    while outside:
+        new = {id(one) for one in _held(objects[outside.pop()])} & objects.keys() - foreign - own
+        foreign |= new
+        outside.extend(new)
+    return _suspended(one for key, one in objects.items() if key not in foreign)
+
+
+def _awaited_by(roots: list[object]) -> tuple[list[Any], list[Any]]:
+    """The same, of the chains of awaits alone: what a coroutine awaits nobody else can."""
+    chain: list[Any] = [getattr(root, "get_coro", lambda root=root: root)() for root in roots]
+    for one in chain:
+        inner = (
+            getattr(one, "cr_await", None)
+            or getattr(one, "ag_await", None)
+            or getattr(one, "gi_yieldfrom", None)
+        )
+        chain += [inner] if inner is not None else []
+    return _suspended(chain)
+
+
+def _suspended(objects: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    suspended = [one for one in objects if isinstance(one, _SUSPENDED)]
+    exits = [
+        held
+        for one in suspended
+        for held in gc.get_referents(one)
+        if _is_exit(held) and not _waits_for(one, held.__self__)
+    ]
     return suspended, exits
+
+
+def _held(found: Any) -> list[Any]:
+    # Of a function only what it has closed over: its globals are everybody's.
+    return list(found.__closure__ or ()) if isinstance(found, FunctionType) else gc.get_referents(found)
 
 
 def _is_exit(held: object) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -153,3 +153,22 @@ def _is_stored(value: Any, name: str) -> bool:
         return dataclasses.is_dataclass(cls)
     is_field = dataclasses.is_dataclass(cls) or name in getattr(cls, "model_fields", ())
     return is_field and name in getattr(value, "__dict__", ()) and not hasattr(type(found), "__set__")
+
+
+def holds_part(value: Any) -> bool:
+    """Whether a display holds a part of a deferred value, which may have no such part."""
+    return any(found._ckw_path for found in _deferred_in(value))
+
+
+def holds_deferred(value: Any) -> bool:
+    """Whether a display is a deferred value, or holds one."""
+    return next(_deferred_in(value), None) is not None
+
+
+def _deferred_in(value: Any, within: frozenset[int] = frozenset()) -> Iterator[Deferred]:
+    kind = type(value)
+    if kind is Deferred:
+        yield value
+    elif kind in (list, tuple, dict) and id(value) not in within:  # a cycle holds nothing new
+        for item in value.values() if kind is dict else value:
+            yield from _deferred_in(item, within | {id(value)})

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow.tracing.calls import GatherCall, Lazy
-from ckworkflow.tracing.deferred import Deferred
+from ckworkflow.tracing.deferred import Deferred, holds_deferred
 from ckworkflow.tracing.loop import TraceLoop
 
 if TYPE_CHECKING:
@@ -88,15 +88,13 @@ def is_inlined() -> bool:
 def early(value: Any) -> bool:
     """Whether a part of this value would be taken before all that the task awaited is recorded."""
     tracer = current()
-    return tracer is not None and type(value) is not Deferred and not tracer.is_settled(tracer.state())
+    return tracer is not None and not holds_deferred(value) and not tracer.is_settled(tracer.state())
 
 
 def real(value: Any) -> Any:
-    """The value itself, if all that the task awaited is recorded; else its stand-in."""
+    """The value itself, if all that the task awaited is recorded; else its stand-in, or the list of a gather's."""
     tracer = current()
-    if tracer is None or type(value) is not Deferred or not tracer.is_settled(tracer.state()):
-        return value
-    return tracer.resolve(value)
+    return value if tracer is None or not tracer.is_settled(tracer.state()) else tracer.resolve(value)
 
 
 def callee(function: Any) -> Any:

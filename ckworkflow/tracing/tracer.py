@@ -22,7 +22,7 @@ from ckworkflow import codec
 from ckworkflow.errors import ReplayDivergenceError
 from ckworkflow.model import NodeKind
 from ckworkflow.tracing.calls import NodeCall, OtherCall, WorkflowCall
-from ckworkflow.tracing.deferred import Deferred, project, reference
+from ckworkflow.tracing.deferred import Deferred, holds_deferred, project, reference
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
 
@@ -564,9 +564,9 @@ class Tracer:
             return part
         if id(value) in known:
             return known[id(value)]
-        if kind in (list, tuple) and any(_holds_deferred(item) for item in value):
+        if kind in (list, tuple) and any(holds_deferred(item) for item in value):
             known[id(value)] = kind(self.resolve(item, known) for item in value)
-        elif kind is dict and any(_holds_deferred(item) for item in value.values()):
+        elif kind is dict and any(holds_deferred(item) for item in value.values()):
             known[id(value)] = {key: self.resolve(item, known) for key, item in value.items()}
         else:
             return value
@@ -575,21 +575,3 @@ class Tracer:
     def random_bits(self) -> bytes:
         """32 bytes that are the same in every replay."""
         return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
-
-
-def holds_part(value: Any) -> bool:
-    """Whether a display holds a part of a deferred value, which may have no such part."""
-    return any(found._ckw_path for found in _deferred_in(value))
-
-
-def _holds_deferred(value: Any) -> bool:
-    return next(_deferred_in(value), None) is not None
-
-
-def _deferred_in(value: Any, within: frozenset[int] = frozenset()) -> Iterator[Deferred]:
-    kind = type(value)
-    if kind is Deferred:
-        yield value
-    elif kind in (list, tuple, dict) and id(value) not in within:  # a cycle holds nothing new
-        for item in value.values() if kind is dict else value:
-            yield from _deferred_in(item, within | {id(value)})

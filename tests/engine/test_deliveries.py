@@ -27,11 +27,9 @@ async def works(name: str) -> str:
 
 @workflow
 async def chain() -> None:
-    try:
-        await works("first")
-        await works("second")
-    finally:
-        await works("clean up")
+    await works("first")
+    await works("second")
+    await works("third")
 
 
 @workflow

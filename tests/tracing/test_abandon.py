@@ -18,6 +18,7 @@ from ckworkflow import step, workflow
 from ckworkflow.definition import Workflow
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.tracing import Outcome, Trace, Tracer
+from ckworkflow.tracing.abandon import REACH_LIMIT
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 LOG: list[str] = []
@@ -245,6 +246,13 @@ async def with_a_generator_in_an_object() -> None:
     del source
     await ping()
     held["partial"]()
+
+
+@workflow
+async def with_more_than_is_looked_at() -> Any:
+    held = [[number] for number in range(REACH_LIMIT + 1)]
+    found = await helper()
+    return found, len(held)
 
 
 @workflow
