@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ast
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -314,6 +314,7 @@ class Judge:
     def _durable(self, call: ast.Call) -> None:
         """The call of a step, workflow, sleep or gather: only its arguments are evaluated."""
         gathers = self._body.callee(call) is Callee.GATHER
+        before = len(self.lazy)
         for argument in call.args:
             match argument:
                 case ast.Starred(value=ast.ListComp() | ast.GeneratorExp() as loop) if gathers:
@@ -332,6 +333,18 @@ class Judge:
                 self.iterate(keyword.value)
             else:
                 self.touch(keyword.value)
+        if len(self.lazy) > before and not gathers and not all(map(self._is_still, _parts_of(call))):
+            self.fence(f"`{short(call)}` stores its arguments after an await among them")
+
+    def _is_still(self, node: ast.AST) -> bool:
+        """Whether a part of an argument is the same when all arguments are there."""
+        if isinstance(node, ast.Name):
+            local = self._body.local(node)
+            return local is not None and local.name in self._owned.names - self._owned.shared
+        return isinstance(
+            node,
+            ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.keyword | ast.expr_context | ast.Await,
+        )
 
     def _repeated(self, loop: ast.ListComp | ast.GeneratorExp) -> None:
         call = loop.elt
@@ -370,3 +383,13 @@ class Judge:
         if isinstance(node, ast.Tuple):
             return all(self._is_plain_class(element) for element in node.elts)
         return type(self._body.resolve(node)) is type
+
+
+def _parts_of(call: ast.Call) -> Iterator[ast.AST]:
+    """The nodes of a call's arguments; an await among them is one, whatever it awaits."""
+    pending: list[ast.AST] = [*call.args, *call.keywords]
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, ast.Await):
+            pending.extend(ast.iter_child_nodes(node))

@@ -1734,3 +1734,24 @@ async def missing_part_beside_a_task() -> Any:
 @workflow
 async def property_beside_a_sibling_that_changes_the_world() -> None:
     await asyncio.gather(count_up(), passes_a_title())
+
+
+@workflow
+async def counts_up() -> None:
+    await count_up()
+
+
+# An argument that is the world's, before an await among the arguments: it is stored when both are there.
+@body()
+@workflow
+async def shared_argument_before_an_await() -> None:
+    found = await room()
+    await echo(found.shared, await counts_up())
+
+
+@body()
+@workflow
+async def shared_name_before_an_await() -> None:
+    found = (await room()).shared
+    if await ping():
+        await echo(found, await count_up())
