@@ -16,7 +16,7 @@ import ctypes
 import gc
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from types import (
     AsyncGeneratorType,
@@ -32,8 +32,8 @@ from typing import Any, Final
 
 __all__ = ["abandon"]
 
-REACH_LIMIT: Final = 20_000
-"""Objects that are looked at; of a body that reaches more, only what it awaits is let go of."""
+REACH_LIMIT: Final = 2_000
+"""Objects that are looked at, the nearest first: a body may reach all of its process."""
 
 _SUSPENDED: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
 _SHARED: Final = (ModuleType, CodeType, type)
@@ -81,17 +81,20 @@ def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], li
     """
     objects: dict[int, Any] = {id(root): root for root in roots}
     found_from: Counter[int] = Counter()
-    pending = list(objects)
+    pending = deque(objects)
     while pending:
-        for one in _held(objects[pending.pop()]):
+        for one in _held(objects[pending.popleft()]):
             key = id(one)
             found_from[key] += 1
-            if key not in objects and gc.is_tracked(one) and not isinstance(one, (*_SHARED, *beyond)):
+            if (
+                key not in objects
+                and len(objects) < REACH_LIMIT
+                and gc.is_tracked(one)
+                and not isinstance(one, (*_SHARED, *beyond))
+            ):
                 objects[key] = one
                 pending.append(key)
         one = None
-        if len(objects) > REACH_LIMIT:
-            return _awaited_by(roots)
     own = {id(root) for root in roots}
     # One of the references is that of `objects`, one the call's.
     outside = [
@@ -102,20 +105,33 @@ def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], li
         new = {id(one) for one in _held(objects[outside.pop()])} & objects.keys() - foreign - own
         foreign |= new
         outside.extend(new)
-    return _suspended(one for key, one in objects.items() if key not in foreign)
+    theirs = {key: one for key, one in objects.items() if key not in foreign}
+    theirs |= {id(one): one for one in _awaited_by(roots)}
+    return _suspended(theirs.values())
 
 
-def _awaited_by(roots: list[object]) -> tuple[list[Any], list[Any]]:
-    """The same, of the chains of awaits alone: what a coroutine awaits nobody else can."""
+def _awaited_by(roots: list[object]) -> list[Any]:
+    """What is awaited, one by the other: nobody else can go on with that, however much a body reaches."""
     chain: list[Any] = [getattr(root, "get_coro", lambda root=root: root)() for root in roots]
     for one in chain:
-        inner = (
-            getattr(one, "cr_await", None)
-            or getattr(one, "ag_await", None)
-            or getattr(one, "gi_yieldfrom", None)
-        )
-        chain += [inner] if inner is not None else []
-    return _suspended(chain)
+        inner = getattr(one, "cr_await", None) or getattr(one, "ag_await", None)
+        inner = inner or getattr(one, "gi_yieldfrom", None)
+        if isinstance(
+            inner, _WRAPPER
+        ):  # what `__await__` of a coroutine gives; it has no attribute for it
+            chain += gc.get_referents(inner)
+        elif inner is not None:
+            chain.append(inner)
+    return chain
+
+
+async def _nothing() -> None:
+    """Only for its type."""
+
+
+_coroutine = _nothing()
+_WRAPPER: Final = type(_coroutine.__await__())
+_coroutine.close()
 
 
 def _suspended(objects: Iterable[Any]) -> tuple[list[Any], list[Any]]:
