@@ -269,12 +269,21 @@ async def not_rewritten() -> Any:
         LOG.append("finally")
 
 
+# Dropped without a word, so many objects may be collected in another order than they were made in.
+CLOSED_ONLY = {with_more_than_is_looked_at}
 EVERY = [value for value in list(globals().values()) if isinstance(value, Workflow)]
 each_body = pytest.mark.parametrize("definition", EVERY, ids=lambda d: d.name.rpartition(".")[2])
 
 
-@each_body
-@pytest.mark.parametrize("way", ["closed", "dropped"])
+@pytest.mark.parametrize(
+    ("definition", "way"),
+    [
+        pytest.param(one, way, id=f"{way}-{one.name.rpartition('.')[2]}")
+        for one in EVERY
+        for way in ("closed", "dropped")
+        if way == "closed" or one not in CLOSED_ONLY
+    ],
+)
 def test_an_abandoned_body_runs_no_user_code(definition: Workflow[..., Any], way: str) -> None:
     found = tracer(definition)
     assert found.resume().waits
