@@ -109,9 +109,8 @@ class Owned:
         return False
 
     def _all_new(self, name: str, values: Iterable[ast.expr]) -> bool:
-        found = [
-            self._gives_new(name, value) for value in values
-        ]  # each is read, for the names that it joins
+        # A list: each is read, for the names that it joins.
+        found = [self._gives_new(name, value) for value in values]
         return all(found)
 
     # What is done with a name.

@@ -46,12 +46,10 @@ _LOCKS: Final = (
     asyncio.Condition,
     asyncio.Semaphore,
 )
-_FINALIZED: Final = (
-    1  # the lowest bit of `_gc_prev`, the word before an object that the collector tracks
-)
-_HAS_GIL: Final = bool(
-    getattr(sys, "_is_gil_enabled", lambda: True)()
-)  # without it, objects are laid out otherwise
+# The lowest bit of `_gc_prev`, the word before an object that the collector tracks.
+_FINALIZED: Final = 1
+# Without the lock, objects are laid out otherwise.
+_HAS_GIL: Final = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 def abandon(roots: Iterable[object], *, beyond: tuple[type, ...] = ()) -> None:
@@ -116,9 +114,8 @@ def _awaited_by(roots: list[object]) -> list[Any]:
     for one in chain:
         inner = getattr(one, "cr_await", None) or getattr(one, "ag_await", None)
         inner = inner or getattr(one, "gi_yieldfrom", None)
-        if isinstance(
-            inner, _WRAPPER
-        ):  # what `__await__` of a coroutine gives; it has no attribute for it
+        # What `__await__` of a coroutine gives has no attribute for the coroutine.
+        if isinstance(inner, _WRAPPER):
             chain += gc.get_referents(inner)
         elif inner is not None:
             chain.append(inner)
@@ -171,8 +168,6 @@ def _waits_for(suspended: Any, lock: object) -> bool:
 
 def _mark(suspended: Any) -> None:
     """Tell CPython that an object was finalized; keep it for ever where that cannot be told."""
-    if gc.is_finalized(suspended):
-        return
     if _HAS_GIL and sys.implementation.name == "cpython" and gc.is_tracked(suspended):
         ctypes.c_size_t.from_address(id(suspended) - ctypes.sizeof(ctypes.c_size_t)).value |= _FINALIZED
     if not gc.is_finalized(suspended):

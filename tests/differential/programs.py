@@ -981,12 +981,17 @@ class Bench:
             SpinningError: It does not come to an end.
             Unfit: The program is not for this.
         """
-        mode = ["live"]
+        mode = ["plain"]
         try:
-            with self.loaded(text) as body:
+            with _time_limit(TIME_LIMIT), self.loaded(text) as body:
                 self._check(body, random.Random(seed), mode)
         except (Unfit, SyntaxError):
             raise
+        except _NoEndError as error:
+            self.close()
+            if mode[0] == "plain":
+                raise Unfit(str(error)) from None
+            raise SpinningError(f"[{mode[0]}] {error}") from None
         except BaseException as error:
             self.close()
             if isinstance(error, _SpinsError) or (
@@ -1003,6 +1008,7 @@ class Bench:
             lead = arena.plain(body, chooser=Choices())
         except DifferenceError as error:
             raise Unfit(str(error)) from error
+        mode[0] = "live"
         self.end = str(lead.outcome.get("error", {}).get("type", "result"))
         try:
             assert arena.world.look() == arena.world.look()
@@ -1047,15 +1053,11 @@ class Bench:
 def verdict(bench: Bench, text: str, *, seed: int = 0) -> tuple[str, str]:
     """What becomes of a program: a short name, and the whole story."""
     try:
-        with _time_limit(TIME_LIMIT):
-            bench.check(text, seed=seed)
+        bench.check(text, seed=seed)
     except (Unfit, SyntaxError) as error:
         return "unfit", str(error)
     except SpinningError as error:
         return f"spinning {str(error).split(']')[0]}]", str(error)
-    except TimeoutError as error:
-        bench.close()
-        return "hanging", str(error)
     except DifferenceError as error:
         found = str(error)
         mode = re.search(r"\[(\w+)\]", found)
@@ -1070,13 +1072,19 @@ def verdict(bench: Bench, text: str, *, seed: int = 0) -> tuple[str, str]:
 _STORIES = ["the engine ends with", "does not wait for", "the engine ran", "still waits", "leaves the world", "left over", "CannotFollow", "StuckError", "happened after", "goes on with", "has ended"]  # fmt: skip
 
 
+class _NoEndError(BaseException):
+    """A program takes too long. No `Exception`: the program would catch it and go on."""
+
+
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
     def late(*_: object) -> None:
-        raise TimeoutError(f"no end after {seconds} s")
+        raise _NoEndError(f"no end after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(
+        signal.ITIMER_REAL, seconds, 1.0
+    )  # again and again: a bare `except` catches even this
     try:
         yield
     finally:
