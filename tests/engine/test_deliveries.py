@@ -10,7 +10,10 @@ import pytest
 
 from ckworkflow import FatalError, sleep, step, workflow
 from ckworkflow.engine.advance import advance
-from ckworkflow.model import RunStatus
+from ckworkflow.model import NodeId, RunStatus
+from ckworkflow.store import claims
+from ckworkflow.store.nodes import NodeRow
+from ckworkflow.store.transaction import Transaction
 from desk import Desk
 
 LOG: list[str] = []
@@ -52,6 +55,19 @@ def test_a_chain_that_went_on_beside_a_failure_is_where_the_body_finds_it(desk: 
 
     assert desk.run(run_id).status is RunStatus.COMPLETED
     assert desk.run(run_id).output == '"failed"'
+
+
+def test_a_guess_from_an_old_plan_takes_no_step_that_waits_for_nothing(desk: Desk) -> None:
+    """Who records the step before guesses what follows it; a newer plan may have another step of that name."""
+    run_id = desk.start(fails_beside_a_chain)
+    first = NodeId("0.2:1")  # planned anew: it may begin, and waits for nothing
+
+    def guess(tx: Transaction) -> NodeRow | None:
+        return claims.taken(claims.ask_take(tx, run_id, first, owner="other", at=desk.clock.now))
+
+    assert desk.engine.database.transact(guess) is None
+    assert desk.node(run_id, first).unmet == 0
+    desk.claim(run_id, first)
 
 
 @workflow
