@@ -7,6 +7,9 @@ SIDE_BY_SIDE ?= --numprocesses 3 --dist worksteal
 # It says itself what it waits for, and for how long.
 ALONE = -m alone -o faulthandler_timeout=0
 SOAK_SECONDS ?= 1800
+SOAK_PROGRAMS ?= 5000
+# Random bodies on each further Python.
+OTHER_PROGRAMS ?= 160
 # Activated, so that `celery` and `ckworkflow` started by a test are those of the environment.
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 BOT_READY = $(VENV)/.ckworkflow-bot
@@ -15,14 +18,16 @@ DEV_READY = $(VENV)/.ckworkflow-dev
 BENCH_VENV = $(VENV)/bench
 BENCH_READY = $(BENCH_VENV)/.ckworkflow-bench
 
-.PHONY: help demo bot test fast soak check bench dev format clean
+.PHONY: help demo bot test pythons fast floors soak check bench dev format clean
 
 help:
 	@echo "make demo    the example bot against a fake Discord: greet, kill -9 in the middle, go on"
 	@echo "make bot     the same bot on the real Discord (needs DISCORD_TOKEN)"
-	@echo "make test    every test, the nemesis for three minutes; make fast: those that need no server and no process"
-	@echo "make soak    every combination, kill -9 at every write of each, the nemesis for SOAK_SECONDS (1800)"
-	@echo "make check   ruff, mypy, import-linter, public names: what CI checks before the tests"
+	@echo "make test    every test, with make pythons: the fast ones and bodies against plain asyncio on each other Python here"
+	@echo "make fast    the tests that need no server and no process"
+	@echo "make floors  those on the oldest dependencies that are allowed, in an environment of its own"
+	@echo "make soak    every combination, kill -9 at every write of each, the nemesis for SOAK_SECONDS (1800), new random bodies"
+	@echo "make check   ruff, mypy, pyright, import-linter, public names: what CI checks before the tests"
 	@echo "make bench   ours beside raw Celery and DBOS, a few minutes; make bench FULL=1: all of it"
 	@echo "make dev     the development environment, in $(VENV)"
 	@echo "make format  let ruff rewrite;   make clean: remove what was made"
@@ -62,24 +67,38 @@ bot: $(BOT_READY)
 dev: $(DEV_READY)
 	@echo "Ready. Activate it with: . $(VENV)/bin/activate"
 
-# One and then the other: the nemesis measures what a lease is worth, and tests/scale what steps cost, so they have
+# One after the other: the nemesis measures what a lease is worth, and tests/scale what steps cost, so they have
 # the machine to themselves.
 test: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	$(MAKE) pythons
 	$(RUN) python -m pytest $(ALONE) tests/scale tests/nemesis
+
+# The fast tier and the bodies of tests/differential on each other Python of the machine.
+pythons: $(DEV_READY)
+	CKWORKFLOW_PROGRAMS=$(OTHER_PROGRAMS) tools/each_python.sh $(VENV) $(SIDE_BY_SIDE) -m "fast or each_python"
 
 soak: $(DEV_READY)
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(ALONE) tests/scale
 	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE) tests/nemesis
+	$(RUN) python -W ignore -m tests.differential.programs --count $(SOAK_PROGRAMS) --seed $$(date +%s) --workers 2
 
 fast: $(DEV_READY)
 	$(RUN) python -m pytest $(SIDE_BY_SIDE) -m fast
+
+# The oldest versions that pyproject.toml allows; apart, since they replace those of the other environment.
+floors:
+	@tools/venv.sh $(VENV)/floors
+	@$(VENV)/floors/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint tests/packaging/floors.txt --editable ".[suite]"
+	PATH="$(abspath $(VENV))/floors/bin:$$PATH" $(VENV)/floors/bin/python -m pytest $(SIDE_BY_SIDE) -m fast
 
 check: $(DEV_READY)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) pyright --pythonpath $(VENV)/bin/python
 	cd examples/seed_bot && $(RUN) mypy --config-file ../../pyproject.toml .
 	$(RUN) lint-imports
 	$(RUN) python -m pytest -q tests/test_public_names.py

@@ -82,6 +82,13 @@ def _sleeping(side: Side, count: int) -> list[float]:
     return [side.memory() / MEGABYTE, count / seconds]
 
 
+def _napping(side: Side, rounds: int) -> list[float]:
+    """A round is a step and a sleep of a millisecond; processor time, since the sleeps are no cost."""
+    before = side.processor_seconds()
+    side.call("long", kind="naps", length=rounds)
+    return [1e3 * (side.processor_seconds() - before) / (2 * rounds)]
+
+
 FEW, SOME = 100, 1000
 _LENGTHS = (5, 50, 200, 1000, 3000, 10_000)
 PLANS: Sequence[Plan] = (
@@ -92,6 +99,10 @@ PLANS: Sequence[Plan] = (
     Plan(
         "growth-loop", "ms per step of a loop that looks at each result", "steps", _LENGTHS, (5, 50, 200, 500),
         1000, long_run("loop"), ["per step"], 50, at_most(1.2),
+    ),
+    Plan(
+        "growth-naps", "ms of processor per step or sleep of a loop that sleeps", "rounds",
+        (50, 200, 1000, 3000, 10_000), (50, 200, 500), 0, _napping, ["per node"], 200, at_most(1.2),
     ),
     Plan(
         "growth-wide", "ms per member of one fan-out", "members", (10, 100, 1000, 3000, 10_000), (10, 100, 300, 1000),

@@ -204,9 +204,10 @@ def _family(pid: int) -> list[int]:
     """Return a process and all its descendants that still live."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, task.read_text().split())
+        with contextlib.suppress(OSError):  # it ends while its threads are listed
+            for task in Path(f"/proc/{parent}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    found += map(int, task.read_text().split())
     return found
 
 

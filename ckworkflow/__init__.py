@@ -1,10 +1,14 @@
 """Durable workflows for Discord bots, on Celery. Everything here is public and typed; nothing else is."""
 
+from ckworkflow import redirection as redirection  # before any client logs in
 from ckworkflow.body import now, random, sleep, uuid4
 from ckworkflow.client import Run, SyncRun, get_run, get_run_sync, start, start_sync
-from ckworkflow.definition import step, workflow
+from ckworkflow.definition import Step, Workflow, step, workflow
+from ckworkflow.duration import parse_duration
 from ckworkflow.errors import (
+    ArgumentsChangedError,
     BodyAwaitError,
+    BodyTimeoutError,
     CkWorkflowError,
     DatabaseUnavailableError,
     DiscordLibraryError,
@@ -16,13 +20,16 @@ from ckworkflow.errors import (
     InvalidTokenError,
     MainModuleError,
     MissingTokenError,
+    NotAwaitedError,
     NotAWorkflowError,
+    RefusedValueError,
     ReplayDivergenceError,
     RetryableError,
     ReturnValueTimeoutError,
     RunFailedError,
     RunNotFoundError,
     SchemaVersionError,
+    StepTimeLimitError,
     StepTimeoutError,
     UnreadableValueError,
     UnserializableValueError,
@@ -36,7 +43,9 @@ from ckworkflow.model import RunStatus, StepInfo
 from ckworkflow.plugin import WorkflowPlugin
 
 __all__ = [
+    "ArgumentsChangedError",
     "BodyAwaitError",
+    "BodyTimeoutError",
     "CkWorkflowError",
     "DatabaseUnavailableError",
     "DiscordLibraryError",
@@ -49,6 +58,8 @@ __all__ = [
     "MainModuleError",
     "MissingTokenError",
     "NotAWorkflowError",
+    "NotAwaitedError",
+    "RefusedValueError",
     "ReplayDivergenceError",
     "RetryableError",
     "ReturnValueTimeoutError",
@@ -57,13 +68,16 @@ __all__ = [
     "RunNotFoundError",
     "RunStatus",
     "SchemaVersionError",
+    "Step",
     "StepInfo",
+    "StepTimeLimitError",
     "StepTimeoutError",
     "SyncRun",
     "UnreadableValueError",
     "UnserializableValueError",
     "UnsupportedBrokerError",
     "UnsupportedPoolError",
+    "Workflow",
     "WorkflowCallError",
     "WorkflowModuleError",
     "WorkflowNotRegisteredError",
@@ -71,6 +85,7 @@ __all__ = [
     "get_run",
     "get_run_sync",
     "now",
+    "parse_duration",
     "random",
     "sleep",
     "start",

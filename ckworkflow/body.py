@@ -41,8 +41,8 @@ def sleep(duration: str | float | timedelta | datetime) -> Coroutine[None, None,
     """
     wait = parse_wait(duration)
     tracer = _tracer("sleep", "use asyncio.sleep(seconds) in steps and elsewhere")
-    line = sys._getframe(1).f_lineno  # noqa: SLF001  # where the body calls: what is shown of a boundary
-    return cast("Coroutine[None, None, None]", tracer.sleep_call(wait, line=line))
+    frame = sys._getframe(1)  # noqa: SLF001  # where the body calls: what is shown of a boundary
+    return cast("Coroutine[None, None, None]", tracer.sleep_call(wait, frame=frame))
 
 
 def now() -> datetime:

@@ -7,21 +7,18 @@ default one may be full of something else.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from ckworkflow import codec
-from ckworkflow.engine import failures
+from ckworkflow import tracing
+from ckworkflow.background import OffLoop
+from ckworkflow.engine import failures, outcomes
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.start import start_run
-from ckworkflow.errors import ReturnValueTimeoutError, RunFailedError
+from ckworkflow.errors import HookContextError, RunNotFoundError
 from ckworkflow.model import RunId, RunStatus, StepInfo
-from ckworkflow.store import nodes, processes, runs
+from ckworkflow.store import nodes, runs
+from ckworkflow.store.schema import NoRunsYetError
 
 if TYPE_CHECKING:
     from ckworkflow.definition import Workflow
@@ -32,15 +29,8 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
-LOOK_SECONDS = 1.0
-"""How often who waits looks itself: whether its caller has gone, and whether a worker is alive."""
-NO_WORKER_SECONDS = 5.0
-
-_executor = ThreadPoolExecutor(8, thread_name_prefix="ckworkflow-client")
-_waiters = ThreadPoolExecutor(64, thread_name_prefix="ckworkflow-wait")
-"""Waiting is apart from starting: 64 long waits must not hold up a start."""
+_threads = OffLoop(8, "ckworkflow-client")
 
 
 async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
@@ -59,10 +49,12 @@ async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) 
         MainModuleError: It is defined in the script that was started, where no worker finds it.
         TypeError: The arguments do not fit the signature.
         UnserializableValueError: An argument cannot be stored; names its path.
-        DatabaseUnavailableError: The database cannot be reached; nothing was started.
+        RefusedValueError: The database refuses an argument, since it is too large.
+        DatabaseUnavailableError: The database cannot be reached or cannot do its work; nothing was started.
         SchemaVersionError: The database's schema does not fit this ckworkflow.
     """
-    run_id = await _off_loop(_executor, lambda: _start(workflow, args, kwargs))
+    _refuse_in_body("start")
+    run_id = await _threads.run(lambda: _start(workflow, args, kwargs))
     return Run(run_id)
 
 
@@ -72,6 +64,7 @@ def start_sync(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -
     Raises:
         CkWorkflowError: As `start`.
     """
+    _refuse_in_body("start_sync")
     return SyncRun(_start(workflow, args, kwargs))
 
 
@@ -80,8 +73,10 @@ async def get_run(run_id: str) -> Run[Any]:
 
     Raises:
         RunNotFoundError: No run has this id.
+        RefusedValueError: None can have it: it has a NUL character, or half of a surrogate pair.
     """
-    await _off_loop(_executor, lambda: _record(RunId(run_id)))
+    _refuse_in_body("get_run")
+    await _threads.run(lambda: _record(RunId(run_id)))
     return Run(RunId(run_id))
 
 
@@ -91,6 +86,7 @@ def get_run_sync(run_id: str) -> SyncRun[Any]:
     Raises:
         RunNotFoundError: No run has this id.
     """
+    _refuse_in_body("get_run_sync")
     _record(RunId(run_id))
     return SyncRun(RunId(run_id))
 
@@ -114,33 +110,29 @@ class Run(Generic[R]):
         Raises:
             RunNotFoundError: It was deleted.
         """
-        return (await _off_loop(_executor, lambda: _record(self.run_id))).status
+        return (await _threads.run(lambda: _record(self.run_id))).status
 
     async def exists(self) -> bool:
         """Return whether the run is in the database."""
-        return await _off_loop(_executor, lambda: _exists(self.run_id))
+        return await _threads.run(lambda: _exists(self.run_id))
 
     async def return_value(self, timeout: float | None = None) -> R:  # noqa: ASYNC109  # its error names the run
         """Wait for the end of the run and return what its body returned.
 
         Args:
-            timeout: Seconds to wait; `None` waits as long as it takes.
+            timeout: Seconds to wait, from this call; `None` waits as long as it takes. A run that has ended is told
+                whatever the timeout.
 
         Raises:
             RunFailedError: It failed; `__cause__` is the body's error.
             ReturnValueTimeoutError: It was still going; it goes on.
             RunNotFoundError: It was deleted.
         """
-        stop = _Stop()
-        try:
-            value = await _off_loop(_waiters, lambda: _return_value(self.run_id, timeout, stop))
-        finally:
-            stop.is_set = True  # a cancelled caller must not leave its thread waiting for days
-        return cast("R", value)
+        return cast("R", await outcomes.wait_on_loop(lambda: _engine(self.run_id), self.run_id, timeout))
 
     async def steps(self) -> list[StepInfo]:
         """Return the steps and sleeps of the run, those to come included, in the order of the body."""
-        return await _off_loop(_executor, lambda: _steps(self.run_id))
+        return await _threads.run(lambda: _steps(self.run_id))
 
 
 class SyncRun(Generic[R]):
@@ -166,7 +158,7 @@ class SyncRun(Generic[R]):
 
     def return_value(self, timeout: float | None = None) -> R:
         """As `Run.return_value`."""
-        return cast("R", _return_value(self.run_id, timeout, _Stop()))
+        return cast("R", outcomes.wait(_engine(self.run_id), self.run_id, timeout))
 
     def steps(self) -> list[StepInfo]:
         """As `Run.steps`."""
@@ -176,30 +168,47 @@ class SyncRun(Generic[R]):
 # -- the core of both forms -------------------------------------------------------------------------
 
 
-class _Stop:
-    is_set = False
+def _refuse_in_body(function: str) -> None:
+    """Refuse what a body must not do: it may run again, and would start another run each time."""
+    if tracing.current() is not None:
+        instead = (
+            "Await the workflow itself (`await other(...)`), which makes it a part of this run, or call it in a @step."
+            if function.startswith("start")
+            else "Call it in a @step and await that."
+        )
+        raise HookContextError(
+            function, f"this is the body of a workflow, which may be run again. {instead}"
+        )
 
 
 def _start(workflow: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunId:
     return start_run(current().engine, workflow, args, kwargs)
 
 
-def _engine() -> Engine:
+def _engine(run_id: RunId) -> Engine:
+    """Return the engine for reading a run: where no run was ever started, that makes no database."""
     engine = current().engine
-    engine.ensure_schema()
+    try:
+        engine.ensure_schema(creates=False)
+    except NoRunsYetError as error:
+        raise RunNotFoundError(run_id) from error
     return engine
 
 
 def _record(run_id: RunId) -> RunRecord:
-    return _engine().database.read(lambda tx: runs.read_run(tx, run_id))
+    return _engine(run_id).database.read(lambda tx: runs.read_run(tx, run_id))
 
 
 def _exists(run_id: RunId) -> bool:
-    return _engine().database.read(lambda tx: runs.read_status(tx, run_id)) is not None
+    try:
+        _record(run_id)
+    except RunNotFoundError:
+        return False
+    return True
 
 
 def _steps(run_id: RunId) -> list[StepInfo]:
-    rows = _engine().database.read(
+    rows = _engine(run_id).database.read(
         lambda tx: (runs.read_run(tx, run_id), nodes.load_nodes(tx, run_id))[1]
     )
     return [
@@ -209,53 +218,3 @@ def _steps(run_id: RunId) -> list[StepInfo]:
         )
         for row in rows
     ]  # fmt: skip
-
-
-def _return_value(run_id: RunId, timeout: float | None, stop: _Stop) -> Any:
-    engine = _engine()
-    began = time.monotonic()
-    is_warned = False
-    with engine.watch.waiting(run_id) as ended:
-        while not stop.is_set:
-            looked_at = time.monotonic()
-            record = engine.database.read(lambda tx: runs.read_run(tx, run_id))
-            if record.status.is_final:
-                return _outcome(record)
-            now = time.monotonic()
-            waited = now - began
-            if timeout is not None and waited >= timeout:
-                raise ReturnValueTimeoutError(run_id, timeout, is_worker_alive=_is_worker_alive(engine))
-            if waited >= NO_WORKER_SECONDS and not is_warned:
-                is_warned = True
-                if not _is_worker_alive(engine):
-                    logger.warning(
-                        "run %s waits: no worker is alive. Run `celery -A ckworkflow worker`, or load the bot "
-                        "extension.",
-                        run_id,
-                    )
-            looks_in = [engine.watch.next_look(waited, now - looked_at) or LOOK_SECONDS]
-            if timeout is not None:
-                looks_in.append(timeout - waited)
-            if not is_warned:
-                looks_in.append(NO_WORKER_SECONDS - waited)
-            if ended.wait(max(min(looks_in), 0)):
-                ended.clear()
-    return None
-
-
-def _outcome(record: RunRecord) -> Any:
-    if record.status is RunStatus.COMPLETED:
-        return codec.decode(codec.loads(record.output or "null"))
-    error = RunFailedError(
-        record.run_id, record.workflow, failures.one_line(record.error) or "cancelled"
-    )
-    raise error from (failures.loads(record.error) if record.error else None)
-
-
-def _is_worker_alive(engine: Engine) -> bool:
-    return engine.database.read(lambda tx: processes.has_live_worker(tx, now=engine.database.now(tx)))
-
-
-async def _off_loop(executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    context = copy_context()
-    return await asyncio.get_running_loop().run_in_executor(executor, lambda: context.run(call))

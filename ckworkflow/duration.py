@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
 from ckworkflow.errors import InvalidDurationError
 
-__all__ = ["LONGEST", "parse_span", "parse_wait"]
+__all__ = ["EARLIEST", "LATEST", "LONGEST", "parse_duration", "parse_span", "parse_wait"]
 
 LONGEST: Final = timedelta(days=365_250)
 """1000 years: what is longer would pass the end of the calendar when it is added to a date."""
+
+EARLIEST: Final = datetime(1000, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+"""A moment outside of these is so near to an end of the calendar that arithmetic with it would pass that."""
 
 _SECOND: Final = 1_000_000
 _MINUTE: Final = 60 * _SECOND
@@ -50,6 +54,27 @@ _TERM: Final = re.compile(
     r"\s*(?P<sign>[-+]?)(?P<number>\d+\.?\d*|\.\d+)\s*(?P<unit>[a-z]*)[\s,]*", re.ASCII
 )
 _LONGEST_TEXT: Final = 100
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the time span that somebody has typed, as `sleep` reads it: `10m`, `1h 30m`, `7 days`.
+
+        try:
+            length = parse_duration(option)
+        except InvalidDurationError as error:
+            await interaction.response.send_message(f"I cannot read that: {error.reason}.", ephemeral=True)
+
+    Args:
+        text: Numbers with units (milliseconds to years, and sums of them), in any case of letters. Not negative.
+
+    Raises:
+        InvalidDurationError: It means none, or could mean two; its `reason` says why in a phrase.
+        TypeError: It is no text.
+    """
+    given: object = text  # annotations bind nobody at run time
+    if not isinstance(given, str):
+        raise TypeError(f"parse_duration reads text, and got {given!r}")
+    return parse_span(text)
 
 
 def parse_span(value: str | float | timedelta) -> timedelta:
@@ -86,7 +111,8 @@ def parse_wait(value: str | float | timedelta | datetime) -> timedelta | datetim
     """Return the time span or, given a datetime, the moment that `value` means.
 
     Args:
-        value: As for `parse_span`, or a `datetime` with a time zone (wait until then; it may be past).
+        value: As for `parse_span`, or a `datetime` with a time zone, of the years 1000 to 9000 (wait until then;
+            it may be past).
 
     Raises:
         InvalidDurationError: It means none, or could mean two.
@@ -99,6 +125,8 @@ def parse_wait(value: str | float | timedelta | datetime) -> timedelta | datetim
             "it has no time zone, so each worker would read it by its own clock. Make it with "
             "datetime.now(UTC), or give it one with .replace(tzinfo=UTC)",
         )
+    if not EARLIEST <= value <= LATEST:
+        raise InvalidDurationError(value, "it is not within the years 1000 to 9000")
     return value
 
 

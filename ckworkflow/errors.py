@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ckworkflow.foreign import show, type_name
+
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
 __all__ = [
+    "ArgumentsChangedError",
     "BodyAwaitError",
+    "BodyTimeoutError",
     "CkWorkflowError",
     "DatabaseUnavailableError",
     "DiscordLibraryError",
@@ -26,12 +30,15 @@ __all__ = [
     "MainModuleError",
     "MissingTokenError",
     "NotAWorkflowError",
+    "NotAwaitedError",
+    "RefusedValueError",
     "ReplayDivergenceError",
     "RetryableError",
     "ReturnValueTimeoutError",
     "RunFailedError",
     "RunNotFoundError",
     "SchemaVersionError",
+    "StepTimeLimitError",
     "StepTimeoutError",
     "UnreadableValueError",
     "UnserializableValueError",
@@ -114,12 +121,33 @@ class StepTimeoutError(CkWorkflowError):
         self.step, self.seconds = step, seconds
 
 
+class StepTimeLimitError(CkWorkflowError):
+    """An attempt of a step outlasted one of Celery's time limits (`task_soft_time_limit`, `task_time_limit`).
+
+    Attributes:
+        step: The name of the step.
+        seconds: The limit, in seconds; `None` where it is not known.
+        is_hard: Whether the pool process was ended with it.
+    """
+
+    def __init__(self, step: str, seconds: float | None, *, is_hard: bool) -> None:
+        limit = "" if seconds is None else f" of {seconds:g} s"
+        kind, what = (
+            ("hard", "its pool process was ended") if is_hard else ("soft", "it was interrupted")
+        )
+        super().__init__(
+            f"Step {step!r} outlasted Celery's {kind} time limit{limit}, so {what}. Raise the limit, or make "
+            f"the step do less."
+        )
+        self.step, self.seconds, self.is_hard = step, seconds, is_hard
+
+
 class InvalidDurationError(CkWorkflowError, ValueError):
     """A time span that cannot be understood. See `ckworkflow.sleep` for the forms."""
 
     def __init__(self, value: object, reason: str) -> None:
         super().__init__(
-            f"{value!r} is not a time span: {reason}. Give text such as '5 seconds', '7 days' or "
+            f"{show(value)} is not a time span: {reason}. Give text such as '5 seconds', '7 days' or "
             f"'1h 30m', a number of seconds, a timedelta, or a datetime with a time zone."
         )
         self.value, self.reason = value, reason
@@ -133,12 +161,26 @@ class UnserializableValueError(CkWorkflowError, TypeError):
     """
 
     def __init__(self, path: str, value: object, hint: str = "") -> None:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        kind = type_name(value)
         super().__init__(
             f"{path} is a {kind}, which cannot be stored. "
             + (hint or "Pass JSON values, datetimes, enums, dataclasses or an id instead.")
         )
         self.path, self.type_name = path, kind
+
+
+class RefusedValueError(UnserializableValueError):
+    """A value that the database refuses, whenever it is tried: it is too large, say, or an id with a NUL character.
+
+    Attributes:
+        reason: What the database said.
+    """
+
+    def __init__(self, reason: str, advice: str | None = None) -> None:
+        # Not that of the parent: which of the values it is, the database does not say.
+        advice = advice or "Store it elsewhere, and pass its address or id instead"
+        CkWorkflowError.__init__(self, f"The database refuses a value: {reason}. {advice}.")
+        self.path, self.type_name, self.reason = "value", "value", reason
 
 
 class UnreadableValueError(CkWorkflowError):
@@ -152,15 +194,27 @@ class UnreadableValueError(CkWorkflowError):
         self.kind, self.reason = kind, reason
 
 
+class ArgumentsChangedError(CkWorkflowError, TypeError):
+    """A workflow or step takes other arguments now than those that a run has stored for it."""
+
+    def __init__(self, kind: str, name: str, reason: str) -> None:
+        super().__init__(
+            f"{kind.capitalize()} {name!r} no longer takes the arguments that this run has stored for it: {reason}. Its "
+            f"signature was changed while the run was under way: give a new parameter a default, and keep "
+            f"the old ones."
+        )
+        self.kind, self.name, self.reason = kind, name, reason
+
+
 class NotAWorkflowError(CkWorkflowError, TypeError):
     """`start` was given something that is not a workflow."""
 
     def __init__(self, value: object) -> None:
         name = getattr(value, "__qualname__", None) or repr(value)
-        super().__init__(
-            f"start() takes a workflow, and {name} is a {type(value).__name__}. Write @workflow over "
-            f"its `async def`, and pass the function itself: start({name}, ...)."
-        )
+        what = f"a {type(value).__name__}. Write @workflow over its `async def`, and pass the function itself: start({name}, ...)"
+        if getattr(value, "kind", None) == "step":
+            what = f"a step. Await it in the body of a workflow and start that; to run it here and now, call it: {name}(...)"
+        super().__init__(f"start() takes a workflow, and {name} is {what}.")
         self.value = value
 
 
@@ -199,22 +253,33 @@ class RunFailedError(CkWorkflowError):
 
     def __init__(self, run_id: str, workflow: str, error: str) -> None:
         super().__init__(
-            f"Run {run_id} of {workflow} failed: {error}. `ckworkflow runs show {run_id}` shows its steps."
+            f"Run {run_id} of {workflow} failed: {error.removesuffix('.')}. `ckworkflow runs show {run_id}` shows its steps."
         )
         self.run_id, self.workflow, self.error = run_id, workflow, error
 
 
 class ReturnValueTimeoutError(CkWorkflowError, TimeoutError):
-    """The run was still going when the `timeout` of `return_value` passed. The run goes on."""
+    """The run was still going when the `timeout` of `return_value` passed. The run goes on.
 
-    def __init__(self, run_id: str, seconds: float, *, is_worker_alive: bool) -> None:
-        why = (
-            "It is still going."
-            if is_worker_alive
-            else "No worker is alive: run `celery -A ckworkflow worker`, or load the bot extension."
-        )
+    Attributes:
+        run_id: The run.
+        seconds: The timeout.
+        is_worker_alive: Whether any worker is; `None`: the database has not said so in time.
+        held: Why the run is held, if it is.
+    """
+
+    def __init__(
+        self, run_id: str, seconds: float, *, is_worker_alive: bool | None, held: str | None = None
+    ) -> None:
+        if is_worker_alive is None:
+            why = "The workflow database has not answered in that time."
+        elif not is_worker_alive:
+            why = "No worker is alive: run `celery -A ckworkflow worker`, or load the bot extension."
+        else:
+            why = "It is still going." if held is None else f"It is held: {held}"
         super().__init__(f"Run {run_id} has not ended within {seconds:g} s. {why}")
         self.run_id, self.seconds, self.is_worker_alive = run_id, seconds, is_worker_alive
+        self.held = held
 
 
 class ReplayDivergenceError(CkWorkflowError):
@@ -231,12 +296,39 @@ class ReplayDivergenceError(CkWorkflowError):
 class BodyAwaitError(CkWorkflowError, RuntimeError):
     """The body of a workflow awaited (or called on its loop) something that is not durable."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, instead: str = "Move it into a @step and await that.") -> None:
         super().__init__(
             f"The body of a workflow may await steps, sleep(), asyncio.gather() and other workflows, and "
-            f"this one used {what}. Move it into a @step and await that."
+            f"this one used {what}. {instead}"
         )
         self.what = what
+
+
+class BodyTimeoutError(CkWorkflowError, RuntimeError):
+    """The body of a workflow computed or blocked for too long without awaiting anything."""
+
+    def __init__(self, run_id: str, workflow: str, what: str) -> None:
+        super().__init__(
+            f"The body of run {run_id} ({workflow}) {what}. A body only decides what comes next: move long "
+            f"computations and blocking calls into a @step and await that."
+        )
+        self.run_id, self.workflow, self.what = run_id, workflow, what
+
+
+class NotAwaitedError(CkWorkflowError, RuntimeError):
+    """The body of a workflow called a step, a workflow, `sleep` or `gather`, and did not await it.
+
+    Attributes:
+        what: What was called.
+        line: The line of the call in its file.
+    """
+
+    def __init__(self, what: str, line: int) -> None:
+        super().__init__(
+            f"{what} (line {line}) was called and not awaited, so nothing of it would run. Write `await {what}(...)`, "
+            f"or give it to asyncio.gather() or asyncio.create_task() and await that."
+        )
+        self.what, self.line = what, line
 
 
 class MainModuleError(CkWorkflowError):
@@ -265,21 +357,24 @@ class WorkflowNotRegisteredError(CkWorkflowError, LookupError):
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(
-            f"This process knows no {kind} named {name!r}. Check `workflow_packages` in celeryconfig.py, "
-            f"and that this worker runs the deploy that has it."
+            f"This process knows no {kind} named {name!r}. If it was renamed or moved, keep its old name: "
+            f"@{kind}(name={name!r}). Else check `workflow_packages` in celeryconfig.py, and that this worker runs the "
+            f"deploy that has it."
         )
         self.kind, self.name = kind, name
 
 
 class DatabaseUnavailableError(CkWorkflowError):
-    """The workflow database cannot be reached."""
+    """The workflow database cannot be reached, or cannot do its work at present."""
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            f"The workflow database {url} cannot be reached: {reason}. Check workflow_database_url in "
-            f"celeryconfig.py and that the server runs."
-        )
-        self.url, self.reason = url, reason
+    def __init__(self, url: str, reason: str, advice: str | None = None) -> None:
+        if advice is None:
+            problem = "cannot be reached"
+            advice = "Check workflow_database_url in celeryconfig.py and that the server runs"
+        else:
+            problem = "cannot be used"
+        super().__init__(f"The workflow database {url} {problem}: {reason}. {advice}.")
+        self.url, self.reason, self.advice = url, reason, advice
 
 
 class SchemaVersionError(CkWorkflowError):
@@ -337,7 +432,7 @@ class InvalidSettingError(CkWorkflowError, ValueError):
     """A setting or an environment variable has a value that cannot be used."""
 
     def __init__(self, name: str, value: object, reason: str) -> None:
-        super().__init__(f"{name} = {value!r} cannot be used: {reason}.")
+        super().__init__(f"{name} = {show(value)} cannot be used: {reason}.")
         self.name, self.value, self.reason = name, value, reason
 
 

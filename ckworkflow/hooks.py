@@ -2,7 +2,8 @@
 
 `use_step()`, `use_run()`, `use_client()` and `use_commandkit()` find the attempt that calls them by a
 context variable which the worker sets around it, so they work in helpers of any depth, in asyncio tasks
-that a step starts and in `asyncio.to_thread`. Anywhere else they raise `HookContextError`.
+that a step starts and in `asyncio.to_thread`. `use_run()` works in the body of a workflow too, which has a run but
+no attempt. Anywhere else they raise `HookContextError`.
 
 Not here: what stands behind them (`ckworkflow.worker` gives the `Services`).
 """
@@ -66,7 +67,7 @@ class Services(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The run that a step belongs to.
+    """The run that a step or a body belongs to.
 
     Attributes:
         run_id: Id of the run, as `start(...)` returned it.
@@ -148,11 +149,14 @@ def use_step() -> StepContext:
 
 
 def use_run() -> RunContext:
-    """Return the run that the running step belongs to.
+    """Return the run that the running step, or the running body of a workflow, belongs to.
 
     Raises:
-        HookContextError: No step is running here.
+        HookContextError: Neither is running here.
     """
+    tracer = tracing.current()
+    if tracer is not None:
+        return RunContext(tracer.run_id, tracer.workflow)
     context = _context("use_run")
     return RunContext(context.run_id, context.workflow)
 

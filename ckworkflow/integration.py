@@ -38,6 +38,8 @@ class Verdict:
         retry_after: When to try again; `None` leaves it to the step's own delay.
         counts: Whether the try uses one of the step's attempts.
         details: More, JSON only.
+        is_suggestion: Whether `retry_after` is only what suits errors of this kind, and gives way to a delay that the
+            step names; else it is the word of the service.
     """
 
     action: Literal["fatal", "retry", "fault"]
@@ -48,6 +50,7 @@ class Verdict:
     retry_after: timedelta | None = None
     counts: bool = True
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_suggestion: bool = False
 
 
 class Integration(Protocol):
@@ -120,7 +123,7 @@ def load_providers() -> None:
         try:
             provider.load()()
         except ImportError as error:
-            logger.debug("integration left out: %s", error, extra={"integration": provider.name})
+            logger.debug("integration %s left out: %s", provider.name, error)
 
 
 def installed() -> list[Integration]:

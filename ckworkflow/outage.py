@@ -23,24 +23,23 @@ class Outage:
     Args:
         logger: Where to say it.
         what: Its name: `database`, `broker`.
+        problem: What is wrong with it.
     """
 
-    def __init__(self, logger: logging.Logger, what: str) -> None:
-        self._logger, self._what = logger, what
+    def __init__(self, logger: logging.Logger, what: str, *, problem: str = "unreachable") -> None:
+        self._logger, self._what, self._problem = logger, what, problem
         self._lock = threading.Lock()
         _all.add(self)
         self._since: float | None = None
 
-    def begins(self, error: BaseException) -> None:
-        """Note that it was not reached; the first to note it says so."""
+    def begins(self, error: BaseException, text: object = None) -> None:
+        """Note that it was not reached; the first to note it says so, with a text that may replace the error's."""
         with self._lock:
             is_new = self._since is None
             if is_new:
                 self._since = time.monotonic()
         if is_new:
-            self._logger.warning(
-                "%s unreachable: %s", self._what, error, extra={"error": type(error).__name__}
-            )
+            self._logger.warning("%s %s: %s", self._what, self._problem, text or error)
 
     def ends(self) -> None:
         """Note that it was reached."""

@@ -71,6 +71,7 @@ class PlanNode:
         generation: Which edition of the node messages must name; 0 until stored.
         delay: Of a sleep: its length, or what is left of it.
         until: Of a sleep until a time: that time.
+        attempts: Of a step: its tries so far.
     """
 
     node_id: NodeId
@@ -81,6 +82,7 @@ class PlanNode:
     generation: int = 0
     delay: timedelta | None = None
     until: datetime | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ class Task:
     """One step; `delay` and `until` come from the sleeps right before it.
 
     `opens`: it is one of a window of a wide group, and whoever claims it publishes one of those held back.
+    `attempts`: its tries so far, Celery's `retries`.
     """
 
     node_id: NodeId
@@ -181,6 +184,7 @@ class Task:
     delay: timedelta | None = None
     until: datetime | None = None
     opens: bool = False
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +259,15 @@ class _Cutter:
                 until = node.until
                 if delay > self._horizon:
                     return Chain(tuple(items)), None
+                if len(node.next) > 1:
+                    return Chain(
+                        tuple(items)
+                    ), None  # nobody who waits for it waits for another's message
             else:
-                items.append(Task(node.node_id, node.name, node.generation, delay, until))
+                task = Task(
+                    node.node_id, node.name, node.generation, delay, until, attempts=node.attempts
+                )
+                items.append(task)
                 delay = until = None
             targets = self._targets(node)
             if len(targets) == 1 and targets[0] in self._plan.nodes:

@@ -184,6 +184,12 @@ async def naps(user_id: str):
 
 
 @workflow
+async def naps_a_little(user_id: str):
+    await verify_member(user_id)
+    await sleep("200 ms")
+
+
+@workflow
 async def returns(value):
     return {"value": value, "parts": {1}}
 

@@ -15,10 +15,12 @@ from ckworkflow.definition import registry
 from ckworkflow.engine import attempts, claims, judging, presence, recovery
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Claimed
-from ckworkflow.engine.core import Engine
+from ckworkflow.engine.core import LONGEST_GAP, Engine
+from ckworkflow.engine.detector import FailureDetector
 from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run
+from ckworkflow.engine.suspects import Suspects
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.store import nodes, processes, runs, schema, tables
 from ckworkflow.store.processes import ProcessRow
@@ -44,15 +46,25 @@ class DeskEngine(Engine):
 
 
 class ManualClock:
-    """The time of a database, which stands still until told."""
+    """The time of a database, and of the processes on it, which stands still until told."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        self.seconds = 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        """Seconds that only grow, and do not jump with the time."""
+        return self.seconds
+
     def advance(self, span: timedelta) -> None:
+        self.now += span
+        self.seconds += span.total_seconds()
+
+    def jump(self, span: timedelta) -> None:
+        """Set the time forward or back, as NTP does; no time passes."""
         self.now += span
 
 
@@ -61,10 +73,16 @@ class Desk:
 
     def __init__(self, url: str, clock: ManualClock, name: str) -> None:
         self._url, self._name = url, name
+        self._others: list[Desk] = []
         self.clock = clock
         self.messages: list[tuple[RunId, Piece]] = []
         self.engine = DeskEngine(Settings(database_url=url), self._publish, clock=clock)
         self.engine.name = name
+        settings = self.engine.settings
+        self.engine.detector = FailureDetector(
+            settings.silence, LONGEST_GAP * settings.heartbeat, clock=clock.monotonic
+        )
+        self.engine.suspects = Suspects(clock.monotonic)
         schema.upgrade(self.engine.database)
 
     @property
@@ -77,10 +95,13 @@ class Desk:
         return True
 
     def another(self, name: str) -> Desk:
-        """A second process on the same database, with the same time."""
-        return Desk(self._url, self.clock, name)
+        """A second process on the same database, with the same time; closed with this one."""
+        self._others.append(Desk(self._url, self.clock, name))
+        return self._others[-1]
 
     def close(self) -> None:
+        for other in self._others:
+            other.close()
         self.engine.bodies.clear()
         self.engine.database.dispose()
 
@@ -134,6 +155,16 @@ class Desk:
         """Another process has died, and that is found out."""
         self.register(other, pid_started="1")
         presence.bury_dead(self.engine)
+        other.engine.active.clear()  # from now on it stands for another process
+
+    def watch(self, span: timedelta) -> None:
+        """Let time pass in which this process looks at the others again and again."""
+        heartbeat = self.engine.settings.heartbeat
+        presence.bury_dead(self.engine)
+        while span > timedelta():
+            self.clock.advance(min(heartbeat, span))
+            presence.bury_dead(self.engine)
+            span -= heartbeat
 
     def take_lease(self, run_id: RunId) -> None:
         """Begin to advance a run, and come no further."""
@@ -154,6 +185,9 @@ class Desk:
         row = self.engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId(node_id)))
         assert row is not None
         return row
+
+    def nodes(self, run_id: RunId) -> list[NodeRow]:
+        return self.engine.database.read(lambda tx: nodes.load_nodes(tx, run_id))
 
     def run(self, run_id: RunId) -> RunRecord:
         return self.engine.database.read(lambda tx: runs.read_run(tx, run_id))

@@ -10,11 +10,13 @@ from pathlib import Path
 DOCKER = Path(__file__).parents[1] / "docker"
 BIN = Path(sys.executable).parent
 SECRETS = {
-    "DISCORD_TOKEN": "MTAwMDAwMDAwMDAwMDAwMDAwMQ.GabcDE.a-token-that-opens-nothing-at-all-0123",
-    "POSTGRES_PASSWORD": "p@ss/w#rd:%20'\"",
-    "REDIS_PASSWORD": "0123456789abcdef",
-    "FLOWER_BASIC_AUTH": "ada:lovelace",
+    "discord_token": "MTAwMDAwMDAwMDAwMDAwMDAwMQ.GabcDE.a-token-that-opens-nothing-at-all-0123",
+    "postgres_password": "p@ss/w#rd:%20'\"",
+    "redis_password": "0123456789abcdef",
+    "flower_redis_password": "fedcba9876543210",
+    "flower_basic_auth": "ada:lovelace",
 }
+"""By the names of their files."""
 
 
 def compose(

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Connection, update
-from sqlalchemy.exc import OperationalError
 
 from ckworkflow import codec
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import keyvalue
 from ckworkflow.store.database import Database
 from ckworkflow.store.runs import list_runs
@@ -132,7 +132,7 @@ class Home:
             self._database = Database(self.database_url or f"sqlite:///{self.folder}/ckworkflow.sqlite3")
         try:
             found = self._database.read(lambda tx: list_runs(tx, limit=1000))
-        except OperationalError as error:
+        except DatabaseUnavailableError as error:
             # The bot makes the tables as it starts its first run.
             if "no such table" in str(error):
                 return []

@@ -189,9 +189,9 @@ class RabbitMQ:
 
 
 class RabbitMQProcess(RabbitMQ):
-    """A RabbitMQ server of our own in a temporary folder."""
+    """A RabbitMQ server of our own in a temporary folder; `settings` are further ones of `rabbit`."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, **settings: int) -> None:
         # Debian's own script insists on its user's folders; what it starts takes them from the environment.
         script = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
         self._program = str(script) if script.exists() else program
@@ -200,12 +200,15 @@ class RabbitMQProcess(RabbitMQ):
         self._user_name = _user_named("rabbitmq", "nobody") if os.geteuid() == 0 else None
         self.folder = temporary_folder("rabbitmq", self._user_name)
         config, plugins = self.folder / "rabbitmq.conf", self.folder / "plugins"
+        advanced = self.folder / "advanced.config"
+        terms = ", ".join(f"{{{name}, {value}}}" for name, value in settings.items())
+        advanced.write_text(f"[{{rabbit, [{terms}]}}].\n")
         config.write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {api_port}\n"
         )
         plugins.write_text("[rabbitmq_management].\n")
-        for file in (config, plugins):
+        for file in (config, plugins, advanced):
             file.chmod(0o644)
         self._env = {
             **os.environ,
@@ -213,6 +216,7 @@ class RabbitMQProcess(RabbitMQ):
             "RABBITMQ_NODENAME": f"ckworkflow{self.port}@localhost",
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_CONFIG_FILE": str(config),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(advanced),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
@@ -260,6 +264,11 @@ class RabbitMQProcess(RabbitMQ):
             )  # fmt: skip
 
 
+def rabbitmq_program() -> str | None:
+    """Find RabbitMQ's server; Debian keeps it off the PATH of ordinary users."""
+    return shutil.which("rabbitmq-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> Iterator[RabbitMQ | None]:
     """A RabbitMQ server, or `None`. One of our own takes several seconds to start."""
@@ -269,7 +278,7 @@ def rabbitmq_server() -> Iterator[RabbitMQ | None]:
         api = f"http://{parts.hostname}:{(parts.port or 5672) + 10_000}"
         yield RabbitMQ(given.rstrip("/"), api)
         return
-    program = shutil.which("rabbitmq-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    program = rabbitmq_program()
     if program is None:
         yield None
         return

@@ -11,8 +11,8 @@ import ckworkflow
 from ckworkflow import errors
 
 OWN_NAMES = {
-    "Run", "RunStatus", "StepInfo", "SyncRun", "WorkflowPlugin", "get_run", "get_run_sync", "now", "random", "sleep", "start",
-    "start_sync", "step", "uuid4", "workflow",
+    "Run", "RunStatus", "Step", "StepInfo", "SyncRun", "Workflow", "WorkflowPlugin", "get_run", "get_run_sync", "now",
+    "parse_duration", "random", "sleep", "start", "start_sync", "step", "uuid4", "workflow",
 }  # fmt: skip
 
 
@@ -39,8 +39,8 @@ def test_the_package_holds_no_other_name() -> None:
     ("module", "names"),
     [
         ("ckworkflow.hooks", {"use_client", "use_commandkit", "use_run", "use_step"}),
-        ("ckworkflow.testing", {"FakeDiscord", "worker"}),
-        ("ckworkflow.ext.discord", {"setup", "teardown"}),
+        ("ckworkflow.testing", {"FakeDiscord", "FakeDiscordError", "FakeInteraction", "worker"}),
+        ("ckworkflow.ext.discord", {"attach", "detach", "setup", "teardown"}),
     ],
 )
 def test_the_other_public_modules_have_their_names(module: str, names: set[str]) -> None:

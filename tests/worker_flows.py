@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 from ckworkflow import step, workflow
+from ckworkflow.hooks import use_step
 
 begun = threading.Event()
 
@@ -36,3 +37,15 @@ async def slow(seconds: float) -> str:
 @workflow
 async def slowly(seconds: float) -> str:
     return await slow(seconds)
+
+
+@step(retry_delay="10ms")
+async def third_time() -> int:
+    if (attempt := use_step().attempt) < 3:
+        raise ValueError(attempt)
+    return attempt
+
+
+@workflow
+async def failing_twice() -> int:
+    return await third_time()

@@ -61,6 +61,18 @@ async def loop(length: int) -> int:
 
 
 @workflow
+async def naps(length: int) -> int:
+    """Poll and sleep, as a body that never ends does, here `length` times."""
+    done = 0
+    while True:
+        await noop(done)
+        await sleep("1ms")
+        done += 1
+        if done == length:
+            return length
+
+
+@workflow
 async def wide(width: int) -> int:
     """Run `width` steps side by side and join them."""
     values = await asyncio.gather(*[noop(number) for number in range(width)])

@@ -59,7 +59,7 @@ async def lone(times: int, pause: float) -> dict[str, list[float]]:
 
 async def long(kind: str, length: int) -> dict[str, float]:
     """One run of many steps."""
-    workflow = {"chain": flows.chain, "loop": flows.loop}[kind]
+    workflow = {"chain": flows.chain, "loop": flows.loop, "naps": flows.naps}[kind]
     began = time.perf_counter()
     answer = await (await start(workflow, length)).return_value(TIMEOUT_SECONDS)
     assert answer == length, answer

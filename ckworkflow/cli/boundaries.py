@@ -28,6 +28,8 @@ _POINTS_AT: Final = re.compile(
     r"^(?P<what>(?:\w+ )*`[^`]*`) \(line (?P<line>\d+)\) (?P<does>.+)$", re.DOTALL
 )
 """A reason that is about another line than the await's own."""
+_CALLED: Final = re.compile(r"(?<![\w.])([\w.]++)\(")
+"""A name that is called. It begins where no name has begun before: else each of its letters would be tried as a start."""
 _FENCE: Final = "what follows looks at the world"
 _BOUNDED: Final = "a segment ends after"
 
@@ -135,4 +137,4 @@ def tell(wait: Wait, boundaries: Sequence[Boundary]) -> str:
 
 def _words(code: str) -> list[str]:
     """The names that an await calls, as the reasons of the tracer have them."""
-    return [last_part(name) for name in re.findall(r"([\w.]+)\(", code)]
+    return [last_part(name) for name in _CALLED.findall(code)]

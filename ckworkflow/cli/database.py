@@ -33,7 +33,7 @@ def upgrade(home: Home) -> None:
     schema.upgrade(database)
     # Says so where this code must not use what it found.
     schema.ensure(database)
-    click.echo(f"The schema of {database.url} is up to date (revision {schema.CODE_REVISION}).")
+    words.say(f"The schema of {database.url} is up to date (revision {schema.CODE_REVISION}).")
 
 
 @db.command("prune")
@@ -65,8 +65,8 @@ def prune(home: Home, older_than: str, statuses: Sequence[str], dry_run: bool) -
     kind = "" if len(wanted) == len(retention.FINAL) else f"{' or '.join(wanted)} "
     age = f"ended before {words.moment(old.before)} in {engine.database.url}"
     if not old.total:
-        click.echo(f"There are no {kind}runs that {age}.")
+        words.say(f"There are no {kind}runs that {age}.")
         return
     parts = ", ".join(f"{old.runs[status]} {status}" for status in retention.FINAL if status in old.runs)
     runs = f"{old.total} run{'' if old.total == 1 else 's'} that {age}: {parts}."
-    click.echo(f"Would delete {runs}" if dry_run else f"Deleted {runs} Rows in all: {old.rows}.")
+    words.say(f"Would delete {runs}" if dry_run else f"Deleted {runs} Rows in all: {old.rows}.")

@@ -77,9 +77,9 @@ class Home:
 
     @property
     def engine(self) -> Engine:
-        """The engine over the database, which is checked (a SQLite file: made and migrated) first."""
+        """The engine over the database, which is checked (a SQLite file: migrated, never made) first."""
         engine = self.installation.engine
-        engine.ensure_schema()
+        engine.ensure_schema(creates=False)
         return engine
 
     def load_workflows(self) -> Sequence[WorkflowModuleError]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ckworkflow.cli.words import last_part
+from ckworkflow.cli.words import last_part, say
 from ckworkflow.definition import registry
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def find_workflow(home: Home, name: str) -> Workflow[..., Any]:
     """
     failures = home.load_workflows()
     for failure in failures:
-        click.echo(f"Warning: {failure}", err=True)
+        say(f"Warning: {failure}", err=True)
     found = _matches(name)
     if not found:
         home.load_everything()

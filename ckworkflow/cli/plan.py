@@ -62,11 +62,11 @@ def plan(home: Home, name: str, arguments: tuple[str, ...], as_json: bool, as_me
     args, kwargs = read_arguments(workflow, arguments)
     found = preview(home.app, workflow, args, kwargs, horizon=home.settings.horizon)
     if as_json:
-        click.echo(words.to_json(_data(found)))
+        words.say(words.to_json(_data(found)))
     elif as_mermaid:
-        click.echo("\n".join(flowchart(found)))
+        words.say("\n".join(flowchart(found)))
     else:
-        click.echo("\n".join(_text(found)))
+        words.say("\n".join(_text(found)))
 
 
 # -- text ---------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow import codec
 from ckworkflow.canvas import build
 from ckworkflow.cli.boundaries import Boundary, boundaries_of, reachable, tell
 from ckworkflow.definition import check_main
+from ckworkflow.engine.budget import START, Budget, SpareThreads
 from ckworkflow.engine.start import make_body
 from ckworkflow.model import NodeId, NodeKind, RunId
 from ckworkflow.plan import Chain, Chord, Group, Piece, Plan, Task, build_plan, cut_pieces
@@ -113,15 +114,18 @@ def preview(
         MainModuleError: No worker could find the workflow.
         UnserializableValueError: An argument cannot be stored.
         BodyAwaitError: The body awaits something that is not durable.
+        BodyTimeoutError: The body computes or blocks for too long.
     """
     check_main(workflow)
     tree: dict[str, Any] = {
         "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
         "kwargs": {key: codec.encode(arg, path=key) for key, arg in kwargs.items()},
     }
-    tracer = Tracer(RUN_ID, make_body(workflow, tree), started_at=datetime.now(UTC))
+    tracer = Tracer(
+        RUN_ID, make_body(workflow, tree), workflow=workflow.name, started_at=datetime.now(UTC)
+    )
     try:
-        trace = tracer.resume()
+        trace = Budget(SpareThreads()).run(tracer, workflow.name, tracer.resume, START)
     finally:
         tracer.close()
     workflows = reachable(workflow)
@@ -139,8 +143,7 @@ def preview(
 
 def name_result(reference: Json) -> _Result:
     """Return what stands for the result of a node where a value is shown: `<0:1>.id`."""
-    assert isinstance(reference, list)
-    node_id, path = reference
+    node_id, path = cast("tuple[str, list[tuple[str, str | int]]]", reference)
     return _Result(f"<{node_id}>" + "".join(_part(kind, key) for kind, key in path))
 
 

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 from ckworkflow import codec
+from ckworkflow.foreign import suppressed
 
 if TYPE_CHECKING:
     from ckworkflow.model import Json
 
-__all__ = ["call", "last_part", "moment", "relative", "shorten", "span", "table", "to_json", "value"]
+__all__ = [
+    "call",
+    "last_part",
+    "moment",
+    "plain",
+    "relative",
+    "say",
+    "short_span",
+    "shorten",
+    "span",
+    "table",
+    "to_json",
+    "value",
+]
+
+# What a terminal obeys instead of showing it (C0 without tab and line feed, DEL, C1), and what turns the direction of
+# writing, or looks like the end of a line.
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 _COARSE: Final = 2
@@ -36,6 +57,18 @@ def span(length: timedelta, *, units: int | None = None) -> str:
     if left or not parts:
         parts.append(_counted(left, "second"))
     return " ".join(parts[:units])
+
+
+def short_span(length: timedelta) -> str:
+    """Say a time span in a few letters, to a millisecond at best: `0.012s`, `1m 5s`, `7d 0h`."""
+    seconds = max(length.total_seconds(), 0.0)
+    if seconds < 60:  # noqa: PLR2004  # a minute
+        return f"{seconds:.3f}s"
+    whole = round(seconds)
+    days, hours, minutes, rest = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60, whole % 60
+    if days:
+        return f"{days}d {hours}h"
+    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s"
 
 
 def _counted(count: float, name: str) -> str:
@@ -62,10 +95,9 @@ def last_part(name: str) -> str:
 
 def value(tree: Json, *, ref: Callable[[Json], object] | None = None) -> str:
     """Say a stored value as Python would; where its class cannot be had, as it is stored."""
-    try:
+    with suppressed():  # rebuilding and showing a value runs code of its class
         return repr(codec.decode(tree, ref=ref))
-    except Exception:  # noqa: BLE001  # rebuilding and showing a value runs code of its class
-        return codec.dumps(tree)
+    return codec.dumps(tree)
 
 
 def call(name: str, tree: Any, *, ref: Callable[[Json], object] | None = None) -> str:
@@ -73,6 +105,21 @@ def call(name: str, tree: Any, *, ref: Callable[[Json], object] | None = None) -
     args = [value(arg, ref=ref) for arg in tree["args"]]
     args += [f"{key}={value(arg, ref=ref)}" for key, arg in tree["kwargs"].items()]
     return f"{last_part(name)}({', '.join(args)})"
+
+
+def plain(text: str) -> str:
+    """Write out what a terminal would obey: an error's text may hold what clears the screen, or worse."""
+    return _CONTROLS.sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004  # as `repr` has it
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text to people, whatever is in it; `err`: to stderr."""
+    click.echo(plain(text), err=err)
 
 
 def shorten(text: str, width: int) -> str:
@@ -83,7 +130,7 @@ def shorten(text: str, width: int) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Set rows in columns."""
-    lines = [list(header), *(list(row) for row in rows)]
+    lines = [[plain(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

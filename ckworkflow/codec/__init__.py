@@ -11,8 +11,8 @@ identity is not kept: a list passed twice comes back as two.
 Not here: where trees are stored, and what a `ref` stands for (`ckworkflow.tracing`).
 """
 
-from ckworkflow.codec.classes import register
+from ckworkflow.codec.classes import register, trust
 from ckworkflow.codec.decoding import decode, loads
 from ckworkflow.codec.encoding import dumps, encode
 
-__all__ = ["decode", "dumps", "encode", "loads", "register"]
+__all__ = ["decode", "dumps", "encode", "loads", "register", "trust"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 
@@ -61,17 +61,42 @@ def place(cls: type[Any]) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
+_trusted: Final[set[str]] = set()
+
+
+def trust(packages: Iterable[str]) -> None:
+    """Allow the modules of these packages to be imported for a class that a stored value or error names.
+
+    Of others only what this process has imported is used: whoever can write to the database must not choose what code
+    runs here.
+    """
+    _trusted.update(packages)
+
+
 def find(module: str, qualname: str) -> Any:
-    """Return what stands at a place.
+    """Return what was defined at a place.
 
     Raises:
-        ImportError: There is no such module; importing it may raise anything else.
-        AttributeError: The module has no such name.
+        ImportError: There is no such module, or it may not be imported; importing it may raise anything else.
+        LookupError: Nothing of that name was defined there.
     """
-    found: Any = sys.modules.get(module) or importlib.import_module(module)
+    found: Any = sys.modules.get(module)
+    if found is None:
+        if not _is_trusted(module):
+            msg = f"module {module} is not imported in this process, and not under workflow_packages"
+            raise ImportError(msg)
+        found = importlib.import_module(module)
     for name in qualname.split("."):
-        found = getattr(found, name)
+        # Not `getattr`: that runs code of modules which import what is asked of them.
+        found = vars(found)[name]
     return found
+
+
+def _is_trusted(module: str) -> bool:
+    """Whether a module may be imported; what its author keeps for `python -m` never."""
+    parts = module.split(".")
+    parents = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+    return "__main__" not in parts and not _trusted.isdisjoint(parents)
 
 
 def why_unstorable(cls: type[Any]) -> str | None:
@@ -88,7 +113,7 @@ def why_unstorable(cls: type[Any]) -> str | None:
         )
     try:
         found = find(cls.__module__, name)
-    except (ImportError, AttributeError):
+    except (ImportError, LookupError, TypeError):
         found = None
     # Not `is cls`: the old objects of a reloaded module are still good.
     if not isinstance(found, type) or found.__qualname__ != name:

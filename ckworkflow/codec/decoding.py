@@ -15,6 +15,7 @@ from uuid import UUID
 
 from ckworkflow.codec import classes
 from ckworkflow.errors import UnreadableValueError
+from ckworkflow.foreign import describe, is_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,24 +31,45 @@ def decode(tree: Json, *, ref: Callable[[Json], object] | None = None) -> Any:
         ref: Gives the object for each answer of the `ref` of `encode`.
 
     Raises:
-        UnreadableValueError: A class that the value needs cannot be imported, or has changed too much.
+        UnreadableValueError: A class that the value needs cannot be imported, or has changed too much, or its own
+            code raised.
+        BaseException: What `ref` raises passes as it is.
     """
-    return _Decoder(ref).value(tree)
+    decoder = _Decoder(ref)
+    try:
+        return decoder.value(tree)
+    except UnreadableValueError:
+        raise
+    except (
+        BaseException
+    ) as error:  # a tree that `encode` did not make, or nested deeper than Python bears
+        if error is decoder.passing or is_interrupt(error):
+            raise
+        raise UnreadableValueError("value", describe(error)) from error
 
 
 def loads(text: str) -> Json:
-    """Return the tree that `dumps` made this text of."""
-    tree: Json = json.loads(text)
+    """Return the tree that `dumps` made this text of.
+
+    Raises:
+        UnreadableValueError: The text is damaged.
+    """
+    try:
+        tree: Json = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableValueError("value", f"its text is damaged ({describe(error)})") from error
     return tree
 
 
 class _Decoder:
     """One `decode`."""
 
-    __slots__ = ("_ref",)
+    __slots__ = ("_ref", "passing")
 
     def __init__(self, ref: Callable[[Json], object] | None) -> None:
         self._ref = ref
+        self.passing: BaseException | None = None
+        """What `ref` has raised."""
 
     def value(self, tree: Any) -> Any:
         """Return the value of a tree."""
@@ -70,7 +92,7 @@ class _Decoder:
         container = _CONTAINERS.get(tag)
         data = self.value(tree["v"])
         if container is not None:
-            return container(data)
+            return _guarded(tag, container, data)
         if tag == "class":
             return _registered(tree["t"], data)
         build = _OBJECTS.get(tag)
@@ -79,10 +101,14 @@ class _Decoder:
         return _guarded(f"{tag} {tree['t']}", build, _class(tag, tree["t"]), data, tree)
 
     def _referred(self, data: Json) -> object:
-        if self._ref is None:
-            msg = f"internal error of ckworkflow: a reference, {data!r}, where only values may be"
-            raise RuntimeError(msg)
-        return self._ref(data)
+        try:
+            if self._ref is None:
+                msg = f"internal error of ckworkflow: a reference, {data!r}, where only values may be"
+                raise RuntimeError(msg)  # noqa: TRY301  # it passes like those of `ref`
+            return self._ref(data)
+        except BaseException as error:
+            self.passing = error
+            raise
 
 
 def _guarded(kind: str, build: Callable[..., object], *args: object) -> object:
@@ -90,8 +116,10 @@ def _guarded(kind: str, build: Callable[..., object], *args: object) -> object:
         return build(*args)
     except UnreadableValueError:
         raise
-    except Exception as error:  # a class of the user's may raise anything
-        raise UnreadableValueError(kind, f"{type(error).__name__}: {error}") from error
+    except BaseException as error:  # a class of the user's may raise anything
+        if is_interrupt(error):
+            raise
+        raise UnreadableValueError(kind, describe(error)) from error
 
 
 def _registered(name: str, data: object) -> object:
@@ -105,9 +133,11 @@ def _class(tag: str, place: str) -> type[Any]:
     module, _, qualname = place.partition(":")
     try:
         cls = classes.find(module, qualname)
-    except Exception as error:  # importing runs the code of that module
+    except BaseException as error:  # importing runs the code of that module
+        if is_interrupt(error):
+            raise
         raise UnreadableValueError(
-            f"{tag} {place}", f"its class cannot be imported ({error})"
+            f"{tag} {place}", f"its class cannot be imported ({describe(error)})"
         ) from error
     if not isinstance(cls, type) or not _FITS[tag](cls):
         raise UnreadableValueError(f"{tag} {place}", f"what has its name is no {tag} any more")

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from ckworkflow.codec import classes, hints
 from ckworkflow.errors import UnserializableValueError
+from ckworkflow.foreign import is_interrupt, suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,7 +42,8 @@ def encode(value: object, *, path: str, ref: Callable[[object], Json | None] | N
             `None`, is stored in place of the object, and given to the `ref` of `decode`.
 
     Raises:
-        UnserializableValueError: Something in it has no stored form; the error names the path.
+        UnserializableValueError: Something in it has no stored form, or its own code raised when it was read; the
+            error names the path.
     """
     try:
         return _Encoder(ref).tree(value)
@@ -148,10 +150,17 @@ class _Encoder:
             answer = self._ref(value)
             if answer is not None:
                 return {"$": "ref", "v": answer}
-        leaf = _LEAVES.get(kind)
-        if leaf is not None:
-            return {"$": leaf[0], "v": leaf[1](value)}
-        return self._compound(value, kind)
+        try:
+            leaf = _LEAVES.get(kind)
+            if leaf is not None:
+                return {"$": leaf[0], "v": leaf[1](value)}
+            return self._compound(value, kind)
+        except _RefusedError:
+            raise
+        except BaseException as error:  # the class of the value, or of its time zone, may raise anything
+            if is_interrupt(error):
+                raise
+            raise _RefusedError(value, hints.raised(error)) from None
 
     def _compound(self, value: Any, kind: type[Any]) -> Json:
         if id(value) in self._inside:
@@ -290,9 +299,10 @@ def _attribute(name: object) -> str:
 
 
 def _subscript(key: object) -> str:
-    try:
-        text = repr(key)
-    except Exception:  # noqa: BLE001  # the repr of the user's class, or of an int of 5,000 digits
+    text = ""
+    with suppressed():  # the repr of the user's class, or of an int of 5,000 digits
+        text = str.__str__(repr(key))
+    if not text:
         return "[...]"
     return f"[{text}]" if len(text) <= _LONGEST_KEY else "[...]"
 

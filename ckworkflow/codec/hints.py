@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Final
 
 from ckworkflow.codec.classes import builtin_base
+from ckworkflow.foreign import describe
 
 CYCLE: Final = "It contains itself (a cycle): pass a tree, or ids in place of links."
 
@@ -33,6 +34,11 @@ _DISCORD_HINTS: Final = (
     ("Context", "Pass <path>.author.id or what you need of the context instead."),
     ("Client", "Call use_client() in the step instead."),
 )
+
+
+def raised(error: BaseException) -> str:
+    """Return what to do about a value that raised when it was read."""
+    return f"Reading it raised {describe(error)}. Pass the ids and values that you need of it instead."
 
 
 def hint(value: object) -> str:

@@ -55,9 +55,9 @@ def compile_body(
         return _compile(function, source, classify=classify, ops=ops)
     except Exception as error:  # noqa: BLE001  # whatever goes wrong here: strict awaits are always right
         logger.warning(
-            "workflow not compiled, every await is strict",
-            extra={"workflow": function.__qualname__, "error": repr(error)[:200]},
-        )
+            "workflow %s.%s not compiled, every await in it is strict: %s",
+            function.__module__, function.__qualname__, repr(error)[:200],
+        )  # fmt: skip
         return _untouched(function, f"the compiler failed on it ({type(error).__name__})")
 
 

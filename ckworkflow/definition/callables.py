@@ -24,6 +24,7 @@ from typing import (
     NamedTuple,
     ParamSpec,
     Protocol,
+    Self,
     TypeVar,
     Unpack,
     cast,
@@ -33,11 +34,11 @@ from typing import (
 from ckworkflow import body, compiler, tracing
 from ckworkflow.definition.options import StepKeywords, StepOptions
 from ckworkflow.definition.registration import registry
-from ckworkflow.errors import WorkflowCallError
+from ckworkflow.errors import ArgumentsChangedError, WorkflowCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-    from types import CodeType, FunctionType
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from types import CodeType, FrameType, FunctionType
 
 __all__ = ["Definition", "Site", "Step", "SyncStep", "Workflow", "classify", "step", "workflow"]
 
@@ -67,7 +68,7 @@ class Definition:
         module: Its module.
         qualname: Its name in there.
         site: Its file and line.
-        execution: The same object for all definitions of one execution of the module.
+        executions: The modules whose code is under way, each with what tells one execution of it from another.
         signature: Its parameters.
     """
 
@@ -82,9 +83,7 @@ class Definition:
         self.site = _site(function)
         # Not that of what another decorator has wrapped: it is this function that is called.
         self.signature = inspect.signature(function, follow_wrapped=False)
-        # A reload gives a module another spec: what tells it from a second definition in one execution.
-        space = getattr(function, "__globals__", {})
-        self.execution: object = space.get("__spec__") or space
+        self.executions = _executions(function)
 
     @property
     def place(self) -> str:
@@ -103,8 +102,37 @@ class Definition:
             msg = f"{self.qualname}() {error}"
             raise TypeError(msg) from None
 
+    def check_stored(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Check arguments that were stored by a release of which the signature may have been another.
+
+        Raises:
+            ArgumentsChangedError: Python would not call the function with them.
+        """
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentsChangedError(self.kind, self.name, str(error)) from None
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        """Bind to nothing. That it is there lets `help()` and Sphinx take this for a function, and show its docs."""
+        return self
+
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>"
+
+
+def _executions(function: Callable[..., Any]) -> dict[str, object]:
+    """The module of a function and those on the way to its definition, by name, each with its spec.
+
+    A reload gives a module another spec. Not only the function's own module counts: one that calls the factory of
+    another is reloaded as well.
+    """
+    spaces = [getattr(function, "__globals__", {})]
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # there is no other way to learn who calls
+    while frame is not None:
+        spaces.append(frame.f_globals)
+        frame = frame.f_back
+    return {str(space.get("__name__")): space.get("__spec__") or space for space in reversed(spaces)}
 
 
 class Step(Definition, Generic[P, R]):
@@ -131,15 +159,15 @@ class Step(Definition, Generic[P, R]):
         if tracer is None:
             result = self.function(*args, **kwargs)
         else:
-            line = sys._getframe(1).f_lineno  # noqa: SLF001  # where the body calls: what is shown of a boundary
+            frame = sys._getframe(1)  # noqa: SLF001  # where the body calls: what is shown of a boundary
             try:
                 self.bind(args, kwargs)
-                result = tracer.step_call(self.name, args, kwargs, line=line)
+                result = tracer.step_call(self.name, args, kwargs, frame=frame)
             except Exception:
                 if not tracing.holds_part([*args, *kwargs.values()]):
                     raise
                 # Python would have worked out the parts first, and one of them may have no value.
-                result = tracer.later(self, args, kwargs, line=line)
+                result = tracer.later(self, args, kwargs, line=frame.f_lineno)
         # An awaitable in a body, whatever the function gives elsewhere.
         return cast("Coroutine[None, None, R]", result)
 
@@ -177,9 +205,9 @@ class Workflow(Definition, Generic[P, R]):
         if tracer is None:
             raise WorkflowCallError(self.name)
         self.bind(args, kwargs)
-        line = sys._getframe(1).f_lineno  # noqa: SLF001  # as in `Step`
+        frame = sys._getframe(1)  # noqa: SLF001  # as in `Step`
         function = self.body.function
-        call = tracer.workflow_call(lambda: function(*args, **kwargs), self.name, line=line)
+        call = tracer.workflow_call(lambda: function(*args, **kwargs), self.name, frame=frame)
         return cast("Coroutine[None, None, R]", call)
 
     @functools.cached_property
@@ -249,9 +277,9 @@ def step(
     Args:
         function: An `async def`, which runs on the worker's loop, or a `def`, which runs in a thread.
         name: What the database and Celery call it; by default its module and qualified name. Give one where
-            the function may move: runs that wait know it by its name.
+            the function may move: runs that wait know it by its name. A lambda and a function in a function need one.
         options: See `StepOptions`: `max_retries` (3), `retry_delay` (1 s), `retry_backoff`,
-            `retry_backoff_max`, `retry_jitter`, `timeout`, `queue`, `rate_limit`, `priority`.
+            `retry_backoff_max`, `retry_jitter`, `timeout`, `queue`, `rate_limit`, `priority`, `discord_errors`.
 
     Raises:
         TypeError: Not a function, a generator, or an unknown option.
@@ -260,7 +288,7 @@ def step(
     parsed = StepOptions.parse(options)
 
     def decorate(function: Callable[..., Any]) -> Step[..., Any]:
-        _check_function("step", function)
+        _check_function("step", function, name)
         cls = Step if inspect.iscoroutinefunction(function) else SyncStep
         made: Step[..., Any] = cls(function, name=name, options=parsed)
         registry.register(made)
@@ -293,7 +321,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, name: str | None 
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
-        _check_function("workflow", function)
+        _check_function("workflow", function, name)
         if not inspect.iscoroutinefunction(function):
             msg = (
                 f"@workflow goes over an `async def`, and {function.__qualname__} is a `def`. Write `async def "
@@ -307,7 +335,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, name: str | None 
     return decorate if function is None else decorate(function)
 
 
-def _check_function(kind: str, function: object) -> None:
+def _check_function(kind: str, function: object, name: str | None) -> None:
     if isinstance(function, str):
         msg = f"@{kind} takes its options by keyword: @{kind}(name={function!r})"
         raise TypeError(msg)
@@ -324,6 +352,21 @@ def _check_function(kind: str, function: object) -> None:
             f"Return a list instead of using `yield`."
         )
         raise TypeError(msg)
+    owner = function.__qualname__.rpartition(".")[0]
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    if owner and not owner.endswith("<locals>") and names[:1] in (("self",), ("cls",)):
+        msg = (
+            f"@{kind} cannot go over {function.__qualname__}, a method: a run outlives the object, and a worker has none to "
+            f"call it on. Define it outside of the class, with ids in place of `{names[0]}`."
+        )
+        raise TypeError(msg)
+    if name is None and "<" in function.__qualname__:
+        msg = (
+            f"{function.__module__}.{function.__qualname__} ({_site(function)}) needs a name of its own: a lambda, or what "
+            f"a function defines, has one qualified name however often it is made, and runs in the database know a "
+            f"{kind} by its name alone. Write @{kind}(name=...), another one each time."
+        )
+        raise ValueError(msg)
 
 
 def _checked_name(kind: str, name: object) -> str:

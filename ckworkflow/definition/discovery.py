@@ -40,12 +40,11 @@ def discover(packages: Sequence[str]) -> list[WorkflowModuleError]:
     for package in packages:
         seen: set[Path] = set()
         for name in _walk(package, seen, failures):
-            logger.debug("workflow module loaded", extra={"workflow_module": name})
+            logger.debug("workflow module %s loaded", name)
     for failure in failures:
         logger.error(
             "workflow module not loaded: %s",
             failure,
-            extra={"workflow_module": failure.module},
             exc_info=failure.__cause__,
         )
     return failures

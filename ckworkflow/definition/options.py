@@ -7,20 +7,54 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Final, Literal, TypedDict, get_type_hints
 
-from ckworkflow.duration import parse_span
+from ckworkflow.duration import LONGEST, parse_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["StepKeywords", "StepOptions"]
+__all__ = ["DISCORD_ERRORS", "DiscordErrors", "StepKeywords", "StepOptions", "is_discord_errors"]
+
+DiscordErrors = bool | Mapping[int | str, Literal["fatal", "retry"]] | None
+"""What is made of Discord's errors instead of the default policy: see `StepOptions.discord_errors`."""
+
+DISCORD_ERRORS: Final = "True, False, or a dict of error codes and kinds (docs/discord.md lists them), each 'fatal' or 'retry'"
+"""The forms of that, in words."""
 
 _RATE: Final = re.compile(r"\d+(\.\d+)?(/[smh])?", re.ASCII)
 _HIGHEST_PRIORITY: Final = 255
 _MOST_DOUBLINGS: Final = 64
+_LONGEST_BACKOFF: Final = LONGEST.days * 86_400
+_KINDS: Final = frozenset(
+    (
+        *(
+            "archived",
+            "auth",
+            "blocked",
+            "cloudflare",
+            "dm_blocked",
+            "forbidden",
+            "gone",
+            "interaction",
+            "invalid",
+        ),
+        *(
+            "limit",
+            "network",
+            "quota",
+            "rate_limited",
+            "runtime",
+            "server",
+            "unavailable",
+            "user_banned",
+        ),
+    )
+)
+"""Those of `ckworkflow.discord.policy`, which not every process can import."""
 
 
 class StepKeywords(TypedDict, total=False):
@@ -35,6 +69,7 @@ class StepKeywords(TypedDict, total=False):
     queue: str | None
     rate_limit: str | None
     priority: int | None
+    discord_errors: DiscordErrors
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +86,10 @@ class StepOptions:
         queue: The Celery queue; `None` is the app's default.
         rate_limit: Starts per worker process, as Celery writes it: `"10/m"`.
         priority: Of its messages, 0 to 255, where the broker knows priorities.
+        discord_errors: Whether the default policy judges Discord's errors and those of the network; or by code and
+            kind, which of them are fatal and which are tried again (`{50083: "retry", "network": "fatal"}`), the
+            policy judging the rest. `None` is the app's `workflow_discord_errors`.
+        has_own_delay: Whether the step has named its pauses: those that the policy merely suggests give way.
     """
 
     max_retries: int = 3
@@ -62,6 +101,8 @@ class StepOptions:
     queue: str | None = None
     rate_limit: str | None = None
     priority: int | None = None
+    discord_errors: DiscordErrors = None
+    has_own_delay: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         # By type and not by isinstance: a bool is an int, and `max_retries=True` is a mistake.
@@ -75,8 +116,8 @@ class StepOptions:
         _check(
             "retry_backoff_max",
             self.retry_backoff_max,
-            "a whole number of seconds, 1 or more",
-            is_valid=_is_int(self.retry_backoff_max, 1),
+            "a whole number of seconds, 1 or more and 1000 years at most",
+            is_valid=_is_int(self.retry_backoff_max, 1, _LONGEST_BACKOFF),
         )
         _check(
             "timeout",
@@ -101,6 +142,12 @@ class StepOptions:
             self.priority,
             f"0 to {_HIGHEST_PRIORITY}",
             is_valid=self.priority is None or _is_int(self.priority, 0, _HIGHEST_PRIORITY),
+        )
+        _check(
+            "discord_errors",
+            self.discord_errors,
+            DISCORD_ERRORS,
+            is_valid=is_discord_errors(self.discord_errors),
         )
 
     @classmethod
@@ -128,6 +175,8 @@ class StepOptions:
             queue=keywords.get("queue"),
             rate_limit=keywords.get("rate_limit"),
             priority=keywords.get("priority"),
+            discord_errors=keywords.get("discord_errors"),
+            has_own_delay=not keywords.keys().isdisjoint(("retry_delay", "retry_backoff")),
         )
 
     def delay_after(
@@ -148,6 +197,16 @@ class StepOptions:
         doublings = min(attempt - 1, _MOST_DOUBLINGS)
         seconds = min(self.retry_backoff_max, int(self.retry_backoff) * 2**doublings)
         return timedelta(seconds=randrange(seconds + 1) if self.retry_jitter else seconds)
+
+
+def is_discord_errors(value: object) -> bool:
+    """Whether a value says what is to be made of Discord's errors."""
+    if isinstance(value, Mapping):
+        return all(
+            (_is_int(key, 0) or key in _KINDS) and action in ("fatal", "retry")
+            for key, action in value.items()
+        )
+    return value is None or isinstance(value, bool)
 
 
 def _check(name: str, value: object, wanted: str, *, is_valid: bool) -> None:

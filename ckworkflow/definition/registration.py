@@ -38,8 +38,14 @@ class Registry:
         """Let a name mean this step or workflow; one from the same place in the code is replaced.
 
         Raises:
-            ValueError: The name is that of another function.
+            ValueError: The name is that of another function, or no database can hold it.
         """
+        if not _can_be_stored(definition.name):
+            msg = (
+                f"A {definition.kind} cannot be named {definition.name!a}: no database holds a NUL character or half of a "
+                f"surrogate pair. Take that out of its `name=`."
+            )
+            raise ValueError(msg)
         names: dict[str, Any] = self.steps if definition.kind == "step" else self.workflows
         other: Definition | None = names.get(definition.name)
         if (
@@ -47,10 +53,12 @@ class Registry:
             and other.place == definition.place
             and not _is_redefined(other, definition)
         ):
+            where = f"at {definition.site}, each time anew"
+            if other.site != definition.site:
+                where = f"at {other.site} and at {definition.site}"
             msg = (
-                f"{definition.place} ({definition.site}) is defined twice as a {definition.kind} named "
-                f"{definition.name!r}: in a factory, a loop, as a lambda, or under one name. The second would "
-                f"silently replace the first. Give each a `name=` of its own."
+                f"Two {definition.kind}s are named {definition.name!r}: {definition.place} is defined twice, {where}. The "
+                f"second would silently take the place of the first. Give each a `name=` of its own."
             )
             raise ValueError(msg)
         if other is not None and other.place != definition.place:
@@ -101,10 +109,22 @@ class Registry:
         return found
 
 
+def _can_be_stored(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_redefined(old: Definition, new: Definition) -> bool:
-    """Whether a definition takes the place of another: its module was executed again, or it is the very same."""
+    """Whether a definition takes the place of another: a module behind it was executed again, or it is the very same."""
     before, after = old.function, new.function
-    if old.execution is not new.execution or before is after:
+    # By identity: the spec that a reload gives to a module is equal to the old one.
+    is_reload = any(
+        old.executions.get(module, execution) is not execution
+        for module, execution in new.executions.items()
+    )
+    if before is after or is_reload:
         return True
     return (
         getattr(before, "__code__", None) is getattr(after, "__code__", None)
@@ -112,6 +132,7 @@ def _is_redefined(old: Definition, new: Definition) -> bool:
         and after.__closure__ is None
         and before.__defaults__ == after.__defaults__
         and before.__kwdefaults__ == after.__kwdefaults__
+        and getattr(old, "options", None) == getattr(new, "options", None)
     )
 
 

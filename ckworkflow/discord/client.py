@@ -4,7 +4,7 @@ A bot's own `setup_hook` would load cogs, sync commands and start loops in every
 `discord.Client` that logs in with two REST calls and opens no gateway. What needs a gateway raises and
 says what to do, where discord.py itself would wait for ever.
 
-Not here: who logs it in and closes it (`integration`), nonces (`nonce`).
+Not here: who logs it in and closes it (`integration`), nonces (`nonce`), mentions (`mentions`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class WorkerClient(discord.Client):
             intents=discord.Intents.all() if intents is None else intents,
             max_messages=None,
             max_ratelimit_timeout=_MAX_RATELIMIT_SECONDS,
-            allowed_mentions=discord.AllowedMentions.none(),
         )
 
     async def wait_until_ready(self) -> None:

@@ -1,7 +1,8 @@
 """Where discord.py looks for Discord, and whether it is discord.py at all.
 
 `CKWORKFLOW_DISCORD_API_BASE` and `CKWORKFLOW_DISCORD_GATEWAY_URL` point every process elsewhere, bot and
-worker alike: at a rate-limit proxy that they share, or at `ckworkflow.testing.FakeDiscord`.
+worker alike: at a rate-limit proxy that they share, or at `ckworkflow.testing.FakeDiscord`, which also points the
+process that it runs in at itself.
 """
 
 from __future__ import annotations
@@ -16,17 +17,28 @@ import discord.http
 import yarl
 
 from ckworkflow.errors import DiscordLibraryError, InvalidSettingError
+from ckworkflow.scrub import conceal_url, scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["API_BASE", "GATEWAY_URL", "apply_endpoints", "require_discord_py", "reset_endpoints"]
+__all__ = [
+    "API_BASE",
+    "GATEWAY_URL",
+    "apply_endpoints",
+    "point_at",
+    "require_discord_py",
+    "reset_endpoints",
+]
 
 API_BASE: Final = "CKWORKFLOW_DISCORD_API_BASE"
 GATEWAY_URL: Final = "CKWORKFLOW_DISCORD_GATEWAY_URL"
 
 _OLDEST: Final = (2, 5)
-_DEFAULTS: Final = (discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY)
+_DEFAULTS: Final[tuple[str, yarl.URL]] = (
+    discord.http.Route.BASE,
+    discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY,
+)
 
 
 def apply_endpoints(environ: Mapping[str, str] | None = None) -> bool:
@@ -55,7 +67,35 @@ def apply_endpoints(environ: Mapping[str, str] | None = None) -> bool:
 
 def reset_endpoints() -> None:
     """Point discord.py at the real Discord again."""
-    discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = _DEFAULTS
+    _point(_DEFAULTS)
+
+
+def point_at(environ: Mapping[str, str]) -> Callable[[], None]:
+    """Point discord.py at the addresses of `environ` for a while.
+
+    Returns:
+        What points it back to where it pointed before; it does nothing if it has been pointed elsewhere since.
+
+    Raises:
+        InvalidSettingError: An address is not a URL of its kind.
+    """
+    before = _pointed()
+    apply_endpoints(environ)
+    ours = _pointed()
+
+    def back() -> None:
+        if _pointed() == ours:
+            _point(before)
+
+    return back
+
+
+def _pointed() -> tuple[str, yarl.URL]:
+    return discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY
+
+
+def _point(addresses: tuple[str, yarl.URL]) -> None:
+    discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = addresses
 
 
 def require_discord_py() -> None:
@@ -75,4 +115,5 @@ def require_discord_py() -> None:
 def _check(name: str, value: str, schemes: tuple[str, ...], example: str) -> None:
     parts = urlsplit(value)
     if parts.scheme not in schemes or not parts.netloc:
-        raise InvalidSettingError(name, value, f"it must be a URL such as {example}")
+        raise InvalidSettingError(name, scrub(value), f"it must be a URL such as {example}")
+    conceal_url(value)

@@ -1,8 +1,9 @@
-"""The bot's extension: what `load_extension("ckworkflow.ext.discord")` sets up, and takes down again.
+"""The bot's extension: what `load_extension("ckworkflow.ext.discord")` and `attach(client)` set up and take down.
 
-With no broker configured, the worker runs inside the bot: it starts after READY, on the bot's own loop, and
-the bot is what `use_client()` gives. `load_extension` itself returns at once. With a broker, steps run in
-processes of their own, and there is nothing to do here.
+With no broker configured, the worker runs inside the bot: it starts once the client is logged in and its
+`setup_hook` is over, on the bot's own loop, and the bot is what `use_client()` gives. It does not wait for READY:
+steps need REST, and a bot of many guilds is minutes behind its login before it is ready. `load_extension` itself
+returns at once. With a broker, steps run in processes of their own, and there is nothing to do here.
 
 All state lives in this module, not in the shim that discord.py loads: discord.py executes an extension
 anew at each load and removes it from `sys.modules` at unload.
@@ -16,9 +17,10 @@ import asyncio
 import logging
 import signal
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+import discord
 import discord.http
 
 from ckworkflow import integration
@@ -26,11 +28,9 @@ from ckworkflow.discord.endpoints import API_BASE, apply_endpoints, require_disc
 from ckworkflow.discord.integration import LiveBotIntegration
 from ckworkflow.discord.redaction import install_log_filter
 from ckworkflow.errors import CkWorkflowError, HookContextError
+from ckworkflow.scrub import scrub
 
-if TYPE_CHECKING:
-    from discord.ext import commands
-
-__all__ = ["setup", "teardown"]
+__all__ = ["attach", "detach"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,28 +57,44 @@ class Installation(Protocol):
 
 
 class _Extension:
-    """The extension of one bot that runs the worker inside itself."""
+    """The extension of one client that runs the worker inside itself."""
 
-    def __init__(self, bot: commands.Bot, installation: Installation) -> None:
-        self._bot = bot
+    def __init__(self, client: discord.Client, installation: Installation) -> None:
+        self._client = client
         self._installation = installation
         self._loop = asyncio.get_running_loop()
-        self._integration = LiveBotIntegration(bot, self._loop)
+        self._integration = LiveBotIntegration(client, self._loop)
+        self._waiting: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._worker: EmbeddedWorker | None = None
+        self._unloading: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._has_signal_handler = False
 
     def load(self) -> None:
         integration.install(self._integration)
-        self._bot.add_listener(self.on_ready)
+        # On the instance, since a plain client has no listeners: discord.py calls `connect` when the login and
+        # `setup_hook` are over, and everybody calls `close`.
+        self._connect_as_before, self._close_as_before = self._client.connect, self._client.close
+        self._client.connect = self._connect  # type: ignore[method-assign]
+        self._client.close = self._close  # type: ignore[method-assign]
         self._take_sigterm()
-        if self._bot.is_ready():
+        if self._client.is_ready():
             self._start()
+        elif self._client.user is not None:
+            # In `setup_hook`, and `connect` comes; or in a client that is connecting already.
+            self._waiting = self._loop.create_task(self._start_when_ready())
 
     async def unload(self) -> None:
         """Drain the worker while the bot can still talk to Discord, then leave no trace."""
-        self._bot.remove_listener(self.on_ready)
+        if self._unloading is None:
+            self._unloading = self._loop.create_task(self._unload(), name="ckworkflow-unload")
+        # Whoever closes the client a second time waits for the same.
+        await asyncio.shield(self._unloading)
+
+    async def _unload(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
         if self._starting is not None:
             await asyncio.gather(self._starting, return_exceptions=True)
         worker, self._worker = self._worker, None
@@ -87,10 +103,28 @@ class _Extension:
             await self._loop.run_in_executor(None, worker.stop)
             logger.info("embedded worker stopped")
         integration.uninstall(self._integration)
+        self._give_back("connect", self._connect, self._connect_as_before)
+        self._give_back("close", self._close, self._close_as_before)
         self._give_sigterm_back()
 
-    async def on_ready(self) -> None:
-        """Start the worker at the first READY; a bot that reconnects hears of more."""
+    def _give_back(self, name: str, ours: Any, theirs: Any) -> None:
+        if vars(self._client).get(name) != ours:
+            return  # somebody has wrapped it since
+        delattr(self._client, name)
+        if getattr(self._client, name) != theirs:
+            setattr(self._client, name, theirs)
+
+    async def _connect(self, *args: Any, **kwargs: Any) -> None:
+        if self._unloading is None:
+            self._start()
+        await self._connect_as_before(*args, **kwargs)
+
+    async def _close(self) -> None:
+        await detach(self._client)
+        await self._close_as_before()
+
+    async def _start_when_ready(self) -> None:
+        await self._client.wait_until_ready()
         self._start()
 
     def _start(self) -> None:
@@ -133,7 +167,7 @@ class _Extension:
     def _close_bot(self) -> None:
         if self._closing is None:
             logger.info("SIGTERM: closing the bot")
-            self._closing = self._loop.create_task(self._bot.close(), name="ckworkflow-close-bot")
+            self._closing = self._loop.create_task(self._client.close(), name="ckworkflow-close-bot")
 
     def _give_sigterm_back(self) -> None:
         if self._has_signal_handler:
@@ -148,24 +182,34 @@ def _installation() -> Installation:
     return current()
 
 
-_loaded: WeakKeyDictionary[commands.Bot, _Extension] = WeakKeyDictionary()
+_loaded: WeakKeyDictionary[discord.Client, _Extension] = WeakKeyDictionary()
 
 
-async def setup(bot: commands.Bot) -> None:
-    """Set up ckworkflow in a bot's process. discord.py calls it.
+async def attach(client: discord.Client) -> None:
+    """Set up ckworkflow in the process of a client: what `load_extension` does for a bot.
+
+    Call it before `client.start(...)` or in `setup_hook`. With no broker configured the worker starts inside the
+    process once the client has logged in, and ends as the client closes. A second call does nothing.
+
+    Args:
+        client: Any client of discord.py: `Client`, `AutoShardedClient`, `Bot`, or a class of one's own.
 
     Raises:
-        HookContextError: Another bot of this process runs the embedded worker.
+        TypeError: It is no client.
+        HookContextError: Another client of this process runs the embedded worker.
         DiscordLibraryError: `discord` is not discord.py.
         InvalidSettingError: An address in the environment is no URL.
     """
     require_discord_py()
+    if not isinstance(client, discord.Client):
+        raise TypeError(f"attach takes a discord.Client, made by you, and got {client!r}.")
     before = discord.http.Route.BASE
     apply_endpoints()
-    if bot.user is not None and before != discord.http.Route.BASE:
+    if client.user is not None and before != discord.http.Route.BASE:
         logger.warning(
-            "the bot had logged in at %s before %s was read: load the extension before bot.start()",
-            before,
+            "the bot had logged in at %s before %s was read: import ckworkflow in the file that starts the bot, "
+            "or load the extension before bot.start()",
+            scrub(before),
             API_BASE,
         )
     install_log_filter()
@@ -173,19 +217,26 @@ async def setup(bot: commands.Bot) -> None:
     if not installation.is_embedded:
         logger.info("broker configured: steps run in workers of their own")
         return
+    if client in _loaded:
+        return
     if _loaded:
         raise HookContextError(
             "load_extension",
             "another bot of this process has loaded ckworkflow.ext.discord and runs the embedded worker. "
             "Run each bot in a process of its own, or configure a broker.",
         )
-    extension = _Extension(bot, installation)
-    _loaded[bot] = extension
+    extension = _Extension(client, installation)
+    _loaded[client] = extension
     extension.load()
 
 
-async def teardown(bot: commands.Bot) -> None:
-    """Take everything down again. discord.py calls it, also as the bot closes."""
-    extension = _loaded.pop(bot, None)
-    if extension is not None:
-        await extension.unload()
+async def detach(client: discord.Client) -> None:
+    """Take everything down again; the embedded worker lets its steps finish first.
+
+    A client that closes does it itself. One that is not attached is left alone.
+    """
+    extension = _loaded.get(client)
+    if extension is None:
+        return
+    await extension.unload()
+    _loaded.pop(client, None)

@@ -3,7 +3,7 @@
 Guarantee: a worker that consumes is logged in. A token that Discord refuses stops the worker before
 it takes anything; a network that is down is waited for.
 
-Not here: the client (`client`), the error table (`policy`), nonces (`nonce`).
+Not here: the client (`client`), the error table (`policy`), nonces (`nonce`), mentions (`mentions`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ import discord.http
 
 from ckworkflow.discord.client import WorkerClient, check_loop
 from ckworkflow.discord.endpoints import apply_endpoints, require_discord_py
+from ckworkflow.discord.mentions import install_mentions, step_mentions, uninstall_mentions
 from ckworkflow.discord.nonce import install_nonces, step_nonces, uninstall_nonces
 from ckworkflow.discord.policy import judge
 from ckworkflow.discord.redaction import install_log_filter, quieten
@@ -29,7 +30,9 @@ from ckworkflow.errors import (
     InvalidTokenError,
     MissingTokenError,
 )
+from ckworkflow.foreign import suppressed
 from ckworkflow.integration import install, installed
+from ckworkflow.scrub import conceal, scrub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +51,7 @@ _PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class _DiscordErrors:
-    """What both integrations share: nonces around an attempt, and the error table."""
+    """What both integrations share: nonces and mentions around an attempt, and the error table."""
 
     @property
     def name(self) -> str:
@@ -57,37 +60,43 @@ class _DiscordErrors:
 
     @contextmanager
     def step(self, context: StepContext) -> Iterator[None]:
-        """Give the sends of an attempt their nonces."""
-        with step_nonces(context.idempotency_key):
+        """Give the sends of an attempt their nonces, and let them ping nobody by default."""
+        with step_nonces(context.idempotency_key), step_mentions():
             try:
                 yield
             except Exception as error:
                 # The error is judged later, and elsewhere; pauses grow with the attempts.
-                with suppress(AttributeError):
+                with suppressed():  # its class may refuse it in any way
                     setattr(error, _ATTEMPT, context.attempt)
                 raise
 
     def judge(self, error: BaseException) -> Verdict | None:
         """Judge an error by the table of `policy`."""
-        return judge(error, attempt=getattr(error, _ATTEMPT, 1))
+        attempt = 1
+        with suppressed():
+            attempt = int(getattr(error, _ATTEMPT, 1))
+        return judge(error, attempt=attempt)
 
 
 class DiscordIntegration(_DiscordErrors):
     """Discord in a worker process.
 
     Args:
-        token: The bot's; from `DISCORD_TOKEN` by default. Without one the worker runs, and a step that
-            asks for the client fails with `MissingTokenError`.
+        token: The bot's; by default what `DISCORD_TOKEN` is as the worker starts. Without one the worker runs, and
+            a step that asks for the client fails with `MissingTokenError`.
     """
 
     def __init__(self, token: str | None = None) -> None:
-        self._token = (os.environ.get(TOKEN, "") if token is None else token).strip()
+        self._given_token = token
+        self._token = ""
         self._client: WorkerClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rebuilding: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<DiscordIntegration {'with' if self._token else 'without'} a token>"
+        return (
+            f"<DiscordIntegration {'with' if self._token or self._given_token else 'without'} a token>"
+        )
 
     async def open(self) -> None:
         """Log in, over REST.
@@ -102,11 +111,16 @@ class DiscordIntegration(_DiscordErrors):
         apply_endpoints()
         install_log_filter()
         quieten()
+        install_mentions()
         self._loop = asyncio.get_running_loop()
+        # Not as it is made: a process may start several workers, each in a test with a token of its own.
+        token = os.environ.get(TOKEN, "") if self._given_token is None else self._given_token
+        self._token = token.strip()
+        conceal(self._token, "token")
         if self._token:
             self._client = await self._login()
         else:
-            logger.info("no discord token", extra={"variable": TOKEN})
+            logger.info("no Discord token: %s is not set, and steps that ask for the client fail", TOKEN)
 
     async def close(self) -> None:
         """Close the client's connections. A closed client cannot be opened again; `open` makes a new one."""
@@ -116,6 +130,7 @@ class DiscordIntegration(_DiscordErrors):
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+        uninstall_mentions()
 
     def client(self) -> discord.Client:
         """Return the worker's client.
@@ -136,10 +151,9 @@ class DiscordIntegration(_DiscordErrors):
     def judge(self, error: BaseException) -> Verdict | None:
         """Judge an error by the table, and make a new client if this one is broken."""
         verdict = super().judge(error)
-        if verdict is not None and verdict.action == "fault":
-            logger.error("discord fault", extra={"kind": verdict.kind, "error": verdict.message})
-            if verdict.kind == "runtime" and self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._rebuild)
+        is_broken = verdict is not None and verdict.kind == "runtime"
+        if is_broken and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._rebuild)
         return verdict
 
     def _rebuild(self) -> None:
@@ -149,7 +163,7 @@ class DiscordIntegration(_DiscordErrors):
 
     async def _replace(self, broken: WorkerClient) -> None:
         self._client = await self._login()
-        logger.warning("discord client rebuilt")
+        logger.warning("Discord client rebuilt: the old one was closed, or used from another loop")
         await broken.close()
 
     async def _login(self) -> WorkerClient:
@@ -165,9 +179,9 @@ class DiscordIntegration(_DiscordErrors):
                     raise
                 pause = _login_pause(error, attempt)
                 logger.warning(
-                    "discord login failed",
-                    extra={"error": str(error), "retry_in_seconds": round(pause.total_seconds(), 1)},
-                )
+                    "Discord cannot be reached, so the worker takes no work yet; it tries again in %.1f s: %s",
+                    pause.total_seconds(), error,
+                )  # fmt: skip
                 await asyncio.sleep(pause.total_seconds())
                 attempt += 1
             else:
@@ -186,9 +200,9 @@ def _login_pause(error: Exception, attempt: int) -> timedelta:
     if verdict is None:
         raise error
     if verdict.kind == "auth":
-        raise InvalidTokenError(str(error)) from error
+        raise InvalidTokenError(scrub(str(error))) from error
     if verdict.action == "fatal":
-        raise DiscordLoginError(discord.http.Route.BASE, str(error)) from error
+        raise DiscordLoginError(scrub(discord.http.Route.BASE), scrub(str(error))) from error
     if verdict.kind in ("cloudflare", "rate_limited") and verdict.retry_after is not None:
         return verdict.retry_after
     return timedelta(seconds=_PAUSES[min(attempt, len(_PAUSES) - 1)])
@@ -199,7 +213,7 @@ class LiveBotIntegration(_DiscordErrors):
 
     Args:
         bot: The bot, logged in. Its options are the user's and stay as they are; sends of steps get
-            nonces, and nothing else is changed.
+            nonces and ping nobody by default, and nothing else is changed.
         loop: The loop that it runs on.
     """
 
@@ -208,12 +222,15 @@ class LiveBotIntegration(_DiscordErrors):
 
     async def open(self) -> None:
         """Wrap the bot's sends. It is logged in already."""
+        conceal(self._bot.http.token or "", "token")
         install_log_filter()
+        install_mentions()
         install_nonces(self._bot)
 
     async def close(self) -> None:
         """Leave the bot as it was; it is not ours to close."""
         uninstall_nonces(self._bot)
+        uninstall_mentions()
 
     def client(self) -> discord.Client:
         """Return the bot.

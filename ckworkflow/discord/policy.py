@@ -14,6 +14,7 @@ Source: https://docs.discord.com/developers/topics/opcodes-and-status-codes
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import socket
@@ -27,7 +28,7 @@ import discord
 
 from ckworkflow.errors import CkWorkflowError
 from ckworkflow.integration import Verdict
-from ckworkflow.scrub import scrub
+from ckworkflow.scrub import scrub_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +39,8 @@ Action = Literal["fatal", "retry", "fault"]
 
 _LONGEST_TEXT: Final = 500
 _JITTER: Final = 0.1
+_LONGEST_SAID: Final = 86_400.0
+"""Seconds. Discord says minutes, hours at most; what is longer is not its word, and not to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ def judge(
         retry_after=_pause(rule, error, attempt, jitter),
         counts=rule.counts,
         details=_details(error),
+        is_suggestion=rule in (UNAVAILABLE, SERVER, NETWORK),
     )
 
 
@@ -237,7 +241,7 @@ def _pause(
     seconds = rule.delays[min(max(attempt, 1), len(rule.delays)) - 1]
     said = _said_by_discord(error)
     if rule is RATE_LIMITED and said is not None:
-        seconds = said
+        seconds = min(max(said, 0.0), _LONGEST_SAID)
     elif rule is CLOUDFLARE and said is not None:
         seconds = min(max(said, 300.0), 3600.0)
     return timedelta(seconds=seconds * (1 + _JITTER * jitter()))
@@ -249,18 +253,21 @@ def _said_by_discord(error: BaseException) -> float | None:
     if isinstance(error, discord.HTTPException):
         for name in ("Retry-After", "X-RateLimit-Reset-After"):
             try:
-                return float(error.response.headers[name])
+                seconds = float(error.response.headers[name])
             except (KeyError, ValueError):
                 continue
+            if not math.isnan(seconds):
+                return seconds
     return None
 
 
 _ID = re.compile(r"(?<=/)\d{15,20}(?=/|$)")
 _EMOJI = re.compile(r"(?<=/reactions/)[^/]+")
+_API = re.compile(r"^.*?/api(/v\d{1,4})?(?=/)")
 
 
 def _message(error: BaseException) -> str:
-    text = scrub(str(error)) or type(error).__name__
+    text = scrub_head(str(error), _LONGEST_TEXT) or type(error).__name__
     where = _route(error)
     return f"{where}: {text}"[:_LONGEST_TEXT] if where else text[:_LONGEST_TEXT]
 
@@ -272,7 +279,7 @@ def _details(error: BaseException) -> dict[str, str]:
     if route:
         details["route"] = route
     if isinstance(error, discord.HTTPException) and error.text:
-        details["text"] = scrub(error.text)[:_LONGEST_TEXT]
+        details["text"] = scrub_head(error.text, _LONGEST_TEXT)
     return details
 
 
@@ -282,7 +289,7 @@ def _route(error: BaseException) -> str | None:
     url = getattr(response, "url", None)
     if response is None or url is None:
         return None
-    path = scrub(str(getattr(url, "path", url)))
+    path = scrub_head(str(getattr(url, "path", url)), _LONGEST_TEXT)
     path = _EMOJI.sub("{emoji}", _ID.sub("{id}", path))
-    path = re.sub(r"^.*?/api(/v\d+)?(?=/)", "", path)
+    path = _API.sub("", path)
     return f"{getattr(response, 'method', '')} {path}".strip()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from ckworkflow.foreign import suppressed
 from ckworkflow.scrub import scrub
 
 __all__ = ["install_log_filter", "quieten"]
@@ -15,10 +16,11 @@ __all__ = ["install_log_filter", "quieten"]
 class _Redactor(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the record's text; it always passes."""
-        try:
+        text = None
+        with suppressed():
             text = record.getMessage()
-        except (TypeError, ValueError):
-            # A record whose arguments do not fit; logging itself will say so.
+        if text is None:
+            # A record whose arguments do not fit, or cannot be shown; logging itself will say so.
             return True
         clean = scrub(text)
         if clean != text:

@@ -16,21 +16,24 @@ owner is gone; after it, what was not published the clock publishes.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import failures, spinning
+from ckworkflow.engine import failures, holding
 from ckworkflow.engine.bodies import Body
+from ckworkflow.engine.budget import BodyStoppedError
 from ckworkflow.engine.start import choose_plain, end_text, make_body
 from ckworkflow.errors import (
     BodyAwaitError,
-    ReplayDivergenceError,
+    BodyTimeoutError,
+    NotAwaitedError,
+    RefusedValueError,
     UnreadableValueError,
-    WorkflowNotRegisteredError,
 )
 from ckworkflow.model import Json, NodeId, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
@@ -48,8 +51,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STRANGER_DELAY = timedelta(seconds=10)
-"""How long a run waits for another worker when this one does not know its workflow."""
+TRIES = 3
+"""Continuations in a row in which a body may compute or block for too long; then its run fails."""
+TRY_DELAY = timedelta(seconds=5)
+"""After the first of them; after each further one as much longer. The machine may have been to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,12 @@ class _Snapshot:
     source_hash: str
     created_at: datetime
     news: list[NodeRow]
+    spins: int
+    """How many continuations there are with this one since the body was told something."""
+    events: int
+    """How many events are recorded for the body, told or not."""
+    held: holding.Hold | None
+    """The hold that has just ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +110,28 @@ def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> 
         A step that was claimed with what was written, for the caller to run; only with `may_run`.
     """
     begun: NodeRow | None = None
-    while True:
-        snapshot = engine.database.transact_run(run_id, lambda tx: _begin(engine, tx, run_id))
-        if isinstance(snapshot, spinning.Hold):
-            spinning.tell(run_id, snapshot)
-            return begun
-        if snapshot is None:
-            return begun
-        committed = _continue(engine, run_id, snapshot, may_run if begun is None else None)
-        if committed.begun is not None:
-            begun = committed.begun
-            engine.active.add((run_id, begun.node_id))
-        if committed.is_released:
-            return begun
+    try:
+        while True:
+            snapshot = engine.database.transact_run(run_id, lambda tx: _begin(engine, tx, run_id))
+            if isinstance(snapshot, holding.Hold):
+                holding.tell(run_id, snapshot)
+                return begun
+            if snapshot is None:
+                return begun
+            engine.advancing[run_id] = time.monotonic()
+            try:
+                committed = _continue(engine, run_id, snapshot, may_run if begun is None else None)
+            finally:
+                engine.advancing.pop(run_id, None)
+            if committed.begun is not None:
+                begun = committed.begun
+                engine.active.add((run_id, begun.node_id))
+            if committed.is_released:
+                return begun
+    except BaseException:
+        if begun is not None:  # nobody hears of it: the heartbeat frees it
+            engine.active.discard((run_id, begun.node_id))
+        raise
 
 
 def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRun | None) -> Committed:
@@ -119,13 +139,15 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     tracer: Tracer | None = None
     try:
         tracer, trace = _trace(engine, run_id, snapshot)
-    except (UnreadableValueError, WorkflowNotRegisteredError):
-        # Not the run's fault: a worker of another deploy may know the workflow, and the classes of its values.
-        logger.exception("run cannot go on in this worker", extra={"run_id": run_id})
-        wait = STRANGER_DELAY
-        engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot, wait=wait))
+    except holding.BODY_CAUSES as error:
+        return _leave(engine, run_id, snapshot, error)
+    except BodyStoppedError:
+        engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot, wait=timedelta()))
         return _DONE
-    except (ReplayDivergenceError, BodyAwaitError) as error:
+    except BodyTimeoutError as error:
+        _time_out(engine, run_id, snapshot, error)
+        return _DONE
+    except (BodyAwaitError, NotAwaitedError) as error:
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
         engine.notify(run_id)
@@ -138,6 +160,15 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         tracer.close()
         engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot))
         return _AGAIN
+    except RefusedValueError as error:
+        tracer.close()
+        text = failures.dumps(error)
+        engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
+        engine.notify(run_id)
+        return _DONE
+    except UnreadableValueError as error:
+        tracer.close()
+        return _leave(engine, run_id, snapshot, error)
     except BaseException:
         tracer.close()
         raise
@@ -154,23 +185,45 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     return committed
 
 
-def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | spinning.Hold | None:
+def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Committed:
+    """Hold a run that this worker's code cannot go on with: it is not the run's fault, and another deploy may."""
+    held = engine.database.transact(lambda tx: _hold(engine, tx, run_id, snapshot, error))
+    if held is not None:
+        holding.tell(run_id, held, error)
+    return _DONE
+
+
+def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holding.Hold | None:
     """Take the lease, and read what the body is to be told; `None`: nothing, or not now, or not by this process."""
     run = runs.lock_run(tx, run_id, engine.database)
     if run.status.is_final or run.signals == run.seen:
         return None
     news = nodes.load_news(tx, run_id)
-    events, held = run.delivered + len(news), spinning.read(run.held)
+    events, held = run.delivered + len(news), holding.read(run.held)
     if held is not None and held.lasts(run, events):
-        spinning.rest(tx, run, held)
+        holding.rest(tx, run, held)
         return None
-    spins = spinning.count(run)
-    epoch = runs.acquire_lease(tx, run, owner=engine.owner, ttl=engine.settings.lease, spins=spins)
+    spins = holding.count(run)
+    epoch = runs.acquire_lease(
+        tx, run, owner=engine.owner, ttl=engine.settings.lease, spins=spins,
+        held=holding.without_body(run.held),
+    )  # fmt: skip
     if epoch is None:
         return None
-    if spins > spinning.SPIN_LIMIT:
-        return spinning.hold(tx, run, events)
-    return _Snapshot(epoch, run.signals, run.now, run.workflow, run.source_hash, run.created_at, news)
+    if spins > holding.SPIN_LIMIT:
+        return holding.hold_spin(tx, run, events)
+    return _Snapshot(
+        epoch,
+        run.signals,
+        run.now,
+        run.workflow,
+        run.source_hash,
+        run.created_at,
+        news,
+        spins,
+        events,
+        held,
+    )
 
 
 def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> tuple[Tracer, Trace]:
@@ -178,13 +231,24 @@ def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> tuple[Tracer, 
     kept = engine.bodies.take(run_id, snapshot.epoch - 1)
     if kept is not None:
         try:
-            return kept, kept.resume(news)
+            return kept, _known_here(_resume(engine, snapshot, kept, news))
         except ReplayNeededError:
             kept.close()
         except BaseException:
             kept.close()
             raise
     return _replay(engine, run_id, snapshot, news)
+
+
+def _known_here(trace: Trace) -> Trace:
+    """Return the trace of a body that had all it imports.
+
+    Raises:
+        ImportError: It ends because this worker lacks a package or module.
+    """
+    if trace.end is not None and isinstance(trace.end.error, ImportError):
+        raise trace.end.error
+    return trace
 
 
 def _replay(
@@ -206,15 +270,20 @@ def _replay(
     tracer = Tracer(
         run_id,
         make_body(workflow, tree),
+        workflow=snapshot.workflow,
         started_at=snapshot.created_at,
         known=known,
         is_same_source=workflow.source_hash == snapshot.source_hash,
     )
     try:
-        return tracer, tracer.resume([*history, *news])
+        return tracer, _known_here(_resume(engine, snapshot, tracer, [*history, *news]))
     except BaseException:
         tracer.close()
         raise
+
+
+def _resume(engine: Engine, snapshot: _Snapshot, tracer: Tracer, outcomes: list[Outcome]) -> Trace:
+    return engine.budget.run(tracer, snapshot.workflow, lambda: tracer.resume(outcomes))
 
 
 def _outcome(row: NodeRow, at: datetime) -> Outcome:
@@ -280,8 +349,9 @@ def write_trace(
         if engine.end_run(tx, run, end):
             return Committed((), is_released=True, is_final=True)
     plan = build_plan(trace)
+    delivered = values.get("delivered", run.delivered)
     followup = plans.apply_plan(
-        tx, run, plan, trace.nodes, epoch=run.epoch, is_new=is_new, choose=choose, owner=engine.owner,
+        tx, run, plan, trace.nodes, epoch=run.epoch, told=delivered, is_new=is_new, choose=choose, owner=engine.owner,
         old_joins=old_joins,
     )  # fmt: skip
     if followup.ends_run:
@@ -297,20 +367,30 @@ def write_trace(
         values["signals"] = signals
     wake_at = engine.schedule(tx, run, followup, carried, is_all=is_new, **values)
     engine.wake_at(wake_at)
-    delivered = values.get("delivered", run.delivered)
     body = Body(tracer, run.epoch, signals, delivered, set())
     if is_released and (followup.is_all or is_new):
-        kept = {name: value for name, value in values.items() if name in RunRow.__slots__}
+        kept = {name: value for name, value in values.items() if name in RunRow._fields}
         body.waits_for, body.joins = set(plan.nodes), followup.join_rows
-        body.run = replace(run, **{**kept, "wake_at": wake_at})
+        body.run = run._replace(**{**kept, "wake_at": wake_at})
     return Committed(pieces, is_released, is_final=False, begun=followup.begun, body=body)
 
 
 # -- foreseen continuations -----------------------------------------------------------------------
 
 
-def foresee(engine: Engine, run_id: RunId, node_id: NodeId, output: Json) -> Foreseen | None:
+def foresee(
+    engine: Engine, run_id: RunId, workflow: str, node_id: NodeId, output: Json,
+    lost: Callable[[], object] | None = None,
+) -> Foreseen | None:  # fmt: skip
     """Run on the body that waits for nothing but this node, as if its result were recorded.
+
+    Args:
+        engine: The engine.
+        run_id: The run.
+        workflow: Its workflow's name.
+        node_id: The node.
+        output: Its result, encoded.
+        lost: Where this thread may be lost to the body: told if it is (`Budget.run_here`).
 
     Returns:
         What is to be committed with the record; `None` when there is no such body here.
@@ -321,7 +401,13 @@ def foresee(engine: Engine, run_id: RunId, node_id: NodeId, output: Json) -> For
     body.recorded.append((node_id, output))
     at = engine.database.about_now()
     try:
-        trace = body.tracer.resume([Outcome(known, tree, None, at) for known, tree in body.recorded])
+        outcomes = [Outcome(known, tree, None, at) for known, tree in body.recorded]
+        resume = lambda: body.tracer.resume(outcomes)  # noqa: E731
+        if lost is None:
+            trace = engine.budget.run(body.tracer, workflow, resume)
+        else:
+            trace = engine.budget.run_here(body.tracer, workflow, resume, lost)
+        trace = _known_here(trace)
     except Exception:  # noqa: BLE001  # whatever it is, the usual way meets it again, and tells it
         body.tracer.close()
         return None
@@ -373,17 +459,47 @@ class Foreseen:
         self._body.tracer.close()
 
 
+def _time_out(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BodyTimeoutError) -> None:
+    """Try a body again that has computed or blocked for too long, or fail its run."""
+    if snapshot.spins >= TRIES:
+        text = failures.dumps(error)
+        engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
+        engine.notify(run_id)
+        return
+    wait = TRY_DELAY * snapshot.spins
+    logger.warning(
+        "run %s: %s It is tried again in %g s (%d of %d).", run_id, error, wait.total_seconds(), snapshot.spins,
+        TRIES, extra={"run_id": run_id},
+    )  # fmt: skip
+    engine.database.transact(
+        lambda tx: _release(engine, tx, run_id, snapshot, wait=wait, is_counted=True)
+    )
+
+
 def _release(
-    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, *, wait: timedelta | None = None
-) -> None:
+    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, *, wait: timedelta | None = None,
+    is_counted: bool | None = None,
+) -> None:  # fmt: skip
     run = runs.lock_run(tx, run_id, engine.database)
     if run.epoch == snapshot.epoch and not run.status.is_final:
-        # A worker that waits for another deploy has continued nothing.
-        spins = run.spins if wait is None else run.spins - 1
+        # A body that its worker has stopped has continued nothing.
+        is_counted = wait is None if is_counted is None else is_counted
+        spins = run.spins if is_counted else run.spins - 1
         runs.update_run(
             tx, run_id, lease_owner=None, lease_until=None, spins=spins,
             wake_at=run.now + (wait or engine.settings.redispatch_after),
         )  # fmt: skip
+
+
+def _hold(
+    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: BaseException
+) -> holding.Hold | None:
+    run = runs.lock_run(tx, run_id, engine.database)
+    if run.epoch != snapshot.epoch or run.status.is_final:
+        return None
+    held = holding.hold_deploy(tx, run, snapshot.events, error, snapshot.held)
+    engine.wake_at(held.until)
+    return held
 
 
 def _fail(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: str) -> None:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import Step
-from ckworkflow.engine import failures
+from ckworkflow.engine import failures, holding
 from ckworkflow.engine.advance import Foreseen, MayRun, foresee
 from ckworkflow.engine.claims import Claimed, begun, claim_next, with_arguments
 from ckworkflow.engine.judging import RELEASED, Failure
 from ckworkflow.engine.resolve import resolve_known
+from ckworkflow.errors import RefusedValueError, UnreadableValueError
 from ckworkflow.model import NodeId, NodeStatus
 from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.guesses import GuessError
@@ -73,7 +74,7 @@ class Recorded:
 
 def record_success(
     engine: Engine, claimed: Claimed, value: object, *, carries: frozenset[tuple[NodeId, int]],
-    may_run: MayRun | None = None,
+    may_run: MayRun | None = None, lost: Callable[[], object] | None = None,
 ) -> Recorded:  # fmt: skip
     """Record a result.
 
@@ -83,30 +84,46 @@ def record_success(
         value: The step's result.
         carries: The nodes (with their generation) that Celery would publish next by itself.
         may_run: Which steps this process would run next, in place; `None`: none.
+        lost: Where this thread may be lost to a body: told if it is, and then nothing is recorded (`Budget.run_here`).
 
     Raises:
         UnserializableValueError: The result cannot be stored: the attempt has failed, and nothing is recorded yet.
+        DatabaseUnavailableError: Nothing is known to be recorded; to be called again.
     """
     tree = codec.encode(value, path="result")
     output = codec.dumps(tree)
-    foreseen = foresee(engine, claimed.run_id, claimed.row.node_id, tree)
+    foreseen = foresee(engine, claimed.run_id, claimed.workflow, claimed.row.node_id, tree, lost)
     try:
-        recorded = _record_at_once(engine, claimed, output, may_run, foreseen)
-        if recorded is None:
-            recorded = engine.database.transact_run(
-                claimed.run_id,
-                lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen),
-            )
-    except BaseException:
-        if foreseen is not None:
-            foreseen.close()
-        raise
+        recorded = _record_success(engine, claimed, output, carries, may_run, foreseen)
+    except BaseException as error:
+        if foreseen is None:
+            raise
+        foreseen.close()
+        if not isinstance(error, (RefusedValueError, UnreadableValueError)):
+            raise
+        # Perhaps a value of the continuation, and then no fault of this step; what cannot be rebuilt here waits for
+        # another deploy.
+        foreseen = None
+        recorded = _record_success(engine, claimed, output, carries, may_run, foreseen)
     _note_record(engine, claimed, recorded)
     if foreseen is not None:
         foreseen.keep(engine, claimed.run_id)
     else:
         engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
     return recorded
+
+
+def _record_success(
+    engine: Engine, claimed: Claimed, output: str, carries: frozenset[tuple[NodeId, int]],
+    may_run: MayRun | None, foreseen: Foreseen | None,
+) -> Recorded:  # fmt: skip
+    recorded = _record_at_once(engine, claimed, output, may_run, foreseen)
+    if recorded is not None:
+        return recorded
+    return engine.database.transact_run(
+        claimed.run_id,
+        lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen),
+    )
 
 
 def submit_success(
@@ -159,7 +176,22 @@ def record_failure(
     engine: Engine, claimed: Claimed, failure: Failure, *, step: Step[..., Any] | None,
     carries: frozenset[tuple[NodeId, int]],
 ) -> Recorded:  # fmt: skip
-    """Record a failed attempt: for good, or until the next one."""
+    """Record a failed attempt: for good, or until the next one.
+
+    Raises:
+        DatabaseUnavailableError: Nothing is known to be recorded; to be called again.
+    """
+    try:
+        return _record_failure(engine, claimed, failure, step=step, carries=carries)
+    except RefusedValueError as error:  # what the step's error says: this stands for it
+        told = replace(failure, data=failures.to_data(RefusedValueError(error.reason)))  # a short one
+        return _record_failure(engine, claimed, told, step=step, carries=carries)
+
+
+def _record_failure(
+    engine: Engine, claimed: Claimed, failure: Failure, *, step: Step[..., Any] | None,
+    carries: frozenset[tuple[NodeId, int]],
+) -> Recorded:  # fmt: skip
     data = failure.data
     if failure.action == "release":
         return _end(
@@ -167,12 +199,21 @@ def record_failure(
             claimed,
             lambda tx: _suspend(engine, tx, claimed, failure, failure.delay or FAULT_DELAY, "released"),
         )
+    if failure.action == "hold":
+        data, pause, is_again = holding.next_step_hold(claimed.row, data)
+        held = replace(failure, data=data)
+        recorded = _end(
+            engine,
+            claimed,
+            # To say the same again tells nothing new, and the rows would be many.
+            lambda tx: _suspend(engine, tx, claimed, held, pause, None if is_again else "held"),
+        )
+        holding.tell_step(claimed.run_id, claimed.row, data, is_again=is_again)
+        return recorded
     if failure.action == "retry" and step is not None:
         attempts = claimed.counted_attempt
         if not failure.counts or attempts <= step.options.max_retries:
-            delay = failure.delay
-            if delay is None:
-                delay = step.options.delay_after(max(1, attempts))
+            delay = failure.delay_for(step.options, max(1, attempts))
             return _end(
                 engine, claimed, lambda tx: _suspend(engine, tx, claimed, failure, delay, "retried")
             )
@@ -188,6 +229,11 @@ def release(engine: Engine, claimed: Claimed) -> Recorded:
     return _end(
         engine, claimed, lambda tx: _suspend(engine, tx, claimed, RELEASED, timedelta(), "released")
     )
+
+
+def ending(engine: Engine, tx: Transaction, claimed: Claimed, error: str) -> Works[Recorded]:
+    """Record, in a transaction that has locked the run, that an attempt has failed for good."""
+    return _record(engine, tx, claimed, None, error, frozenset())
 
 
 def _end(engine: Engine, claimed: Claimed, work: Work[Recorded]) -> Recorded:
@@ -206,7 +252,7 @@ def _record_at_once(
         return None
     try:
         if foreseen is not None and foreseen.run is not None:
-            run = replace(foreseen.run, now=engine.database.about_now())
+            run = foreseen.run._replace(now=engine.database.about_now())
             return engine.database.transact_run(
                 claimed.run_id,
                 lambda tx: _commit_foreseen(engine, tx, run, claimed, output, foreseen, may_run),
@@ -377,7 +423,7 @@ def _finish_record(
 ) -> Recorded:  # fmt: skip
     """End a transaction that recorded something: the run's end, what to publish, when to look again."""
     if followup.ends_run:
-        if engine.end_run(tx, run, known=known):
+        if engine.try_to_end(tx, run, known=known):
             return Recorded(has_ended=True)
         followup.wakes_body = True
     keeps_chain, asleep = (False, set()) if following else _carried(tx, run, followup, carries)
@@ -422,11 +468,12 @@ def _carried(
 
 
 def _suspend(
-    engine: Engine, tx: Transaction, claimed: Claimed, failure: Failure, delay: timedelta, outcome: str
-) -> Recorded:
+    engine: Engine, tx: Transaction, claimed: Claimed, failure: Failure, delay: timedelta,
+    outcome: str | None,
+) -> Recorded:  # fmt: skip
     run = runs.lock_run(tx, claimed.run_id, engine.database)
     due_at = run.now + delay
-    is_free = failure.action == "release" or not failure.counts
+    is_free = failure.action in ("release", "hold") or not failure.counts
     error = codec.dumps(failure.data)
     is_carried = failure.action == "retry" and delay <= engine.settings.horizon
     if not records.suspend_attempt(
@@ -437,6 +484,7 @@ def _suspend(
     if run.status.is_final:
         return Recorded()
     wake_at = due_at + (engine.settings.redispatch_after if is_carried else timedelta())
-    engine.schedule(tx, run, Followup(asleep={claimed.row.node_id: wake_at}))
+    marks = holding.mark_steps(run) if failure.action == "hold" else {}
+    engine.schedule(tx, run, Followup(asleep={claimed.row.node_id: wake_at}), **marks)
     engine.wake_at(wake_at)
     return Recorded(retry_in=delay if is_carried else None)

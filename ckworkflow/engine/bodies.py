@@ -69,6 +69,11 @@ class BodyCache:
             return None
         return found.tracer
 
+    def is_waiting_for(self, run_id: RunId, node_id: NodeId) -> bool:
+        """Whether a body is here that waits for nothing but this node."""
+        found = self._bodies.get(run_id)
+        return found is not None and found.waits_for == {node_id}
+
     def take_waiting_for(self, run_id: RunId, node_id: NodeId) -> Body | None:
         """Remove and return a body that waits for nothing but this node."""
         with self._lock:
@@ -87,10 +92,13 @@ class BodyCache:
                 found.joins = None
 
     def keep(self, run_id: RunId, body: Body) -> None:
-        """Keep a body; the one that was used least goes."""
+        """Keep a body that can go on; the one that was used least goes."""
         with self._lock:
             evicted = [self._bodies.pop(run_id)] if run_id in self._bodies else []
-            self._bodies[run_id] = body
+            if body.tracer.has_ended:
+                evicted.append(body)
+            else:
+                self._bodies[run_id] = body
             while len(self._bodies) > self._size:
                 evicted.append(self._bodies.popitem(last=False)[1])
         for old in evicted:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ckworkflow import codec
 from ckworkflow.engine.presence import beat
 from ckworkflow.engine.resolve import resolve_value
+from ckworkflow.engine.suspects import SUSPECT_LOSSES, probation
 from ckworkflow.errors import RunNotFoundError, UnreadableValueError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import Chain, Task
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from ckworkflow.plan import Piece
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.writer import Works
-
-SUSPECT_LOSSES = 3
-"""Of steps that have lost so many workers, one runs at a time: then a death tells which of them kills."""
-SUSPECT_WAIT = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,15 @@ def claim(
         engine.active.add((run_id, node_id))
         if claimed.beside is not None:
             engine.active.add((run_id, claimed.beside.row.node_id))
+        if claimed.row.losses >= SUSPECT_LOSSES:
+            engine.suspects.confirm((run_id, node_id))
     return claimed
+
+
+def offer_turns(engine: Engine) -> None:
+    """Publish the suspects whose turn has come in this process; called by its clock."""
+    for run_id, task in engine.suspects.take_turns(engine.active):
+        engine.publish(run_id, [Chain((task,))])
 
 
 def _claim_at_once(
@@ -136,15 +141,7 @@ def _claim_at_once(
         return None if row is None else (run.workflow, row)
 
     taken = engine.database.transact_run(run_id, work)
-    if taken is None:
-        return None
-    workflow, row = taken
-    try:
-        value = codec.decode(codec.loads(row.args))
-    except UnreadableValueError as unreadable:
-        # An attempt like any other: a worker of another deploy may take the next.
-        return Claimed(run_id, workflow, row, (), {}, unreadable)
-    return Claimed(run_id, workflow, row, tuple(value["args"]), value["kwargs"])
+    return None if taken is None else begun(run_id, *taken)
 
 
 def _claim(
@@ -167,8 +164,8 @@ def _claim(
         return Dropped(f"the node is {row.status}")
     if row.unmet:
         return Dropped("the node waits for others")
-    if (early := _early(tx, run, row)) is not None:
-        return early
+    if (later := _later(engine, tx, run, row, opens=opens)) is not None:
+        return later
     error = None
     try:
         value = resolve_value(tx, run_id, codec.loads(row.args))
@@ -204,16 +201,21 @@ def _open(
         row = claims.begin_attempt(tx, run, held, owner=engine.owner)
         return replace(claimed, beside=replace(beside, row=row))
     windows.release(tx, run.run_id, held)
-    piece = Chain((Task(held.node_id, held.name, held.generation, opens=True),))
+    piece = Chain((Task(held.node_id, held.name, held.generation, opens=True, attempts=held.attempt),))
     return replace(claimed, pieces=[piece])
 
 
-def _early(tx: Transaction, run: RunRow, row: NodeRow) -> Early | None:
-    """How long a node that waits for no other must wait still."""
+def _later(
+    engine: Engine, tx: Transaction, run: RunRow, row: NodeRow, *, opens: bool
+) -> Early | Dropped | None:
+    """Why a node that waits for no other must wait still; `None`: it may begin."""
     if row.due_at is not None and row.due_at > run.now:
         return Early(row.due_at - run.now)
-    if row.losses >= SUSPECT_LOSSES and nodes.is_suspect_running(tx, losses=SUSPECT_LOSSES):
-        return Early(SUSPECT_WAIT)
+    if row.losses >= SUSPECT_LOSSES:
+        task = Task(row.node_id, row.name, row.generation, opens=opens)
+        trial = probation(tx, run.run_id, row.node_id)
+        if not engine.suspects.admit((run.run_id, row.node_id), task, row.losses, trial, engine.active):
+            return Dropped("others go first that have lost workers, too; its turn comes")
     return None
 
 
@@ -270,6 +272,10 @@ def _is_free(row: NodeRow, run: RunRow) -> bool:
 
 
 def begun(run_id: RunId, workflow: str, row: NodeRow) -> Claimed:
-    """What was claimed with the plan that named it; its arguments refer to nothing."""
-    value = codec.decode(codec.loads(row.args))
+    """What was claimed with the plan that named it, or before that was read; its arguments refer to nothing."""
+    try:
+        value = codec.decode(codec.loads(row.args))
+    except UnreadableValueError as unreadable:
+        # An attempt like any other: a worker of another deploy may take the next.
+        return Claimed(run_id, workflow, row, (), {}, unreadable)
     return Claimed(run_id, workflow, row, tuple(value["args"]), value["kwargs"])

@@ -11,16 +11,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import BodyCache
+from ckworkflow.engine.budget import Budget, SpareThreads
+from ckworkflow.engine.detector import FailureDetector
 from ckworkflow.engine.identity import this_process
+from ckworkflow.engine.queues import QueueWatch
 from ckworkflow.engine.resolve import resolve_tree
+from ckworkflow.engine.suspects import Suspects
 from ckworkflow.engine.watch import RunWatch
+from ckworkflow.errors import UnreadableValueError, UnserializableValueError
 from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
 from ckworkflow.store import nodes, plans, records, runs, schema, windows
@@ -35,8 +39,6 @@ if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 Publish = Callable[[RunId, Sequence[Piece]], bool]
 """Publishes pieces; `False` (never an exception) when the broker did not take them."""
 
@@ -58,8 +60,22 @@ class Local(Protocol):
         ...
 
 
-THREADS = 4
-"""How many runs a clock advances at a time."""
+class Spread(Protocol):
+    """Does something for each of some runs; what of it is not done in time the clock finds again."""
+
+    def __call__(self, call: Callable[[RunRow], object], found: Sequence[RunRow], /) -> None:
+        """Begin to do it, and perhaps wait for it."""
+        ...
+
+
+def one_by_one(call: Callable[[RunRow], object], found: Sequence[RunRow], /) -> None:
+    """Do it on this thread."""
+    for run in found:
+        call(run)
+
+
+LONGEST_GAP = 2
+"""Heartbeats that one look at the others counts for at most: in a longer gap this process did not look."""
 FEW = 3
 """So many steps at most are published without what follows them."""
 LONGEST_BACKOFF = timedelta(minutes=5)
@@ -69,23 +85,14 @@ class Pulse:
     """When this process last said in SQL that it lives, by the monotonic clock; a client never does."""
 
     beaten_at: float | None = None
-    since: float | None = None
-    """Since when it has done so without a gap."""
 
-    def beat(self, *, longest_gap: timedelta) -> None:
+    def beat(self) -> None:
         """Note a beat."""
-        now = time.monotonic()
-        if self.beaten_at is None or now - self.beaten_at > longest_gap.total_seconds():
-            self.since = now
-        self.beaten_at = now
+        self.beaten_at = time.monotonic()
 
     def is_older_than(self, span: timedelta) -> bool:
         """Whether the last beat was so long ago."""
         return self.beaten_at is not None and time.monotonic() - self.beaten_at > span.total_seconds()
-
-    def is_younger_than(self, span: timedelta) -> bool:
-        """Whether it beats for a shorter time than that."""
-        return self.since is not None and time.monotonic() - self.since < span.total_seconds()
 
 
 class Delay:
@@ -134,21 +141,35 @@ class Engine:
         self, settings: Settings, publish: Publish, *, clock: Callable[[], datetime] | None = None
     ) -> None:
         self.settings = settings
+        codec.trust(settings.packages)
         self.database = Database(settings.database_url, clock=clock, owner=lambda: self.owner)
         self.bodies = BodyCache(settings.bodies_kept)
         self.watch = RunWatch(self.database)
         self.active: set[tuple[RunId, NodeId]] = set()
         """The steps that this process runs now."""
+        self._endings: dict[RunId, tuple[str, str | None, str | None]] = {}
         self.pulse = Pulse()
-        self.strangers: dict[str, datetime] = {}
-        """Owners of steps that no row tells of, and when they were first seen."""
+        self.detector = FailureDetector(settings.silence, LONGEST_GAP * settings.heartbeat)
+        """Of the processes that have died; the clock's thread alone uses it."""
+        self.suspects = Suspects()
+        """The steps of this process that may be what kills it."""
         self.local: Local | None = None
         """Set while this process runs steps itself."""
         self.is_saturated: Callable[[], bool] = lambda: False
         """Whether this process is a worker that has no slot free."""
         self.delay = Delay()
         """Of the messages that come to it."""
-        self._threads: ThreadPoolExecutor | None = None
+        self.queues: frozenset[str] | None = None
+        """The queues that this process consumes, once that is known."""
+        self.queue_of: Callable[[str], str | None] = lambda _name: None
+        """Tells to which queue a step goes; set where a clock runs."""
+        self.queue_watch = QueueWatch()
+        self.spare_threads = SpareThreads()
+        self.budget = Budget(self.spare_threads)
+        self.advancing: dict[RunId, float] = {}
+        """The runs whose bodies go on in this process, under its lease, and since when (monotonic)."""
+        self.spread: Spread = one_by_one
+        """How bodies go on that the clock has found; a worker has threads for them."""
         self._publish = publish
         self._is_checked = False
         self._check_lock = threading.Lock()
@@ -159,17 +180,26 @@ class Engine:
         """The name under which this process owns nodes and leases."""
         return this_process().process_id
 
-    def ensure_schema(self) -> None:
+    def ensure_schema(self, *, creates: bool = True) -> None:
         """Check (embedded: migrate) the database, once per process.
 
+        Args:
+            creates: Whether to make an SQLite file that is not there.
+
         Raises:
+            NoRunsYetError: It is not there.
             SchemaVersionError: This code may not use the database.
             DatabaseUnavailableError: It cannot be reached.
         """
         with self._check_lock:
             if not self._is_checked:
-                schema.ensure(self.database)
+                schema.ensure(self.database, creates=creates)
                 self._is_checked = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the database is checked, so that to begin does not block."""
+        return self._is_checked
 
     def publish(self, run_id: RunId, pieces: Sequence[Piece]) -> None:
         """Publish, best effort: what is lost here the clock publishes again."""
@@ -177,7 +207,9 @@ class Engine:
             self._publish(run_id, pieces)
 
     def notify(self, run_id: RunId) -> None:
-        """Tell waiting callers of this process that a run has ended."""
+        """Tell waiting callers of this process, and the log, that a run has ended; called after the commit."""
+        if (ending := self._endings.pop(run_id, None)) is not None:
+            _log_ending(run_id, *ending)
         self.watch.notify(run_id)
 
     def on_wake(self, waker: Callable[[datetime], None]) -> Callable[[], None]:
@@ -189,19 +221,6 @@ class Engine:
         """Tell this process's clock of a time that it may not know yet."""
         for waker in self._wakers:
             waker(at)
-
-    def spread(self, call: Callable[[T], object], things: Sequence[T]) -> None:
-        """Do something for each of some things, several at a time; raise the first error once all have ended."""
-        if len(things) <= 1:
-            for thing in things:
-                call(thing)
-            return
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ckworkflow-advance")
-        calls = [self._threads.submit(call, thing) for thing in things]
-        wait(calls)
-        for done in calls:
-            done.result()
 
     def redispatch_after(self, dispatches: int) -> timedelta:
         """How long a published message may stay unclaimed, when messages of its run were late so often before.
@@ -275,7 +294,11 @@ class Engine:
             return [], set()
         if not has_tail and not followup.asleep and len(followup.ready) <= FEW:
             rows = [followup.rows.get(node_id) for node_id in followup.ready]
-            tasks = [Task(row.node_id, row.name, row.generation) for row in rows if row is not None]
+            tasks = [
+                Task(row.node_id, row.name, row.generation, attempts=row.attempt)
+                for row in rows
+                if row is not None
+            ]
             if len(tasks) == len(rows):
                 return [Chain((task,)) for task in tasks], set()
         if plan is None:
@@ -301,6 +324,9 @@ class Engine:
 
         Returns:
             `False` when only the body can work out its result (a property, say): it must go on.
+
+        Raises:
+            UnreadableValueError: A part of the result cannot be rebuilt here.
         """
         data = codec.loads(end or run.plan or "null")
         if not isinstance(data, dict):
@@ -314,23 +340,40 @@ class Engine:
                 output = codec.dumps(resolve_tree(tx, run.run_id, data["result"], known))
             except UnresolvableError:
                 return False
+            except UnserializableValueError as unstorable:  # what a step's record held a moment ago
+                error = failures.dumps(unstorable)
         self.finish(tx, run, output=output, error=error)
         return True
+
+    def try_to_end(
+        self, tx: Transaction, run: RunRow, *, known: Mapping[NodeId, str] | None = None
+    ) -> bool:
+        """Do what `end_run` does; leave a result that cannot be rebuilt here to a continuation, which is held for it."""
+        try:
+            return self.end_run(tx, run, known=known)
+        except UnreadableValueError:
+            return False
 
     def finish(self, tx: Transaction, run: RunRow, *, output: str | None, error: str | None) -> None:
         """Write the final state of a run."""
         status = RunStatus.FAILED if output is None else RunStatus.COMPLETED
         runs.finish_run(tx, run.run_id, status=status, output=output, error=error, now=run.now)
         plans.abandon_rest(tx, run)
-        level = logging.INFO if output is not None else logging.WARNING
-        logger.log(
-            level,
-            "run %s (%s) %s",
-            run.run_id,
-            run.workflow,
-            status.value,
-            extra={"run_id": run.run_id, "workflow": run.workflow, "error": failures.outline(error)},
-        )
+        cause = None if error is None else failures.outline(error)
+        traceback = failures.with_traceback(error) if error and self.settings.log_tracebacks else None
+        # The transaction may be run again, or undone: `notify` says it.
+        self._endings[run.run_id] = (run.workflow, cause, traceback)
+
+
+def _log_ending(run_id: RunId, workflow: str, cause: str | None, traceback: str | None) -> None:
+    level, how = logging.INFO, "completed"
+    if cause is not None:
+        level = logging.WARNING
+        how = f"failed: {cause}. `ckworkflow runs show {run_id}` has the message"
+        how += "" if traceback is None else f"\n{traceback}"
+    logger.log(
+        level, "run %s (%s) %s", run_id, workflow, how, extra={"run_id": run_id, "workflow": workflow}
+    )
 
 
 def with_time_left(plan: Plan, asleep: dict[NodeId, datetime], now: datetime) -> Plan:

@@ -2,19 +2,22 @@
 
 Never pickled and never the live exception: class name, message, code, and the text of the traceback,
 with secrets removed.
+
+Guarantee: whatever an exception does when it is read or made again, it has a record, and a record gives an
+exception. What of it cannot be had is left out.
 """
 
 from __future__ import annotations
 
-import builtins
-import importlib
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-from ckworkflow import codec, errors
+from ckworkflow import codec
+from ckworkflow.codec.classes import find
+from ckworkflow.engine.wording import counted
 from ckworkflow.errors import (
     CkWorkflowError,
     FatalError,
@@ -22,7 +25,9 @@ from ckworkflow.errors import (
     UnreadableValueError,
     UnserializableValueError,
 )
-from ckworkflow.scrub import scrub
+from ckworkflow.foreign import describe, exact_text, is_interrupt, place, suppressed
+from ckworkflow.model import RunId
+from ckworkflow.scrub import scrub_head, scrub_tail
 
 MESSAGE_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000
@@ -35,6 +40,17 @@ _TRACEBACK = "__ckworkflow_traceback__"
 _OMITTED = "__ckworkflow_omitted__"
 _WORD = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _FIELDS = ("code", "kind", "status", "details")
+_LONGEST_INT_BITS = 1_024
+"""Python refuses to write out, or to read, ints of more than 4,300 digits."""
+
+# Past what a class has put in front of them.
+_ARGS: Final = vars(BaseException)["args"].__get__
+_CAUSE: Final = vars(BaseException)["__cause__"].__get__
+_CONTEXT: Final = vars(BaseException)["__context__"].__get__
+_IS_CONTEXT_SUPPRESSED: Final = vars(BaseException)["__suppress_context__"].__get__
+_TRACEBACK_OF: Final = vars(BaseException)["__traceback__"].__get__
+_MEMBERS: Final = vars(BaseExceptionGroup)["exceptions"].__get__
+_MESSAGE: Final = vars(BaseExceptionGroup)["message"].__get__
 
 
 class RecordedError(CkWorkflowError):
@@ -45,7 +61,7 @@ def to_data(error: BaseException) -> dict[str, Any]:
     """Turn an exception into JSON.
 
     Returns:
-        `type` (`module:qualname`), `message`, `args` when they can be stored, `code`, `kind`, `status` and
+        `type` (`module:qualname`), `message`, `args` when they can be stored and hold no bytes, `code`, `kind`, `status` and
         `details` when it has them, the other `attributes` of an error of ours, `traceback`, and `cause` in
         the same form. An exception group has `members` in the same form, and `members_omitted`, the number of
         exceptions in it that are not among them; the first error of a chain that was cut has `causes_omitted`.
@@ -68,39 +84,49 @@ class _Room:
 
 
 def _data(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
-    kind = type(error)
+    with suppressed():
+        return _read_all(error, depth, room)
+    # What its class does when it is read, in a way that is not foreseen there.
+    return {"type": place(type(error)), "message": "<an error that cannot be read>", "traceback": ""}
+
+
+def _read_all(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
+    is_group = issubclass(type(error), BaseExceptionGroup)
     data: dict[str, Any] = {
-        "type": f"{kind.__module__}:{kind.__qualname__}",
-        "message": scrub(_text(error))[:MESSAGE_LIMIT],
+        "type": place(type(error)),
+        "message": scrub_head(str.__str__(_MESSAGE(error)) if is_group else _text(error), MESSAGE_LIMIT),
     }
     for name in ("code", "kind", "status"):
-        value = _read(error, name)
-        if isinstance(value, int | str) and not isinstance(value, bool):
-            data[name] = scrub(value) if isinstance(value, str) else value
-    if isinstance(error, BaseExceptionGroup):
-        kept = room.take(min(len(error.exceptions), MEMBER_LIMIT)) if depth < CAUSE_LIMIT else 0
-        data["members"] = [_data(one, depth + 1, room) for one in error.exceptions[:kept]]
-        data["message"] = scrub(error.message)[:MESSAGE_LIMIT]
+        with suppressed():
+            value = _read(error, name)
+            if issubclass(type(value), str):
+                data[name] = scrub_head(str.__str__(value), MESSAGE_LIMIT)
+            elif issubclass(type(value), int) and type(value) is not bool:
+                number = int.__int__(value)
+                if number.bit_length() <= _LONGEST_INT_BITS:
+                    data[name] = number
     omitted = _was_omitted(error, "members")
-    if isinstance(error, BaseExceptionGroup):
-        omitted += sum(_size(one, room.sizes) for one in error.exceptions[len(data["members"]) :])
+    if is_group:
+        members = _MEMBERS(error)
+        kept = room.take(min(len(members), MEMBER_LIMIT)) if depth < CAUSE_LIMIT else 0
+        data["members"] = [_data(one, depth + 1, room) for one in members[:kept]]
+        omitted += sum(_size(one, room.sizes) for one in members[kept:])
     if omitted:
         data["members_omitted"] = omitted
-    details = _read(error, "details")
-    if isinstance(details, Mapping) and details:
-        data["details"] = _stored(dict(details))
+    with suppressed():
+        details = _read(error, "details")
+        if isinstance(details, Mapping) and details:
+            data["details"] = _stored(dict(details))
     with suppress(UnserializableValueError):
-        data["args"] = _clean(codec.encode(list(error.args), path="args"))
-    if isinstance(error, CkWorkflowError) and (found := _attributes(error)):
-        data["attributes"] = found
+        data["args"] = _encoded(list(_ARGS(error)), "args")
+    if issubclass(type(error), CkWorkflowError):
+        with suppressed():
+            if found := _attributes(error):
+                data["attributes"] = found
     # An error that was made again from its record has no frames of its own: the recorded ones tell more.
-    recorded = getattr(error, _TRACEBACK, None)
-    lines = (
-        recorded
-        if isinstance(recorded, str)
-        else "".join(traceback.format_exception(error, chain=False))
-    )
-    data["traceback"] = scrub(lines)[-TRACEBACK_LIMIT:]
+    recorded = _read(error, _TRACEBACK)
+    lines = recorded if type(recorded) is str else _format(error)
+    data["traceback"] = scrub_tail(lines, TRACEBACK_LIMIT)
     cause = _cause(error)
     if cause is not None and depth < CAUSE_LIMIT:
         data["cause"] = _data(cause, depth + 1, room)
@@ -109,8 +135,19 @@ def _data(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
     return data
 
 
+def _format(error: BaseException) -> str:
+    with suppressed():  # it shows notes, and looks for names that were meant
+        return "".join(traceback.format_exception(error, chain=False))
+    lines = traceback.format_tb(_TRACEBACK_OF(error))
+    return "".join(["Traceback (most recent call last):\n", *lines, describe(error), "\n"])
+
+
 def _cause(error: BaseException) -> BaseException | None:
-    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    found: BaseException | None = _CAUSE(error)
+    # Not `or`: a class may say what is true of its objects, or raise.
+    if found is None and not _IS_CONTEXT_SUPPRESSED(error):
+        found = _CONTEXT(error)
+    return found
 
 
 def _length(error: BaseException | None) -> int:
@@ -127,7 +164,7 @@ def _size(error: BaseException, known: dict[int, int]) -> int:
     stack = [error]
     while stack:
         one = stack[-1]
-        parts = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        parts = _MEMBERS(one) if issubclass(type(one), BaseExceptionGroup) else ()
         unknown = [part for part in parts if id(part) not in known]
         if unknown:
             stack.extend(unknown)
@@ -139,8 +176,8 @@ def _size(error: BaseException, known: dict[int, int]) -> int:
 
 def _was_omitted(error: BaseException, what: str) -> int:
     """How much of an error that was made again its record has left out."""
-    found = getattr(error, _OMITTED, None)
-    return int(found.get(what, 0)) if isinstance(found, dict) else 0
+    found = _read(error, _OMITTED)
+    return int(found.get(what, 0)) if type(found) is dict else 0
 
 
 def dumps(error: BaseException) -> str:
@@ -149,8 +186,11 @@ def dumps(error: BaseException) -> str:
 
 
 def loads(text: str) -> BaseException:
-    """Make the exception of an error column again."""
-    data = codec.loads(text)
+    """Make the exception of an error column again; it never raises."""
+    try:
+        data = codec.loads(text)
+    except UnreadableValueError as error:
+        return RecordedError(str(error))
     if not isinstance(data, Mapping):
         return RecordedError(str(data))
     return from_data(data)
@@ -186,40 +226,66 @@ def outline(text_or_data: str | Mapping[str, Any] | None) -> str | None:
     return f"{name} ({', '.join(facts)})" if facts else name
 
 
+def public_text(data: Mapping[str, Any], run_id: RunId) -> str:
+    """Say what Celery's events, signals and logs may: the kind of failure and where the rest is."""
+    return f"{outline(data)}; see `ckworkflow runs show {run_id}`"
+
+
+def with_traceback(text_or_data: str | Mapping[str, Any] | None) -> str:
+    """The message and the traceback of an error and of its causes, as they are stored: without tokens."""
+    data = codec.loads(text_or_data) if isinstance(text_or_data, str) else text_or_data
+    told: list[str] = []
+    while isinstance(data, Mapping):
+        name = str(data.get("type", "")).rpartition(":")[2]
+        told.append(str(data.get("traceback") or f"{name}: {data.get('message')}").rstrip())
+        data = data.get("cause")
+    return "\ncaused by\n".join(told)
+
+
 def from_data(data: Mapping[str, Any]) -> BaseException:
-    """Make an exception again, with its cause; code and kind are kept."""
+    """Make an exception again, with its cause; code and kind are kept. It never raises."""
     message = str(data.get("message", ""))
-    error = _make(_find(str(data.get("type", ""))), data, message)
-    _fill(error, data)
-    try:
-        str(error)
-    except Exception:  # noqa: BLE001  # its text needs what was not recorded; nobody could log it
+    error = _remade(data, message)
+    # Nobody could log one whose text needs what was not recorded.
+    if error is None or not _has_text(error):
         error = _make(None, data, message)
         _fill(error, data)
     cause = data.get("cause")
     if isinstance(cause, Mapping):
-        error.__cause__ = from_data(cause)
+        BaseException.__setattr__(error, "__cause__", from_data(cause))
     return error
+
+
+def _remade(data: Mapping[str, Any], message: str) -> BaseException | None:
+    with suppressed():  # a class of the user's may refuse in any way
+        error = _make(_find(str(data.get("type", ""))), data, message)
+        _fill(error, data)
+        return error
+    return None
+
+
+def _has_text(error: BaseException) -> bool:
+    with suppressed():
+        exact_text(error)
+        return True
+    return False
 
 
 def _fill(error: BaseException, data: Mapping[str, Any]) -> None:
     attributes = data.get("attributes")
     for name, tree in attributes.items() if isinstance(attributes, Mapping) else ():
-        with suppress(AttributeError, UnreadableValueError):
-            setattr(error, name, codec.decode(tree))
+        with suppress(UnreadableValueError):
+            _set(error, name, codec.decode(tree))
     for name in _FIELDS:
         if name in data:
-            with suppress(AttributeError):  # a class that computes it
-                setattr(error, name, data[name])
+            _set(error, name, data[name])
     if isinstance(data.get("traceback"), str):
-        with suppress(AttributeError):
-            setattr(error, _TRACEBACK, data["traceback"])
+        _set(error, _TRACEBACK, data["traceback"])
     omitted = {
         what: data[f"{what}_omitted"] for what in ("members", "causes") if f"{what}_omitted" in data
     }
     if omitted:
-        with suppress(AttributeError):
-            setattr(error, _OMITTED, omitted)
+        _set(error, _OMITTED, omitted)
         for what, count in omitted.items():
             noun = "exception" if what == "members" else "cause"
             BaseException.add_note(
@@ -227,9 +293,14 @@ def _fill(error: BaseException, data: Mapping[str, Any]) -> None:
             )
 
 
+def _set(error: BaseException, name: str, value: object) -> None:
+    with suppressed():  # a class may compute it, or refuse it
+        setattr(error, name, value)
+
+
 def exhausted(step: str, attempts: int, data: Mapping[str, Any]) -> dict[str, Any]:
     """The failure that a body sees when a step has used up its attempts; the last error is its cause."""
-    return _final(f"step {step} failed after {attempts} attempts", data)
+    return _final(f"step {step} failed after {counted(attempts, 'attempt')}", data)
 
 
 def hopeless(step: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,16 +327,20 @@ def _make(cls: type[BaseException] | None, data: Mapping[str, Any], message: str
         args = tuple(codec.decode(data["args"])) if "args" in data else args
     members = data.get("members")
     if isinstance(members, list) and members and issubclass(cls, BaseExceptionGroup):
-        with suppress(Exception):  # a class of the user's may refuse in any way
-            return cls(message, [from_data(member) for member in members])
+        of_members: Callable[..., BaseException] = cls
+        with suppressed():  # a class of the user's may refuse in any way
+            return of_members(message, [from_data(member) for member in members])
     if cls is FatalError:
         return FatalError(message)
+    made_of: Any = cls
     try:
         # Not through __init__: it may take anything. The arguments are what `str` and `repr` show.
-        error = cls.__new__(cls, *args)
+        error: BaseException = made_of.__new__(made_of, *args)
         error.args = args
-    except Exception:  # noqa: BLE001  # a class of the user's may refuse in any way
-        return RecordedError(f"{cls.__qualname__}: {message}")
+    except BaseException as raised:  # a class of the user's may refuse in any way
+        if is_interrupt(raised):
+            raise
+        return RecordedError(f"{place(cls).partition(':')[2]}: {message}")
     if isinstance(error, FatalError):
         error.code = error.kind = error.status = None
         error.details = {}
@@ -276,54 +351,65 @@ def _make(cls: type[BaseException] | None, data: Mapping[str, Any], message: str
 
 def _find(place: str) -> type[BaseException] | None:
     module, _, qualname = place.partition(":")
-    found: Any = {"builtins": builtins, errors.__name__: errors}.get(module)
-    try:
-        found = found or importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except Exception:  # noqa: BLE001  # importing a module may fail in any way
-        return None
-    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+    with suppressed():  # importing a module may fail in any way
+        found = find(module, qualname)
+        if isinstance(found, type) and issubclass(found, BaseException):
+            return found
+    return None
 
 
-def _attributes(error: CkWorkflowError) -> dict[str, Any]:
+def _attributes(error: BaseException) -> dict[str, Any]:
     """What an error of ours, or of a class made from one, carries besides its text."""
     found = {}
-    for name, value in vars(error).items():
+    for name, value in list(_read(error, "__dict__").items()):
         if name not in _FIELDS and not name.startswith("_"):
             with suppress(UnserializableValueError):
-                found[name] = _clean(codec.encode(value, path=name))
+                found[name] = _encoded(value, name)
     return found
 
 
 def _stored(value: object) -> Any:
     try:
-        return _clean(codec.encode(value, path="details"))
+        return _encoded(value, "details")
     except UnserializableValueError:
-        return {"text": _clean(str(value))}
+        return {"text": _clean(exact_text(value))}
+
+
+def _encoded(value: object, path: str) -> Any:
+    """The tree of a value without secrets.
+
+    Raises:
+        UnserializableValueError: It has none. So with bytes in it: nobody could tell what they hold, compressed, say.
+    """
+    return _clean(codec.encode(value, path=path))
 
 
 def _clean(tree: Any) -> Any:
     """The JSON tree without secrets; texts of any length are cut."""
     if isinstance(tree, str):
-        return scrub(tree)[:MESSAGE_LIMIT]
+        return scrub_head(tree, MESSAGE_LIMIT)
     if isinstance(tree, list):
         return [_clean(item) for item in tree]
-    if isinstance(tree, dict):
-        return {scrub(key): _clean(item) for key, item in tree.items()}
-    return tree
+    if not isinstance(tree, dict):
+        return tree
+    tag = tree.get("$")
+    if tag is None:
+        return {scrub_head(key, MESSAGE_LIMIT): _clean(item) for key, item in tree.items()}
+    if tag == "bytes":
+        raise UnserializableValueError("an error's bytes", b"", "They are left out of its record.")
+    if tag == "str":  # in base64, as there are characters in it that no database takes
+        return codec.encode(scrub_head(codec.decode(tree), MESSAGE_LIMIT), path="text")
+    return {**tree, "v": _clean(tree["v"])}  # the name of a class is no text
 
 
 def _read(error: BaseException, name: str) -> Any:
     """The attribute, or `None`: a property may fail in any way, and the error must be stored all the same."""
-    try:
+    with suppressed():
         return getattr(error, name, None)
-    except Exception:  # noqa: BLE001  # see above
-        return None
+    return None
 
 
 def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  # an error whose own text fails must still be stored
-        return f"<{type(error).__name__} without text>"
+    with suppressed():
+        return exact_text(error)
+    return f"<{place(type(error)).partition(':')[2]} without text>"

@@ -76,6 +76,13 @@ class Installation:
             return self._engine[1]
 
     @property
+    def ready_engine(self) -> Engine | None:
+        """The engine of this process, if it is made and its database checked: never blocks."""
+        found = self._engine
+        is_ready = found is not None and found[0] == os.getpid() and found[1].is_ready
+        return found[1] if found is not None and is_ready else None
+
+    @property
     def is_embedded(self) -> bool:
         """Whether no broker is configured, so that the worker belongs into the bot's process."""
         return self._is_embedded()
@@ -104,6 +111,11 @@ def install(installation: Installation) -> None:
     """Make this the installation of the process."""
     global _current  # noqa: PLW0603  # one per process, like Celery's current app
     _current = installation
+
+
+def ready_engine() -> Engine | None:
+    """Return the engine of the process, if asking for it does not block."""
+    return None if _current is None else _current.ready_engine
 
 
 def current() -> Installation:

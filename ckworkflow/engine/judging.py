@@ -1,33 +1,38 @@
-"""Judging: what an error that a step raised means for its attempt, and for those to come."""
+"""Judging: what an error that a step raised means for its attempt, and for those to come.
+
+It never raises: an error that cannot be judged ends its step, with what went wrong in judging as the reason.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckworkflow.duration import parse_wait
-from ckworkflow.engine import failures
+from ckworkflow.engine import failures, holding
 from ckworkflow.errors import (
     FatalError,
     HookContextError,
     InvalidDurationError,
-    MissingTokenError,
     NotAWorkflowError,
     RetryableError,
     UnserializableValueError,
     WorkflowCallError,
 )
+from ckworkflow.foreign import is_interrupt
 from ckworkflow.integration import Verdict, installed
+
+if TYPE_CHECKING:
+    from ckworkflow.definition.options import DiscordErrors, StepOptions
 
 logger = logging.getLogger(__name__)
 
 LEAST_RETRY = timedelta(seconds=1)
 _HOPELESS = (
-    HookContextError, InvalidDurationError, MissingTokenError, NotAWorkflowError, UnserializableValueError,
-    WorkflowCallError,
+    HookContextError, InvalidDurationError, NotAWorkflowError, UnserializableValueError, WorkflowCallError,
 )  # fmt: skip
 """Errors of ours that every attempt would meet again: what they name must be changed first."""
 
@@ -38,33 +43,72 @@ class Failure:
 
     Attributes:
         action: `fatal`, `hopeless` (as fatal, but the step has not said so: the body sees a `FatalError` with
-            this as its cause), `retry`, or `release` (the worker is to blame).
+            this as its cause), `retry`, `hold` (another deploy is needed, see `holding`), or `release` (the worker
+            is to blame).
         data: The error as data.
         delay: For a retry: how long, or `None` for the step's own delay.
         counts: Whether the attempt is one of the step's.
+        is_suggestion: Whether a delay that the step names comes before `delay`.
+        advice: For the log: what is wrong with the worker and what to do; nothing of what the step was told.
     """
 
     action: str
     data: Mapping[str, Any] = field(default_factory=dict)
     delay: timedelta | None = None
     counts: bool = True
+    is_suggestion: bool = False
+    advice: str = ""
+
+    def delay_for(self, options: StepOptions, attempt: int) -> timedelta:
+        """Return how long a step with these options waits after that attempt."""
+        if self.delay is None or (self.is_suggestion and options.has_own_delay):
+            return options.delay_after(attempt)
+        return self.delay
 
 
 RELEASED = Failure("release", {"type": "ckworkflow:Released", "message": "the worker stopped"})
 
 
-RELEASED = Failure("release", {"type": "ckworkflow:Released", "message": "the worker stopped"})
-
-
-def judge(error: BaseException, *, now: Callable[[], datetime]) -> Failure:
+def judge(
+    error: BaseException, *, now: Callable[[], datetime], discord_errors: DiscordErrors = None
+) -> Failure:
     """Decide what an error that a step raised means.
 
-    The step's own word comes first (`FatalError`, `RetryableError`), then what no attempt can help, then the
-    integrations (the Discord policy), then the default: try again after the step's own delay.
+    The step's own word comes first (`FatalError`, `RetryableError`), then what only another deploy can help, then what
+    nothing can, then the integrations (the Discord policy), then the default: try again after the step's own delay.
+
+    Args:
+        error: What it raised.
+        now: Where to read the time.
+        discord_errors: As the step or the app has it; see `StepOptions`.
     """
+    try:
+        return _judge(error, now, discord_errors)
+    except BaseException as raised:  # to read an error runs code of its class
+        if is_interrupt(raised):
+            raise
+        return unrecordable(raised, error)
+
+
+def unrecordable(raised: BaseException, error: BaseException | None = None) -> Failure:
+    """Give the failure of an attempt whose outcome made judging or recording raise: each further one might, too.
+
+    Args:
+        raised: What was raised. An error of the database is none of these: it says nothing of the outcome.
+        error: What the step had raised.
+    """
+    data = failures.to_data(raised)
+    if error is not None:
+        data = {**data, "cause": failures.to_data(error)}
+    return Failure("hopeless", data)
+
+
+def _judge(error: BaseException, now: Callable[[], datetime], discord_errors: DiscordErrors) -> Failure:
     data = failures.to_data(error)
     if isinstance(error, FatalError):
         return Failure("fatal", data)
+    if isinstance(error, holding.STEP_CAUSES):
+        return Failure("hold", data, counts=False)
     if isinstance(error, _HOPELESS):
         return Failure("hopeless", data)
     if isinstance(error, RetryableError):
@@ -76,12 +120,33 @@ def judge(error: BaseException, *, now: Callable[[], datetime]) -> Failure:
     for integration in installed():
         try:
             verdict = integration.judge(error)
-        except Exception:
-            logger.exception("integration failed to judge", extra={"integration": integration.name})
+        except BaseException as raised:
+            if is_interrupt(raised):
+                raise
+            # Not its traceback: the last line of it would be the text of the step's error.
+            logger.error(  # noqa: TRY400
+                "integration %s failed to judge an error: %s", integration.name, type(raised).__name__
+            )
             continue
+        verdict = None if verdict is None else _as_wished(verdict, discord_errors)
         if verdict is not None:
             return _follow(verdict, data)
     return Failure("retry", data)
+
+
+def _as_wished(verdict: Verdict, wish: DiscordErrors) -> Verdict | None:
+    """A verdict as the step or the app wants it; `None`: the error is one like any other."""
+    if wish is False:
+        return None
+    if not isinstance(wish, Mapping):
+        return verdict
+    by_code = None if verdict.code is None else wish.get(verdict.code)
+    action = by_code or wish.get(verdict.kind)
+    if action == "fatal":
+        return replace(verdict, action="fatal", retry_after=None)
+    if action == "retry" and verdict.action != "retry":
+        return replace(verdict, action="retry", counts=True)
+    return verdict
 
 
 def _delay(error: RetryableError, now: Callable[[], datetime]) -> timedelta:
@@ -106,4 +171,5 @@ def _follow(verdict: Verdict, data: dict[str, Any]) -> Failure:
         fatal.pop("traceback", None)
         return Failure("fatal", {**fatal, "cause": told})
     action = "release" if verdict.action == "fault" else "retry"
-    return Failure(action, told, verdict.retry_after, verdict.counts)
+    advice = f"{verdict.kind}: {verdict.message}" if verdict.action == "fault" else ""
+    return Failure(action, told, verdict.retry_after, verdict.counts, verdict.is_suggestion, advice)

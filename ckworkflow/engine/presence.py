@@ -1,32 +1,35 @@
-"""Presence: which processes live, and what becomes of what the others owned.
+"""Presence: each process renews a row, and what a dead one owned is freed by the clocks of all others.
 
-Each has a row that it renews (`beat`). Who is dead is buried by the clocks of all others: at once on the same host,
-elsewhere when its row has lapsed.
+Not here: which of them are dead (`ckworkflow.engine.detector`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
-from ckworkflow.engine.identity import is_gone, this_process
+from ckworkflow.engine.detector import Dead, Sign
+from ckworkflow.engine.identity import Identity, this_process
+from ckworkflow.engine.judging import RELEASED
+from ckworkflow.engine.suspects import losses_after, lost_error
+from ckworkflow.engine.wording import counted, listed
 from ckworkflow.errors import FatalError
 from ckworkflow.model import NodeId, NodeStatus, RunId
 from ckworkflow.store import nodes, processes, records, runs
-from ckworkflow.store.processes import ProcessRow
+from ckworkflow.store.processes import Claim, ProcessRow
 from ckworkflow.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
+    from ckworkflow.store.runs import RunRow
 
 logger = logging.getLogger(__name__)
 
-LONGEST_GAP = 3
-"""Beats of a process that may fail without its having been away."""
 HOLD = timedelta(seconds=10)
 """For how long a clock keeps runs that it has taken from others; it may die meanwhile."""
 
@@ -39,15 +42,31 @@ def beat(engine: Engine, *, role: str) -> None:
         now = engine.database.now(tx)
         row = ProcessRow(
             here.process_id, role, here.host, here.boot_id, here.pid, here.pid_started,
-            now + engine.settings.silence,
+            now + engine.settings.silence, engine.queues,
         )  # fmt: skip
         processes.renew_process(tx, row, now=now)
 
     engine.database.transact(renew)
-    engine.pulse.beat(longest_gap=LONGEST_GAP * engine.settings.heartbeat)
+    engine.pulse.beat()
 
 
-def release_orphans(engine: Engine, suspects: frozenset[tuple[RunId, NodeId]]) -> frozenset[Any]:
+def renew_leases(engine: Engine) -> None:
+    """Renew the leases of the runs whose bodies go on here, however long they take."""
+    since = time.monotonic() - engine.settings.heartbeat.total_seconds()
+    lasting = [run_id for run_id, began in engine.advancing.copy().items() if began < since]
+    if lasting:
+        engine.database.transact(
+            lambda tx: runs.renew_leases(
+                tx, lasting, owner=engine.owner, until=engine.database.now(tx) + engine.settings.lease
+            )
+        )
+
+
+Orphans = frozenset[tuple[RunId, NodeId, int]]
+"""Nodes that this process owns in SQL, each with its attempt, and does not run."""
+
+
+def release_orphans(engine: Engine, suspects: Orphans) -> Orphans:
     """Free what this process owns and does not run: a claim whose commit was not answered, for example.
 
     Args:
@@ -60,78 +79,125 @@ def release_orphans(engine: Engine, suspects: frozenset[tuple[RunId, NodeId]]) -
     """
     owner = engine.owner
     owned = engine.database.read(lambda tx: nodes.owned_nodes(tx, owner))
-    found = frozenset(owned) - frozenset(engine.active)
-    for run_id, node_id in sorted(found & suspects):
-        logger.warning("step owned but not run", extra={"run_id": run_id, "node_id": node_id})
-        engine.database.transact(
-            lambda tx, run_id=run_id, node_id=node_id: _free(engine, tx, run_id, owner, only=node_id)  # type: ignore[misc]  # bound now
+    found = frozenset(claim for claim in owned if claim[:2] not in engine.active)
+    for run_id, node_id, attempt in sorted(found & suspects):
+        logger.warning(
+            "step %s of run %s is owned by this process, which does not run it: it is free again",
+            node_id,
+            run_id,
+            extra={"run_id": run_id, "node_id": node_id},
         )
+
+        def free(tx: Transaction, run_id: RunId = run_id, claim: Claim = (node_id, attempt)) -> None:
+            run = runs.lock_run(tx, run_id, engine.database)
+            _free(engine, tx, run, owner, {claim}, is_lost=False)
+
+        engine.database.transact(free)
     return found - suspects
 
 
 def leave(engine: Engine) -> None:
-    """Forget this process, which has given back all it owned."""
+    """Give back what this process still owns, then forget it: without its row nobody would know whose that was."""
     owner = engine.owner
-    engine.database.transact(lambda tx: processes.remove_process(tx, owner))
+    for run_id in engine.database.read(lambda tx: processes.owned_runs(tx, owner)):
+        engine.database.transact(lambda tx, run_id=run_id: _give_back(engine, tx, run_id))  # type: ignore[misc]  # bound now
+
+    def forget(tx: Transaction) -> None:
+        runs.release_leases(tx, owner)
+        processes.remove_process(tx, owner)
+
+    engine.database.transact(forget)
+
+
+def _give_back(engine: Engine, tx: Transaction, run_id: RunId) -> None:
+    """Release what this process owns in a run, at no cost: it leaves, and nothing was lost."""
+    run = runs.lock_run(tx, run_id, engine.database)
+    for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
+        if row.owner == engine.owner:
+            records.suspend_attempt(
+                tx, run, row, outcome="released", due_at=run.now, is_free=True,
+                error=codec.dumps(RELEASED.data),
+            )  # fmt: skip
+    if not run.status.is_final:
+        runs.update_run(tx, run_id, wake_at=run.now)
 
 
 def bury_dead(engine: Engine) -> None:
-    """Free what dead processes owned: at once on this host, elsewhere when their row has lapsed."""
-    now, known, strangers = engine.database.read(
+    """Free what dead processes owned; see `ckworkflow.engine.detector` for which are dead, and when."""
+    silent = engine.detector.silent()
+    # What the silent ones own is read before their rows: if one goes on now, what it claims next is its own, whatever
+    # its row says until its next beat.
+    owned, rows, unknown = engine.database.read(
         lambda tx: (
-            engine.database.now(tx), processes.list_processes(tx), processes.list_strangers(tx),
+            {process_id: processes.owned_runs(tx, process_id) for process_id in silent},
+            processes.list_processes(tx),
+            processes.list_strangers(tx),
         )
-    )  # fmt: skip
-    # Whoever was silent because the database was away must have had the time to speak again: as much as this
-    # process has had without a gap.
-    may_go_by_time = not (
-        engine.pulse.is_younger_than(engine.settings.silence)
-        or engine.pulse.is_older_than(LONGEST_GAP * engine.settings.heartbeat)
     )
-    for row in [*known, *_lasting(engine, strangers, now)]:
-        gone = is_gone(row.host, row.boot_id, row.pid, row.pid_started)
-        has_lapsed = may_go_by_time and row.alive_until < now
-        if row.process_id == engine.owner or not (gone or has_lapsed):
-            continue
-        engine.database.end_sessions(row.process_id)  # or its locks would be waited for
-        owned, worst = engine.database.read(
-            lambda tx, row=row: (  # type: ignore[misc]  # bound now
-                processes.owned_runs(tx, row.process_id), nodes.most_losses(tx, row.process_id),
-            )
-        )  # fmt: skip
-        logger.warning("process is dead", extra={"process_id": row.process_id, "runs": len(owned)})
-        # One that was only silent may go on while it is buried: what it has claimed since is its own.
-        until = None if gone else now
-        for run_id in owned:
-            engine.database.transact(
-                lambda tx, run_id=run_id, row=row, worst=worst, until=until: _free(  # type: ignore[misc]  # bound now
-                    engine, tx, run_id, row.process_id, worst=worst, until=until
-                )
-            )
-
-        def forget(tx: Transaction, row: ProcessRow = row, until: datetime | None = until) -> None:
-            at = engine.database.now(tx)
-            runs.release_leases(tx, row.process_id)
-            processes.remove_process(tx, row.process_id, until=until)
-            # What it was about to publish, or its clock had taken, is looked at now and not in a moment.
-            runs.wake_soon(tx, now=at, within=HOLD + engine.settings.redispatch_after)
-
-        engine.database.transact(forget)
-        for run_id in engine.database.read(nodes.carried_runs):
-            engine.database.transact(lambda tx, run_id=run_id: _recall(engine, tx, run_id))  # type: ignore[misc]  # bound now
-
-
-def _lasting(engine: Engine, strangers: Iterable[str], now: datetime) -> list[ProcessRow]:
-    """Owners without a row that have been there for as long as a silence that is taken for death.
-
-    They were buried, went on, claimed something before their next beat, and have died.
-    """
-    engine.strangers = {owner: engine.strangers.get(owner, now) for owner in strangers}
-    return [
-        ProcessRow(owner, "worker", "", "", 0, "", seen_at)
-        for owner, seen_at in engine.strangers.items()
-        if now - seen_at >= engine.settings.silence
+    marks = {row.process_id: row.alive_until for row in rows}
+    signs = [
+        Sign(Identity(row.process_id, row.host, row.boot_id, row.pid, row.pid_started), row.alive_until)
+        for row in rows
+        if row.process_id != engine.owner
     ]
+    # Owners without a row: they were taken for dead, went on, claimed something before their next beat, and died.
+    signs += [Sign(Identity(owner, "", "", 0, ""), None) for owner in unknown if owner != engine.owner]
+    for dead in engine.detector.look(signs):
+        process_id = dead.process.process_id
+        _bury(engine, dead, marks.get(process_id), owned.get(process_id))
+
+
+def _bury(
+    engine: Engine, dead: Dead, mark: datetime | None, owned: dict[RunId, frozenset[Claim]] | None
+) -> None:
+    """Free what a dead process owned, unless it speaks meanwhile.
+
+    Args:
+        engine: The engine.
+        dead: The process.
+        mark: What it has last said.
+        owned: What it owned when it was last seen to be silent; `None` of one that has certainly ended.
+    """
+    process_id = dead.process.process_id
+    engine.database.end_sessions(process_id)  # or its locks would be waited for
+    if owned is None:
+        owned = engine.database.read(lambda tx: processes.owned_runs(tx, process_id))
+    logger.warning(
+        "process %s is dead (%s); what it ran of %s is run again: %s",
+        process_id,
+        dead.reason,
+        counted(len(owned), "run"),
+        listed(list(owned)),
+        extra={"process_id": process_id},
+    )
+
+    def has_spoken(tx: Transaction) -> bool:
+        return processes.read_mark(tx, process_id) != mark
+
+    for run_id, claims in owned.items():
+
+        def free(tx: Transaction, run_id: RunId = run_id, claims: frozenset[Claim] = claims) -> bool:
+            run = runs.lock_run(tx, run_id, engine.database)
+            if has_spoken(tx):
+                return False
+            _free(engine, tx, run, process_id, claims)
+            return True
+
+        if not engine.database.transact(free):
+            return
+
+    def forget(tx: Transaction) -> None:
+        if has_spoken(tx):
+            return
+        at = engine.database.now(tx)
+        runs.release_leases(tx, process_id)
+        processes.remove_process(tx, process_id)
+        # What it was about to publish, or its clock had taken, is looked at now and not in a moment.
+        runs.wake_soon(tx, now=at, within=HOLD + engine.settings.redispatch_after)
+
+    engine.database.transact(forget)
+    for run_id in engine.database.read(nodes.carried_runs):
+        engine.database.transact(lambda tx, run_id=run_id: _recall(engine, tx, run_id))  # type: ignore[misc]  # bound now
 
 
 def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:
@@ -143,51 +209,44 @@ def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:
 
 
 def _free(
-    engine: Engine, tx: Transaction, run_id: RunId, process_id: str, *, only: NodeId | None = None,
-    worst: int = 0, until: datetime | None = None,
+    engine: Engine, tx: Transaction, run: RunRow, process_id: str, claims: Collection[Claim], *,
+    is_lost: bool = True,
 ) -> None:  # fmt: skip
-    """Take back what a process owned in a run; with `until`, only what it had claimed by then.
+    """Take back what a process had claimed in a locked run.
 
-    Of all that ran in it, only the steps that have lost the most processes so far (`worst`) are charged with
-    another: if one of them kills its workers, the others are its victims. After some losses such steps run one
-    at a time (`claims.SUSPECT_LOSSES`), so that the one is told from the others.
+    If the process has died (`is_lost`), all that ran in it are charged with it, since any of them may have killed
+    it; but those are cleared that had outlived what happened to them before (`ckworkflow.engine.suspects`).
     """
-    run = runs.lock_run(tx, run_id, engine.database)
     signals = run.signals
-    for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
-        if row.owner != process_id or only not in (None, row.node_id):
+    for row in nodes.load_nodes(tx, run.run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
+        if row.owner != process_id or (row.node_id, row.attempt) not in claims:
             continue
-        if (run_id, row.node_id) in engine.active:
+        if (run.run_id, row.node_id) in engine.active:
             continue  # of this process, and claimed anew meanwhile
-        if until is not None and row.started_at is not None and row.started_at > until:
-            continue
-        is_charged = row.losses >= worst
-        if is_charged and row.losses + 1 >= engine.settings.loss_limit:
+        losses = losses_after(tx, run, row) if is_lost else row.losses
+        if losses > row.losses and losses >= engine.settings.loss_limit:
             error = FatalError(
-                f"step {row.name} lost its worker {row.losses + 1} times, so it is not tried again. "
+                f"step {row.name} lost its worker {losses} times, so it is not tried again. "
                 f"A step that is killed with its process usually needs more memory than there is.",
                 kind="worker_lost",
             )
             records.end_attempt(tx, run, row, output=None, error=failures.dumps(error))
             signals += 1
         else:
-            lost = codec.dumps(
-                {"type": "ckworkflow:WorkerLost", "message": f"process {process_id} lost it"}
-            )
             records.suspend_attempt(
                 tx,
                 run,
                 row,
                 outcome="lost",
                 due_at=run.now,
-                error=lost,
+                error=lost_error(process_id, is_cleared=losses <= row.losses),
                 is_free=True,
-                is_loss=is_charged,
+                losses=losses,
             )
     if not run.status.is_final:
         runs.update_run(
             tx,
-            run_id,
+            run.run_id,
             wake_at=run.now,
             signals=signals,
             lease_owner=None,

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import begun, claim_next
 from ckworkflow.engine.presence import HOLD
+from ckworkflow.engine.wording import listed
 from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.store import nodes, records, runs
 from ckworkflow.store.records import Followup
 from ckworkflow.store.transaction import Transaction
+from ckworkflow.store.verdicts import ConstraintError
 from ckworkflow.store.writer import finish, together
 
 if TYPE_CHECKING:
@@ -68,9 +70,9 @@ def _recover_due(engine: Engine) -> int:
 
     try:
         found = engine.database.transact(work)
-    except DatabaseUnavailableError:
-        raise
-    except Exception:  # noqa: BLE001  # told with the run that it belongs to
+    except Exception as error:
+        if _is_outage(error):
+            raise
         return _recover_apart(engine)
     _follow(engine, found, local)
     return len(found)
@@ -84,14 +86,21 @@ def _recover_apart(engine: Engine) -> int:
     for run_id in due:
         try:
             recover(engine, run_id)
-        except DatabaseUnavailableError:
-            raise
         except RunNotFoundError:  # deleted meanwhile
             continue
-        except Exception:
+        except Exception as error:
+            if _is_outage(error):
+                raise
             # It is looked at again after `HOLD`.
-            logger.exception("run not recovered", extra={"run_id": run_id})
+            logger.exception(
+                "run %s not recovered; it is looked at again", run_id, extra={"run_id": run_id}
+            )
     return len(due)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the database is to blame; anything else is told with the run that it belongs to."""
+    return isinstance(error, DatabaseUnavailableError) and not isinstance(error, ConstraintError)
 
 
 def recover(engine: Engine, run_id: RunId) -> None:
@@ -118,6 +127,8 @@ class _Recovered:
     has_ended: bool = False
     begun: Claimed | None = None
     """A step that this process has claimed."""
+    unclaimed: Sequence[str] = ()
+    """Steps that were published before, and are again."""
 
 
 def _follow(engine: Engine, found: Sequence[_Recovered], local: Local | None) -> None:
@@ -128,13 +139,14 @@ def _follow(engine: Engine, found: Sequence[_Recovered], local: Local | None) ->
         if each.has_ended:
             engine.notify(each.run.run_id)
         engine.publish(each.run.run_id, each.pieces)
+        if each.unclaimed:
+            engine.queue_watch.look(engine, each.run.run_id, each.unclaimed)
 
     def go_on(run: RunRow) -> None:
         row = advance(engine, run.run_id, may_run=None if local is None else local.may_run)
         if row is not None and local is not None:
             local.run(begun(run.run_id, run.workflow, row))
 
-    # Side by side: they wait for the database, and share its commits.
     engine.spread(go_on, [each.run for each in found if each.must_advance])
 
 
@@ -144,7 +156,7 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) 
     run_id, followup = run.run_id, Followup()
     yield from records.settling(tx, run, followup)
     if followup.ends_run:
-        if engine.end_run(tx, run):
+        if engine.try_to_end(tx, run):
             return _Recovered(run, has_ended=True)
         followup.wakes_body = True
     asking = nodes.ask_nodes(tx, run_id, statuses=nodes.LIVE)
@@ -186,11 +198,16 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) 
     wake_at = _wake_at(engine, run, rows, ready, carried, must_advance=must_advance)
     runs.update_run(tx, run_id, wake_at=wake_at, **values)
     engine.wake_at(wake_at)
+    unclaimed: list[str] = []
     if publish and run.dispatches:
+        names = {row.node_id: row.name for row in rows}
+        unclaimed = [names[node_id] for node_id in publish]
+        steps = listed([f"{names[each]} ({each})" for each in publish])
         logger.info(
-            "published again", extra={"run_id": run_id, "nodes": publish, "times": run.dispatches}
-        )
-    return _Recovered(run, pieces, must_advance, begun=here)
+            "run %s (%s): published again, time %d, since no worker has begun it: %s",
+            run_id, run.workflow, run.dispatches, steps, extra={"run_id": run_id},
+        )  # fmt: skip
+    return _Recovered(run, pieces, must_advance, begun=here, unclaimed=unclaimed)
 
 
 def _patience(engine: Engine, rows: Sequence[NodeRow]) -> int:

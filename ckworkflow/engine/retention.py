@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from ckworkflow.engine.wording import counted
 from ckworkflow.model import RunStatus
 from ckworkflow.store import retention as rows
 from ckworkflow.store.transaction import Transaction
@@ -125,10 +126,8 @@ def prune_when_due(engine: Engine, *, older_than: timedelta) -> timedelta:
         return LOOK
     batch = _batch(engine, now - older_than, FINAL, None)
     if batch.runs:
-        numbers = {str(status): number for status, number in batch.runs.items()}
-        logger.info(
-            "old runs deleted: %d", sum(batch.runs.values()), extra={**numbers, "rows": batch.rows}
-        )
+        numbers = ", ".join(f"{number} {status}" for status, number in sorted(batch.runs.items()))
+        logger.info("old runs deleted: %s; %s", numbers, counted(batch.rows, "row"))
     if batch.next is None:
         return LOOK
     database.transact(lambda tx: rows.postpone(tx, database.now(tx) + AGAIN))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckworkflow.definition.options import DiscordErrors
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class Settings:
         heartbeat: How often a process renews its row; it is dead after six times that.
         loss_limit: Attempts of one step that may be lost to dying workers.
         retention: Runs that ended longer ago than this are deleted by the clocks; `None` keeps them for ever.
+        discord_errors: What is made of Discord's errors where a step does not say; as the option of `@step`.
+        log_tracebacks: Whether the log quotes messages and tracebacks of failed steps and runs.
         bodies_kept: Bodies that a process keeps alive between continuations; 0 always replays.
     """
 
@@ -33,7 +39,9 @@ class Settings:
     heartbeat: timedelta = timedelta(seconds=5)
     loss_limit: int = 10
     retention: timedelta | None = None
+    log_tracebacks: bool = False
     bodies_kept: int = 64
+    discord_errors: DiscordErrors = None
 
     @property
     def silence(self) -> timedelta:

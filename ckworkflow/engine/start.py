@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
-from ckworkflow.definition import Workflow, check_main
-from ckworkflow.engine import failures
+from ckworkflow.definition import Workflow, check_main, registry
+from ckworkflow.engine import budget, failures
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.claims import begun
 from ckworkflow.engine.resolve import has_references
-from ckworkflow.errors import NotAWorkflowError
-from ckworkflow.model import RunId, RunStatus
+from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError
+from ckworkflow.model import NodeKind, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import plans, runs
 from ckworkflow.store.runs import RunRow
 from ckworkflow.store.transaction import Transaction
-from ckworkflow.tracing import Tracer
+from ckworkflow.tracing import Trace, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
-    from ckworkflow.tracing import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def start_run(
 
     Raises:
         NotAWorkflowError: `workflow` is none.
-        MainModuleError: It lives in `__main__`.
+        MainModuleError: It, or one of its first steps, lives in `__main__`.
         TypeError: The arguments do not fit its signature.
         UnserializableValueError: An argument cannot be stored.
         DatabaseUnavailableError: Nothing was started.
@@ -58,11 +57,8 @@ def start_run(
     engine.ensure_schema()
     run_id = RunId(uuid.uuid4().hex)
     local, started_at = engine.local, engine.database.about_now()
-    tracer = Tracer(run_id, make_body(workflow, tree), started_at=started_at)
-    try:
-        trace: Trace | BaseException = tracer.resume()
-    except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
-        trace = error
+    tracer = Tracer(run_id, make_body(workflow, tree), workflow=workflow.name, started_at=started_at)
+    trace = _first_trace(engine, run_id, workflow, tracer)
     try:
         committed = engine.database.transact_run(
             run_id,
@@ -82,15 +78,17 @@ def start_run(
         tracer.close()
         if isinstance(error, Exception) and runs.was_inserted(error, engine.database, run_id):
             engine.wake_at(engine.database.about_now())
+            _log_start(run_id, workflow.name)
             return run_id
         raise
+    _log_start(run_id, workflow.name)
     if committed is None:
         tracer.close()
         engine.notify(run_id)
     else:
-        engine.bodies.keep(run_id, committed.body)
+        if committed.body is not None:
+            engine.bodies.keep(run_id, committed.body)
         engine.wake_at(committed.wake_at)
-    logger.info("run started", extra={"run_id": run_id, "workflow": workflow.name})
     if committed is not None:
         engine.publish(run_id, committed.pieces)
         if committed.begun is not None and local is not None:
@@ -98,12 +96,40 @@ def start_run(
     return run_id
 
 
+def _first_trace(
+    engine: Engine, run_id: RunId, workflow: Workflow[Any, Any], tracer: Tracer
+) -> Trace | Exception | None:
+    """Run a body to where it waits first; return what it raised, or `None` if it takes too long for a caller to wait.
+
+    Raises:
+        MainModuleError: It calls a step that no worker would find. The body is closed.
+    """
+    try:
+        trace = engine.budget.run(tracer, workflow.name, tracer.resume, budget.START)
+    except BodyTimeoutError as error:
+        logger.warning("run %s: %s A worker tries it again.", run_id, error, extra={"run_id": run_id})
+        return None
+    except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
+        return error
+    try:
+        for name in {node.name for node in trace.nodes if node.kind is NodeKind.STEP}:
+            check_main(registry.require_step(name))
+    except MainModuleError:
+        tracer.close()
+        raise
+    return trace
+
+
+def _log_start(run_id: RunId, workflow: str) -> None:
+    logger.info("run %s (%s) started", run_id, workflow, extra={"run_id": run_id, "workflow": workflow})
+
+
 @dataclass(frozen=True, slots=True)
 class _Started:
     """A run that was written and goes on: what to publish, its body, and when to look at it again."""
 
     pieces: list[Piece]
-    body: Body
+    body: Body | None
     wake_at: datetime
     begun: NodeRow | None
     """Its first step, where this process runs it."""
@@ -113,8 +139,12 @@ def make_body(workflow: Workflow[Any, Any], tree: Any) -> Callable[[], Any]:
     """Return what makes the coroutine of a run's body, with arguments decoded anew."""
 
     def body() -> Any:
-        args = [codec.decode(arg) for arg in tree["args"]]
-        return workflow.body.function(*args, **codec.decode(tree["kwargs"]))
+        args, kwargs = [codec.decode(arg) for arg in tree["args"]], codec.decode(tree["kwargs"])
+        try:
+            return workflow.body.function(*args, **kwargs)
+        except TypeError:  # no line of it has run: a call of an `async def` only makes its coroutine
+            workflow.check_stored(args, kwargs)
+            raise
 
     return body
 
@@ -137,7 +167,7 @@ def end_text(trace: Trace) -> str | None:
 
 def _commit(
     engine: Engine, tx: Transaction, run_id: RunId, workflow: Workflow[Any, Any], tree: Any, tracer: Tracer,
-    trace: Trace | BaseException, started_at: datetime, choose: plans.Choose | None,
+    trace: Trace | BaseException | None, started_at: datetime, choose: plans.Choose | None,
 ) -> _Started | None:  # fmt: skip
     """Write the run; `None` when it has ended with that."""
     now = engine.database.about_now()
@@ -151,6 +181,10 @@ def _commit(
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
         engine.finish(tx, run, output=None, error=failures.dumps(trace))
         return None
+    if trace is None:
+        # Nothing is known of it yet: the first continuation begins the body.
+        runs.insert_run(tx, run, input_=input_, wake_at=now, signals=1)
+        return _Started([], None, now, None)
     end = end_text(trace)
     if end is not None and trace.end is not None and not trace.end.after:
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at, started_at=now)
@@ -169,12 +203,12 @@ def _commit(
         values.update(status=RunStatus.RUNNING, started_at=now)  # it sleeps, or its first step has begun
     if has_news:
         values.update(signals=1)
-    run = replace(run, wake_at=None) if values or followup.asleep else run
+    run = run._replace(wake_at=None) if values or followup.asleep else run
     wake_at = engine.schedule(tx, run, followup, carried, is_all=True, **values)
     if has_news:
         # Sleeps that have ended already. Workers run bodies on: the caller of start is not to wait for it.
         wake_at = now
         runs.update_run(tx, run_id, wake_at=wake_at)
     values["wake_at"] = wake_at
-    body = Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows, replace(run, **values))
+    body = Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows, run._replace(**values))
     return _Started(pieces, body, wake_at, followup.begun)

@@ -7,12 +7,14 @@ more of them one thread asks, once for all.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from ckworkflow.background import BackgroundThread
 from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import runs
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from ckworkflow.model import RunId
     from ckworkflow.store.database import Database
 
-__all__ = ["RunWatch"]
+__all__ = ["LoopEvent", "RunWatch"]
 
 LEAST_REST = 5
 """Times what the last look took, until the next: never more than a small part of the time, however busy all are."""
@@ -36,6 +38,37 @@ LINGER_SECONDS = 1.0
 AT_ONCE = 500
 
 
+class Settable(Protocol):
+    """What is set when a run has ended."""
+
+    def set(self) -> None:
+        """Set it; from any thread."""
+        ...
+
+
+S = TypeVar("S", bound=Settable)
+
+
+class LoopEvent:
+    """An event that the running loop waits for and any thread sets."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Set it, unless its loop has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it is set, for so long at most; it is not set any more then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        self._event.clear()
+
+
 class RunWatch:
     """See the module.
 
@@ -46,23 +79,28 @@ class RunWatch:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._waiting: dict[RunId, set[threading.Event]] = {}
+        self._waiting: dict[RunId, set[Settable]] = {}
         self._has_come = threading.Event()
         self._youngest = 0.0  # monotonic: since when the last one to come has waited
         self._is_looking = False
         self.shortest_seconds = SHORTEST_SECONDS
 
-    @contextlib.contextmanager
-    def waiting(self, run_id: RunId) -> Iterator[threading.Event]:
+    def waiting(self, run_id: RunId) -> contextlib.AbstractContextManager[threading.Event]:
         """Wait for the end of a run, inside: the event is set then, or when the run is gone."""
-        event = threading.Event()
+        return self.telling(run_id, threading.Event())
+
+    @contextlib.contextmanager
+    def telling(self, run_id: RunId, event: S) -> Iterator[S]:
+        """Set an event at the end of a run, inside, or when the run is gone."""
         with self._lock:
             self._waiting.setdefault(run_id, set()).add(event)
             self._youngest = time.monotonic()
             must_start = not self._is_looking and len(self._waiting) > FEW
             self._is_looking |= must_start
         if must_start:
-            threading.Thread(target=self._run, name="ckworkflow-watch", daemon=True).start()
+            BackgroundThread(
+                self._run, name="ckworkflow-watch", loss="waiting for the end of a run takes longer"
+            ).start()
         self._has_come.set()
         try:
             yield event

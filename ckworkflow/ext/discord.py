@@ -1,10 +1,13 @@
-"""`await bot.load_extension("ckworkflow.ext.discord")`: durable workflows for any discord.py bot.
+"""Durable workflows for any client of discord.py: `attach(client)`, or for a bot its extension.
 
+`await bot.load_extension("ckworkflow.ext.discord")` calls `setup`, and the bot's closing calls `teardown`.
 A thin shim: discord.py executes this file anew at each load, so everything lives elsewhere.
 """
 
 from __future__ import annotations
 
-from ckworkflow.discord.extension import setup, teardown
+from ckworkflow.discord.extension import attach, detach
 
-__all__ = ["setup", "teardown"]
+__all__ = ["attach", "detach", "setup", "teardown"]
+
+setup, teardown = attach, detach

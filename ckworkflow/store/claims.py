@@ -7,7 +7,6 @@ Not here: how an owner writes what came of it (`records`).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> 
     if row.is_held:
         changes["is_held"] = False
     update_node(tx, run.run_id, row.node_id, **changes)
-    return replace(row, **changes)
+    return row._replace(**changes)
 
 
 def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> Rows:
@@ -97,7 +96,7 @@ def give_back(tx: Transaction, run_id: RunId, row: NodeRow, *, unmet: int) -> No
         tx, run_id, row.node_id, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None,
         unmet=unmet,
     )  # fmt: skip
-    return replace(row, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None, unmet=unmet)
+    return row._replace(status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None, unmet=unmet)
 
 
 _TAKE_UPDATE = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from ckworkflow.store.tables import store
 
@@ -22,7 +23,7 @@ def put(tx: Transaction, key: str, value: str, *, now: datetime) -> None:
     try:
         with tx.connection.begin_nested():
             tx.execute(sa.insert(store).values(key=key, value=value, updated_at=now))
-    except sa.exc.IntegrityError:  # another process was first: it is there now
+    except exc.IntegrityError:  # another process was first: it is there now
         tx.execute(sa.update(store).where(store.c.key == key).values(value=value, updated_at=now))
 
 

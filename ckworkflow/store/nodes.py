@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -24,8 +24,7 @@ LIVE = (NodeStatus.PLANNED, NodeStatus.RUNNING)
 _RECORDED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRow:
+class NodeRow(NamedTuple):
     """A node of a run."""
 
     node_id: NodeId
@@ -64,7 +63,7 @@ class After:
     args: str
 
 
-COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow.__slots__ if name != "after")
+COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow._fields if name != "after")
 _MARK = "\x1f"  # in no name, and never as such in JSON
 _after = nodes.alias("after")
 AFTER = (
@@ -85,20 +84,19 @@ _LOAD_NODE = Prepared(sa.select(*COLUMNS).where(HERE))
 
 def node_row(values: Any) -> NodeRow:
     """Make a row of the values of `COLUMNS`, and perhaps `AFTER`."""
-    row = NodeRow(*values)
-    after: Any = row.after
-    if after is not None:
-        name, generation, args = after.split(_MARK)
-        object.__setattr__(row, "after", After(name, int(generation), args))
-    object.__setattr__(row, "kind", NodeKind(row.kind))
-    object.__setattr__(row, "status", NodeStatus(row.status))
-    return row
+    node_id, position, kind, name, line, generation, args, status, *rest = values
+    if len(values) > len(COLUMNS) and rest[-1] is not None:
+        its_name, its_generation, its_args = rest[-1].split(_MARK)
+        rest[-1] = After(its_name, int(its_generation), its_args)
+    return NodeRow(
+        node_id, position, NodeKind(kind), name, line, generation, args, NodeStatus(status), *rest
+    )
 
 
 def new_row(values: dict[str, Any]) -> NodeRow:
     """Make the row of a node that is about to be inserted with these values."""
     rest: dict[str, Any] = {"free_attempts": 0, "losses": 0, "is_carried": False}
-    found: Any = (values.get(name, rest.get(name)) for name in NodeRow.__slots__)
+    found: Any = (values.get(name, rest.get(name)) for name in NodeRow._fields)
     return NodeRow(*found)
 
 
@@ -136,6 +134,9 @@ def _all_nodes(statuses: tuple[NodeStatus, ...] | None) -> Prepared:
     query = sa.select(*COLUMNS).where(nodes.c.run_id == sa.bindparam("b_run")).order_by(nodes.c.position)
     if statuses is not None:
         query = query.where(sa.or_(*[nodes.c.status == status for status in statuses]))
+        if set(statuses) <= set(LIVE):
+            # So it is; said for the index of these.
+            query = query.where(nodes.c.delivered.is_(None))
     return Prepared(query)
 
 
@@ -234,29 +235,26 @@ def load_plan(tx: Transaction, run_id: RunId, rows: Iterable[NodeRow] | None = N
         args = codec.loads(row.args) if row.kind is NodeKind.SLEEP else None
         plan_nodes[row.node_id] = PlanNode(
             row.node_id, row.kind, row.name, tuple(load_targets(row.next)), row.unmet, row.generation,
-            sleep_delay(args), sleep_until(args),
+            sleep_delay(args), sleep_until(args), row.attempt,
         )  # fmt: skip
     return Plan(plan_nodes, plan_joins)
 
 
-def owned_nodes(tx: Transaction, owner: str) -> list[tuple[RunId, NodeId]]:
-    """The nodes that a process owns."""
-    query = sa.select(nodes.c.run_id, nodes.c.node_id).where(nodes.c.owner == owner)
-    return [(RunId(row[0]), NodeId(row[1])) for row in tx.execute(query)]
+def owned_nodes(tx: Transaction, owner: str) -> list[tuple[RunId, NodeId, int]]:
+    """The nodes that a process owns, each with the attempt that it has begun."""
+    query = sa.select(nodes.c.run_id, nodes.c.node_id, nodes.c.attempt).where(nodes.c.owner == owner)
+    return [(RunId(row[0]), NodeId(row[1]), row[2]) for row in tx.execute(query)]
 
 
-def most_losses(tx: Transaction, owner: str) -> int:
-    """How many processes the unluckiest of the nodes that a process owns has lost before."""
-    query = sa.select(sa.func.max(nodes.c.losses)).where(nodes.c.owner == owner)
-    return tx.execute(query).scalar_one() or 0
-
-
-def is_suspect_running(tx: Transaction, *, losses: int) -> bool:
-    """Whether a node is running, in any run, that has lost so many processes."""
-    query = (
-        sa.select(nodes.c.node_id).where(nodes.c.owner.is_not(None), nodes.c.losses >= losses).limit(1)
+def lost_attempts(tx: Transaction, run_id: RunId, node_id: NodeId) -> list[tuple[timedelta, str | None]]:
+    """The attempts of a node that ended with their process: how long each took until that was known, and its error."""
+    query = sa.select(attempts.c.started_at, attempts.c.finished_at, attempts.c.error).where(
+        attempts.c.run_id == run_id,
+        attempts.c.node_id == node_id,
+        attempts.c.outcome == "lost",
+        attempts.c.started_at.is_not(None),
     )
-    return tx.execute(query).first() is not None
+    return [(row[1] - row[0], row[2]) for row in tx.execute(query)]
 
 
 def carried_runs(tx: Transaction) -> list[RunId]:

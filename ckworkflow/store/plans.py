@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 _POSITIONS = 1_000_000
-"""Room for the nodes of one continuation, so that `position` sorts by continuation, then by trace."""
+"""Room for the nodes of one continuation, so that `position` sorts by continuation, then by trace.
+
+Of one continuation and the next, the number of leases grows or that of the events that the body was told: their sum numbers them."""
 
 
 class StalePlanError(Exception):
@@ -59,7 +61,8 @@ Choose = Callable[[str, Json], bool]
 
 def apply_plan(
     tx: Transaction, run: RunRow, plan: Plan, traced: Iterable[TracedNode], *, epoch: int,
-    is_new: bool = False, choose: Choose | None = None, owner: str = "", old_joins: JoinRows | None = None,
+    told: int = 0, is_new: bool = False, choose: Choose | None = None, owner: str = "",
+    old_joins: JoinRows | None = None,
 ) -> Followup:  # fmt: skip
     """Insert, change and drop planned nodes so that they are those of the plan.
 
@@ -72,6 +75,7 @@ def apply_plan(
         plan: What the trace left to do.
         traced: Its nodes.
         epoch: Of the lease.
+        told: How many events the body has been told with this continuation.
         is_new: The run has no nodes but those that the body has been told of.
         choose: Asked about new steps that may begin; the first that it takes is claimed for `owner`, and told
             as `Followup.begun`.
@@ -88,14 +92,14 @@ def apply_plan(
     inserts: list[dict[str, Any]] = []
     updates: list[dict[str, Any]] = []
     ready: list[NodeId] = []
-    traced = list(traced)
+    traced, first = list(traced), (epoch + told) * _POSITIONS
     encoded = {node.node_id: codec.dumps(node.args) for node in traced}
     for index, node in enumerate(traced):
         planned, args = plan.nodes[node.node_id], encoded[node.node_id]
         row = stored.get(node.node_id)
         following = codec.dumps(list(planned.next))
         if row is None:
-            insert = _insert(run, node, epoch * _POSITIONS + index, epoch, args, following)
+            insert = _insert(run, node, first + index, epoch, args, following)
             insert["unmet"] = unmet[node.node_id]
             inserts.append(insert)
             after = _after(plan, planned, encoded, epoch) if is_new else None
@@ -165,7 +169,7 @@ def _begin(
         insert.update(status=NodeStatus.RUNNING, attempt=1, owner=owner, started_at=run.now)
     else:
         insert["is_held"] = len(followup.ready) >= WINDOW  # as it will be cut
-    row = replace(new_row(insert), after=after)
+    row = new_row(insert)._replace(after=after)
     if is_begun:
         followup.begun = row
     else:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ckworkflow.model import RunId
+from ckworkflow.model import NodeId, RunId
+from ckworkflow.store.nodes import owned_nodes
 from ckworkflow.store.tables import nodes, processes, runs
 
 if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
+
+Claim = tuple[NodeId, int]
+"""A node, and the attempt that its owner has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +31,23 @@ class ProcessRow:
     pid: int
     pid_started: str
     alive_until: datetime
+    queues: frozenset[str] | None = None
+    """The queues that it consumes; `None`: it does not say."""
 
 
 def renew_process(tx: Transaction, row: ProcessRow, *, now: datetime) -> None:
     """Write or renew the row of this process."""
     renewed = tx.execute(
-        sa.update(processes).where(processes.c.id == row.process_id).values(alive_until=row.alive_until)
+        sa.update(processes)
+        .where(processes.c.id == row.process_id)
+        .values(alive_until=row.alive_until, queues=_write_queues(row.queues))
     )
     if renewed.rowcount == 0:
         tx.execute(
             sa.insert(processes).values(
                 id=row.process_id, role=row.role, host=row.host, boot_id=row.boot_id, pid=row.pid,
                 pid_started=row.pid_started, started_at=now, alive_until=row.alive_until,
+                queues=_write_queues(row.queues),
             )
         )  # fmt: skip
 
@@ -45,11 +55,14 @@ def renew_process(tx: Transaction, row: ProcessRow, *, now: datetime) -> None:
 def list_processes(tx: Transaction) -> list[ProcessRow]:
     """Read every registered process."""
     return [
-        ProcessRow(*row)
+        ProcessRow(
+            row.id, row.role, row.host, row.boot_id, row.pid, row.pid_started, row.alive_until,
+            _read_queues(row.queues),
+        )
         for row in tx.execute(
             sa.select(
                 processes.c.id, processes.c.role, processes.c.host, processes.c.boot_id, processes.c.pid,
-                processes.c.pid_started, processes.c.alive_until,
+                processes.c.pid_started, processes.c.alive_until, processes.c.queues,
             )
         )
     ]  # fmt: skip
@@ -69,14 +82,49 @@ def has_live_worker(tx: Transaction, *, now: datetime) -> bool:
     return tx.execute(query.limit(1)).first() is not None
 
 
-def owned_runs(tx: Transaction, process_id: str) -> list[RunId]:
-    """The runs in which a process owns a node or the lease."""
-    owned = sa.select(nodes.c.run_id).where(nodes.c.owner == process_id)
+def tell_queues(tx: Transaction, process_id: str, queues: frozenset[str]) -> None:
+    """Write which queues a process consumes now, if it is registered."""
+    query = sa.update(processes).where(processes.c.id == process_id)
+    tx.execute(query.values(queues=_write_queues(queues)))
+
+
+def consumed_queues(tx: Transaction, *, now: datetime) -> frozenset[str] | None:
+    """The queues that live workers consume; `None` while one lives that does not say."""
+    query = sa.select(processes.c.queues).where(
+        processes.c.role == "worker", processes.c.alive_until > now
+    )
+    texts = [row[0] for row in tx.execute(query)]
+    if None in texts:
+        return None
+    return frozenset(queue for text in texts for queue in _read_queues(text) or ())
+
+
+def _write_queues(queues: frozenset[str] | None) -> str | None:
+    return None if queues is None else json.dumps(sorted(queues))
+
+
+def _read_queues(text: str | None) -> frozenset[str] | None:
+    return None if text is None else frozenset(json.loads(text))
+
+
+def owned_runs(tx: Transaction, process_id: str) -> dict[RunId, frozenset[Claim]]:
+    """What a process owns in each run of which it has a node or the lease."""
+    owned: dict[RunId, set[Claim]] = {}
+    for run_id, node_id, attempt in owned_nodes(tx, process_id):
+        owned.setdefault(run_id, set()).add((node_id, attempt))
     leased = sa.select(runs.c.id).where(runs.c.lease_owner == process_id)
-    return [RunId(row[0]) for row in tx.execute(sa.union(owned, leased))]
+    for row in tx.execute(leased):
+        owned.setdefault(RunId(row[0]), set())
+    return {run_id: frozenset(claims) for run_id, claims in owned.items()}
 
 
-def remove_process(tx: Transaction, process_id: str, *, until: datetime | None = None) -> None:
-    """Forget a process that has ended; with `until`, only if it has not spoken since."""
-    has_lapsed = sa.true() if until is None else processes.c.alive_until < until
-    tx.execute(sa.delete(processes).where(processes.c.id == process_id, has_lapsed))
+def read_mark(tx: Transaction, process_id: str) -> datetime | None:
+    """What a process wrote when it last renewed its row, only to be compared for being the same; `None`: no row."""
+    query = sa.select(processes.c.alive_until).where(processes.c.id == process_id)
+    row = tx.execute(query).one_or_none()
+    return None if row is None else row[0]
+
+
+def remove_process(tx: Transaction, process_id: str) -> None:
+    """Forget a process that has ended."""
+    tx.execute(sa.delete(processes).where(processes.c.id == process_id))

@@ -167,12 +167,14 @@ def ended(
 
 
 def suspend_attempt(
-    tx: Transaction, run: RunRow, claimed: NodeRow, *, outcome: str, due_at: datetime, error: str | None,
-    is_free: bool, is_loss: bool = False, is_carried: bool = False,
+    tx: Transaction, run: RunRow, claimed: NodeRow, *, outcome: str | None, due_at: datetime,
+    error: str | None, is_free: bool, losses: int | None = None, is_carried: bool = False,
 ) -> bool:  # fmt: skip
     """End an attempt without an outcome: the node may be claimed again at `due_at`.
 
-    `is_carried` says that a message with a countdown brings the next attempt, so that the clock comes second.
+    `is_carried` says that a message with a countdown brings the next attempt, so that the clock comes second;
+    `losses`, with how many lost processes the node is charged from now on.
+    Without `outcome` it is not kept as an attempt of its own.
 
     Returns:
         Whether the node was still this owner's; otherwise nothing was written.
@@ -184,9 +186,10 @@ def suspend_attempt(
         tx, run.run_id, claimed.node_id, owner=None, error=error, due_at=due_at, is_carried=is_carried,
         status=NodeStatus.PLANNED if status is NodeStatus.RUNNING else status,
         free_attempts=claimed.free_attempts + (1 if is_free else 0),
-        losses=claimed.losses + (1 if is_loss else 0),
+        losses=claimed.losses if losses is None else losses,
     )  # fmt: skip
-    add_attempt(tx, run.run_id, claimed, outcome=outcome, error=error, now=run.now)
+    if outcome is not None:
+        add_attempt(tx, run.run_id, claimed, outcome=outcome, error=error, now=run.now)
     return True
 
 
@@ -361,6 +364,7 @@ _ENDED_SLEEPS = Prepared(
     sa.select(nodes.c.node_id, nodes.c.next, nodes.c.due_at, nodes.c.started_at)
     .where(
         nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.delivered.is_(None),  # so it is; said for the index of these
         nodes.c.kind == NodeKind.SLEEP,
         nodes.c.status == NodeStatus.RUNNING,
         nodes.c.due_at <= sa.bindparam("b_now", type_=nodes.c.due_at.type),

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from ckworkflow.model import RunStatus
 from ckworkflow.store.tables import duties, metadata, nodes, runs
@@ -166,7 +167,7 @@ def take_turn(tx: Transaction, *, now: datetime, until: datetime) -> bool:
     try:
         with tx.connection.begin_nested():
             tx.execute(sa.insert(duties).values(name=_DUTY, due_at=until))
-    except sa.exc.IntegrityError:  # another clock was first
+    except exc.IntegrityError:  # another clock was first
         return False
     return True
 

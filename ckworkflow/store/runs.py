@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,6 +15,7 @@ from ckworkflow.model import NodeId, RunId, RunStatus
 from ckworkflow.store.guesses import sure
 from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Prepared, Rows
+from ckworkflow.store.verdicts import ConstraintError
 
 if TYPE_CHECKING:
     from ckworkflow.store.database import Database
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
+class RunRow(NamedTuple):
     """A run as the engine needs it in every transaction; `now` is the database's time."""
 
     run_id: RunId
@@ -84,7 +84,7 @@ def was_inserted(error: Exception, database: Database, run_id: RunId) -> bool:
 
     Nobody knows then what that attempt was to publish, so the run is looked at now.
     """
-    if not isinstance(error, sa.exc.IntegrityError):
+    if not isinstance(error, ConstraintError):
         return False
 
     def look(tx: Transaction) -> bool:
@@ -295,6 +295,15 @@ def _update(names: tuple[str, ...]) -> Prepared:
     )
 
 
+def find_run_ids(tx: Transaction, beginning: str, *, limit: int) -> list[RunId]:
+    """Return the ids that begin like that, in their order; `limit` at most."""
+    found = tx.execute(
+        sa.select(runs.c.id).where(runs.c.id.startswith(beginning, autoescape=True))
+        .order_by(runs.c.id).limit(limit)
+    )  # fmt: skip
+    return [RunId(run_id) for (run_id,) in found]
+
+
 def finish_run(
     tx: Transaction,
     run_id: RunId,
@@ -312,9 +321,9 @@ def finish_run(
 
 
 def acquire_lease(
-    tx: Transaction, row: RunRow, *, owner: str, ttl: timedelta, spins: int = 0
+    tx: Transaction, row: RunRow, *, owner: str, ttl: timedelta, spins: int = 0, held: str | None = None
 ) -> int | None:
-    """Take the right to advance a locked run, which is no longer held then.
+    """Take the right to advance a locked run, whose body is no longer held then.
 
     Args:
         tx: A transaction that has locked the run.
@@ -322,6 +331,7 @@ def acquire_lease(
         owner: This process.
         ttl: Life of the lease.
         spins: How many continuations there are with this one since the body was told something.
+        held: What is still to be said of the run's holds.
 
     Returns:
         The epoch of the lease, which fences every write under it; `None` while another process has it.
@@ -330,6 +340,7 @@ def acquire_lease(
         _ACQUIRE,
         {
             "b_run": row.run_id, "b_now": row.now, "v_owner": owner, "v_until": row.now + ttl, "v_spins": spins,
+            "v_held": held,
         },
     ).one_or_none()  # fmt: skip
     return None if taken is None else int(taken[0])
@@ -346,10 +357,20 @@ _ACQUIRE = Prepared(
     )
     .values(
         lease_owner=sa.bindparam("v_owner"), lease_until=sa.bindparam("v_until"), epoch=runs.c.epoch + 1,
-        spins=sa.bindparam("v_spins"), spins_since=runs.c.delivered, held=None,
+        spins=sa.bindparam("v_spins"), spins_since=runs.c.delivered, held=sa.bindparam("v_held"),
     )
     .returning(runs.c.epoch)
 )  # fmt: skip
+
+
+def renew_leases(tx: Transaction, run_ids: Sequence[RunId], *, owner: str, until: datetime) -> None:
+    """Renew the leases of those of these runs that this process still has; waits for no lock."""
+    mine = (
+        sa.select(runs.c.id)
+        .where(runs.c.id.in_(run_ids), runs.c.lease_owner == owner)
+        .with_for_update(skip_locked=True)
+    )
+    tx.execute(sa.update(runs).where(runs.c.id.in_(mine)).values(lease_until=until))
 
 
 def demand_replay(tx: Transaction, row: RunRow) -> None:

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
-from ckworkflow.errors import SchemaVersionError
+from ckworkflow.errors import DatabaseUnavailableError, SchemaVersionError
 from ckworkflow.store.tables import metadata, schema_info
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CODE_REVISION = 3
+CODE_REVISION = 6
 """The revision of `migrations/versions` that this code needs."""
 
+VERSION_TABLE: Final = "ckworkflow_alembic"
 LOCK_TIMEOUT_SECONDS = 1.0
 """The longest that a migration waits for a table, and that others therefore wait behind it."""
 PATIENCE_SECONDS = 30.0
@@ -44,31 +46,54 @@ def upgrade(database: Database) -> None:
     """Bring the database to this code's schema; do nothing when it is there already or newer.
 
     Raises:
-        DatabaseUnavailableError: It cannot be reached.
-        SchemaVersionError: On a server: somebody holds a table that must be changed, and does not let go.
+        DatabaseUnavailableError: It cannot be reached, or the role has no right to change it.
+        SchemaVersionError: It has a table of a name of ours that is not ours; on a server: somebody holds a table
+            that must be changed, and does not let go.
     """
     if database.is_sqlite:
-        database.transact(_migrate)
+        database.make_folder()
+        database.transact(lambda tx: _migrate(database, tx))
         return
     database.read(_read)  # a server that is down is told in the usual words
-    with _connection(database) as connection, _only_upgrade(connection):
+    # An index cannot be built concurrently inside a transaction.
+    with database.session() as connection, _only_upgrade(connection):
         _migrate_server(database, connection)
         for index in _concurrent_indexes():
             _build(connection, index)
 
 
-def ensure(database: Database) -> None:
+class NoRunsYetError(DatabaseUnavailableError):
+    """There is no database yet, and whoever only reads makes none."""
+
+
+def ensure(database: Database, *, creates: bool = True) -> None:
     """Check that this code may use the database; a SQLite file is made or brought up to date first.
 
+    Args:
+        database: The database.
+        creates: Whether to make a file that is not there.
+
     Raises:
+        NoRunsYetError: It is not there.
         SchemaVersionError: It is older than this code needs, or so new that this code may not use it.
         DatabaseUnavailableError: It cannot be reached.
     """
+    if not database.is_there:
+        if not creates:
+            raise NoRunsYetError(
+                database.url, "there is no such file", "It is made when the first run is started: check that this is the "
+                "folder in which the bot is started, or name the file in workflow_database_url",
+            )  # fmt: skip
+        database.make_folder()
     found = database.read(_read)
     if database.is_sqlite and (found is None or found[0] < CODE_REVISION):
         upgrade(database)
         found = database.read(_read)
     if found is None:
+        if not database.read(_sees_schema):
+            raise DatabaseUnavailableError(
+                database.url, "its role may use no schema", database.rights_needed()
+            )
         raise SchemaVersionError(
             database.url, "it has no ckworkflow tables yet. Run `ckworkflow db upgrade` once."
         )
@@ -102,9 +127,19 @@ def _refuse_contracted(database: Database, found: tuple[int, int]) -> None:
         )
 
 
+def _sees_schema(tx: Transaction) -> bool:
+    return tx.connection.dialect.name == "sqlite" or bool(
+        tx.execute(sa.text("SELECT current_schema()")).scalar_one()
+    )
+
+
 def _read(tx: Transaction) -> tuple[int, int] | None:
-    if not sa.inspect(tx.connection).has_table(schema_info.name):
+    inspector = sa.inspect(tx.connection)
+    if not inspector.has_table(schema_info.name):
         return None
+    columns = {column["name"] for column in inspector.get_columns(schema_info.name)}
+    if not columns >= set(schema_info.columns.keys()):
+        return None  # somebody else's: `_refuse_foreign`
     row = tx.execute(
         sa.select(schema_info.c.revision, schema_info.c.oldest_code)
         .order_by(schema_info.c.revision.desc())
@@ -113,10 +148,32 @@ def _read(tx: Transaction) -> tuple[int, int] | None:
     return None if row is None else (row[0], row[1])
 
 
-def _migrate(tx: Transaction) -> None:
+def _refuse_foreign(database: Database, tx: Transaction) -> None:
+    """Refuse a database that was never ours and has tables of our names."""
+    names = set(sa.inspect(tx.connection).get_table_names())
+    theirs = sorted(names & set(metadata.tables))
+    if not theirs or VERSION_TABLE in names:
+        return
+    if database.is_sqlite:
+        advice = "Give ckworkflow a file of its own"
+    else:
+        advice = (
+            "Give ckworkflow a schema of its own: CREATE SCHEMA ckworkflow, and add "
+            "?options=-csearch_path%3Dckworkflow to workflow_database_url"
+        )
+    listed = ", ".join(theirs)
+    tables = f"a table {listed} that is" if len(theirs) == 1 else f"tables {listed} that are"
+    raise SchemaVersionError(
+        database.url, f"it has {tables} not ckworkflow's. Nothing was changed. {advice}."
+    )
+
+
+def _migrate(database: Database, tx: Transaction) -> None:
     found = _read(tx)
     if found is not None and found[0] >= CODE_REVISION:
         return
+    if found is None:
+        _refuse_foreign(database, tx)
     # Alembic announces its plugins at INFO: news to nobody who starts a bot.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Here, because only the process that migrates needs it, and it takes a fifth of a second to import.
@@ -130,16 +187,6 @@ def _migrate(tx: Transaction) -> None:
 
 
 # -- on a server, beside those who work on it ---------------------------------------------------------
-
-
-@contextmanager
-def _connection(database: Database) -> Iterator[sa.Connection]:
-    """Give a connection without transactions: an index cannot be built concurrently inside one."""
-    with database.engine.connect() as connection:
-        try:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
-        finally:
-            connection.invalidate()  # it has got settings of its own: nobody else must have it
 
 
 @contextmanager
@@ -170,8 +217,8 @@ def _migrate_server(database: Database, connection: sa.Connection) -> None:
         # With a waiting ALTER TABLE everybody waits who comes after it, even for what could be shared.
         tx.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS * 1000:.0f}ms'"))
         try:
-            _migrate(tx)
-        except sa.exc.OperationalError as error:
+            _migrate(database, tx)
+        except exc.OperationalError as error:
             if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
                 raise _TableBusyError from error  # `transact` would try again without a pause
             raise
@@ -229,5 +276,5 @@ def _build(connection: sa.Connection, index: sa.Index) -> None:
         connection.execute(sa.text(f"SET {limit} = 0"))
     if is_valid is not None:  # what an interrupted build has left: it costs, and serves nobody
         connection.execute(sa.schema.DropIndex(index, if_exists=True))
-    logger.info("building an index", extra={"index": index.name})
+    logger.info("building index %s", index.name)
     connection.execute(sa.schema.CreateIndex(index))

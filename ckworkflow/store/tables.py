@@ -56,29 +56,40 @@ runs = sa.Table(
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("workflow", sa.Text, nullable=False),
+    # Of the body's source, when the run was started.
     sa.Column("source_hash", sa.Text, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("input", sa.Text, nullable=False),
     sa.Column("output", sa.Text),
     sa.Column("error", sa.Text),
-    sa.Column("plan", sa.Text),  # how the body ended: its result with references, or its error
+    # How the body ended, if it did before all that it awaited was recorded: its result with references, or its error.
+    sa.Column("plan", sa.Text),
+    # When a clock must look at the run again; NULL once it has ended.
     sa.Column("wake_at", UtcDateTime),
+    # Raised by whatever lets the body go on: a join that it waits for fires, a step fails, only the body can work out a value.
     sa.Column("signals", sa.Integer, nullable=False, server_default="0"),
+    # What `signals` was when the last continuation read what it told the body. Equal: there is nothing to tell.
     sa.Column("seen", sa.Integer, nullable=False, server_default="0"),
+    # How many events the body has been told; the next one gets the next number.
     sa.Column("delivered", sa.Integer, nullable=False, server_default="0"),
+    # Looks of a clock in a row that found a step ready and unclaimed; the wait until the next one doubles with each.
     sa.Column("dispatches", sa.Integer, nullable=False, server_default="0"),
+    # The process that continues the body now, and until when without a renewal.
     sa.Column("lease_owner", sa.Text),
     sa.Column("lease_until", UtcDateTime),
+    # Raised with each lease, and where a kept body must not go on; fences what is written under a lease.
     sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
+    # Reserved for a later release: nothing reads or writes these three yet.
     sa.Column("key", sa.Text),
     sa.Column("attributes", sa.Text),
     sa.Column("parent", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
-    # Continuations begun since the body had been told so many events (`delivered`), and why the run is held for it.
+    # Leases taken since the body had been told `spins_since` events. Too many hold the run.
     sa.Column("spins", sa.Integer, nullable=False, server_default="0"),
     sa.Column("spins_since", sa.Integer),
+    # Why the body is not continued for now, and until when; and whether steps are held (a step says why in its `error`).
     sa.Column("held", sa.Text),
     # The invariant of the whole project, held by the database itself.
     sa.CheckConstraint(
@@ -106,28 +117,39 @@ nodes = sa.Table(
     "nodes",
     metadata,
     sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    # Its place in the body: the path of asyncio tasks, then the ordinal in that task (`0:2`, `0.1:1`).
     sa.Column("node_id", sa.Text, primary_key=True),
+    # The order in which the body planned the nodes of a run.
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("name", sa.Text, nullable=False),
+    # Where in the body's file the call is.
     sa.Column("line", sa.Integer, nullable=False),
+    # The epoch that planned it with this name and these arguments. A message names it: one of an older plan finds nothing.
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("args", sa.Text, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
+    # 1 while it waits for the node or join before it, then 0.
     sa.Column("unmet", sa.Integer, nullable=False),
-    sa.Column("next", sa.Text, nullable=False),  # what this node's record makes ready: nodes and joins
+    # The nodes and joins that this node's record makes ready.
+    sa.Column("next", sa.Text, nullable=False),
+    # The attempt that runs or has run last, from 1; with `owner` it fences a record.
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
-    sa.Column(
-        "free_attempts", sa.Integer, nullable=False, server_default="0"
-    ),  # those that cost nothing
-    sa.Column("losses", sa.Integer, nullable=False, server_default="0"),  # attempts lost to dead workers
+    # Those of the attempts that do not count against `max_retries`: released, held, lost, or retried at no cost.
+    sa.Column("free_attempts", sa.Integer, nullable=False, server_default="0"),
+    # With how many dead workers the step is charged.
+    sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+    # The process that runs the node.
     sa.Column("owner", sa.Text),
+    # A message with a countdown brings the end of the sleep, or the next attempt: the clock comes second.
     sa.Column("is_carried", sa.Boolean, nullable=False, server_default=sa.false()),
-    # Ready, but not published yet: it waits for its window of a wide group.
+    # Ready, and not published yet: it waits for its window of a wide group.
     sa.Column("is_held", sa.Boolean, nullable=False, server_default=sa.false()),
+    # When a sleep ends, or the next attempt may begin.
     sa.Column("due_at", UtcDateTime),
     sa.Column("output", sa.Text),
     sa.Column("error", sa.Text),
+    # The number under which the body was told of the record, and when. NULL: it has not been told yet.
     sa.Column("delivered", sa.Integer),
     sa.Column("delivered_at", UtcDateTime),
     sa.Column("created_at", UtcDateTime, nullable=False),
@@ -139,6 +161,15 @@ nodes = sa.Table(
         sqlite_where=sa.text("owner IS NOT NULL"),
         postgresql_where=sa.text("owner IS NOT NULL"),
     ),
+    # What the body has not been told of: all that is left of a run, however long it is.
+    sa.Index(
+        "ix_nodes_undelivered",
+        "run_id",
+        "position",
+        sqlite_where=sa.text("delivered IS NULL"),
+        postgresql_where=sa.text("delivered IS NULL"),
+        postgresql_concurrently=True,  # beside running workers, by `schema.upgrade`
+    ),
     sa.Index(
         "ix_nodes_held",
         "run_id",
@@ -149,7 +180,7 @@ nodes = sa.Table(
     ),
 )
 
-# Attempts that gave no result. Of the one that did, the node tells all.
+# Attempts that gave no result; of the one that did, the node has everything. A step that is held again for the same reason adds none.
 attempts = sa.Table(
     "attempts",
     metadata,
@@ -157,7 +188,7 @@ attempts = sa.Table(
     sa.Column("node_id", sa.Text, primary_key=True),
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("owner", sa.Text),
-    sa.Column("outcome", sa.Text, nullable=False),  # failed, retried, released, lost
+    sa.Column("outcome", sa.Text, nullable=False),  # failed, retried, released, held, lost
     sa.Column("error", sa.Text),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime, nullable=False),
@@ -168,10 +199,15 @@ joins = sa.Table(
     metadata,
     sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("join_id", sa.Text, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),  # chord, wait, end
+    # `chord`: lets a step begin; `wait`: the body goes on; `end`: the run ends.
+    sa.Column("kind", sa.Text, nullable=False),
+    # How many members have no result yet. One that fails is never counted: the body is told of it instead.
     sa.Column("remaining", sa.Integer, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),  # open; fired once the last member is recorded
+    # `open`, or `fired`. Nothing reads it: a later release drops it.
+    sa.Column("state", sa.Text, nullable=False),
+    # Of a `chord`: the nodes that it lets begin.
     sa.Column("next", sa.Text, nullable=False),
+    # Of a `wait`: where the body waits, and why it does, in words.
     sa.Column("line", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
 )
@@ -180,13 +216,15 @@ processes = sa.Table(
     "processes",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("role", sa.Text, nullable=False),  # worker, client
+    sa.Column("role", sa.Text, nullable=False),  # worker
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("boot_id", sa.Text, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("pid_started", sa.Text, nullable=False),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("alive_until", UtcDateTime, nullable=False),
+    # The queues that a worker consumes, as a JSON list; NULL: it does not say.
+    sa.Column("queues", sa.Text),
 )
 
 store = sa.Table(
@@ -197,7 +235,7 @@ store = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
 )
 
-# What one of many clocks does now and then: who moves `due_at` does it.
+# What one of many clocks does now and then: the clock that moves `due_at` does it.
 duties = sa.Table(
     "duties",
     metadata,

@@ -11,24 +11,30 @@ Not here: where transactions begin, and what is tried again (`ckworkflow.store.d
 from __future__ import annotations
 
 import contextlib
-import itertools
+import hashlib
+import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
+from ckworkflow.errors import RefusedValueError
 from ckworkflow.store.pipeline import Pipeline
 from ckworkflow.store.tables import UtcDateTime
+from ckworkflow.store.verdicts import Verdict, give_verdict
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
     from ckworkflow.store.pipeline import Asked
 
-__all__ = ["SESSION", "Prepared", "Rows", "Transaction", "is_direct"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["SESSION", "Prepared", "Rows", "Transaction", "is_direct", "no_unicode", "refuse_nul"]
 
 Parameters = Mapping[str, Any]
 
@@ -147,7 +153,8 @@ class _TextForm(_Form):
         numbered: Dialect = type(dialect)(paramstyle="numeric_dollar")  # type: ignore[call-arg]  # every dialect takes it
         super().__init__(statement, numbered)
         self.text = self.sql.encode()
-        self.name = b"ckworkflow_%d" % next(_numbers)
+        # By what it says: behind a pooler that knows nothing of names, another process may have prepared this one.
+        self.name = b"ckworkflow_" + hashlib.sha256(self.text).hexdigest()[:32].encode()
 
     def result(self, result: Any) -> list[Any]:
         """The rows of a result of libpq."""
@@ -160,7 +167,7 @@ class _TextForm(_Form):
             for row in range(result.ntuples)
         ]
 
-    def _encoder(self, _: Any) -> Convert:
+    def _encoder(self, type_: Any) -> Convert:  # noqa: ARG002  # as text, whatever it is
         return _to_text
 
     def _decoder(self, type_: Any) -> Convert:
@@ -173,8 +180,24 @@ class _TextForm(_Form):
         return bytes.decode
 
 
-_numbers = itertools.count()
 _TRUE = b"t"
+_TEXTS: Final = "Ids, keys and names must be whole Unicode texts: take that out of it first"
+
+
+def refuse_nul(values: Iterable[object]) -> None:
+    """Refuse texts with a NUL character: SQLite keeps it, and a server would read only what is before it.
+
+    Raises:
+        RefusedValueError: One has it.
+    """
+    for value in values:
+        if type(value) is str and "\0" in value:
+            raise RefusedValueError("a text with a NUL character", _TEXTS)
+
+
+def no_unicode() -> RefusedValueError:
+    """Return the error of a text with half of a surrogate pair, which neither database keeps."""
+    return RefusedValueError("a text with half of a surrogate pair", _TEXTS)
 
 
 def _to_text(value: Any) -> bytes | None:
@@ -198,6 +221,8 @@ SESSION: Final = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'"
 
 BUSY_SECONDS: Final = 30.0
 """How long a transaction waits for an SQLite file on which another process writes."""
+QUIET_SECONDS: Final = 5.0
+"""How long it is waited for in silence."""
 BUSY_PAUSE_SECONDS: Final = (0.0001, 0.0006)
 _GONE: Final = ("08", "57P01", "57P02", "57P03", "26000")
 """SQL states that a server says goodbye with; and that it has forgotten a prepared statement, as poolers may."""
@@ -245,6 +270,7 @@ class Transaction:
             result = self._connection.execute(statement.statement, parameters)
             return Rows(list(result) if result.returns_rows else [])
         form = statement.form(self._dialect)
+        refuse_nul((parameters or {}).values())
         try:
             values = form.values(parameters or {})
             if isinstance(form, _TextForm):
@@ -255,6 +281,8 @@ class Transaction:
                 )
             cursor = self._driver.execute(form.sql, values)
             return Rows(form.rows(cursor.fetchall())) if form.has_rows else _NO_ROWS
+        except UnicodeEncodeError:
+            raise no_unicode() from None
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
 
@@ -262,19 +290,24 @@ class Transaction:
         """Run a statement for each of the parameters; its rows are not given."""
         if len(parameters) > 1 and self._is_direct and not self.is_piped:
             form = statement.form(self._dialect)
+            for each in parameters:
+                refuse_nul(each.values())
             values = [form.values(each) for each in parameters]
             try:
                 self._driver.executemany(form.sql, values)
+            except UnicodeEncodeError:
+                raise no_unicode() from None
             except self._dialect.loaded_dbapi.Error as error:
                 raise self._told(error) from error
             return
         for each in parameters:
             self.execute(statement, each)
 
-    def begin(self, *, is_lasting: bool = True, lock_seconds: float | None = None) -> None:
+    def begin(self, *, until: float, is_lasting: bool = True, lock_seconds: float | None = None) -> None:
         """Begin. On a server, one that only reads has nothing to begin: each statement is a transaction.
 
         Args:
+            until: By the monotonic clock: how long to wait for an SQLite file on which another process writes.
             is_lasting: Whether the commit waits for the disk. If not, a power cut may undo it, and nothing else: so
                 it is only on SQLite. A server may crash and lose it while those live who have acted on it.
             lock_seconds: How long a server may wait for each lock.
@@ -286,7 +319,7 @@ class Transaction:
                 self._say("PRAGMA synchronous=NORMAL")
                 self._is_slack = True
             if self.is_write:
-                self._lock_file()
+                self._lock_file(until)
             else:
                 self._say("BEGIN")
         elif self.is_write:
@@ -294,22 +327,29 @@ class Transaction:
             if lock_seconds is not None:
                 self._say(f"SET LOCAL lock_timeout = '{lock_seconds * 1000:.0f}ms'")
 
-    def _lock_file(self) -> None:
+    def _lock_file(self, until: float) -> None:
         """Begin as the one who writes to an SQLite file; other processes want to, too.
 
         SQLite would wait by itself, longer and longer, up to a tenth of a second: most of it after the other has
         long finished, for a transaction takes less than a millisecond.
         """
-        end = time.monotonic() + BUSY_SECONDS
+        quiet_until: float | None = time.monotonic() + QUIET_SECONDS
         self._say("PRAGMA busy_timeout=0")
         try:
             while True:
                 try:
                     # IMMEDIATE: one that reads first and writes later could not be tried again.
                     self._say("BEGIN IMMEDIATE")
-                except sa.exc.OperationalError as error:
-                    if "locked" not in str(error.orig) or time.monotonic() > end:
+                except exc.OperationalError as error:
+                    now = time.monotonic()
+                    if give_verdict(error) is not Verdict.AGAIN or now >= until:
                         raise
+                    if quiet_until is not None and now > quiet_until:
+                        quiet_until = None
+                        logger.warning(
+                            "another process keeps the database file locked: it is waited for, %.0f s more",
+                            until - now,
+                        )
                     time.sleep(random.uniform(*BUSY_PAUSE_SECONDS))  # noqa: S311  # jitter, not a secret
                 else:
                     return
@@ -334,10 +374,10 @@ class Transaction:
                     pipeline.close()
                 self._driver.rollback()
                 self._be_strict()
-            except (self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError) as error:
+            except (self._dialect.loaded_dbapi.Error, exc.DBAPIError) as error:
                 # In whatever state it is, nobody else may have it.
                 self._connection.invalidate(error)
-        with contextlib.suppress(self._dialect.loaded_dbapi.Error, sa.exc.DBAPIError):
+        with contextlib.suppress(self._dialect.loaded_dbapi.Error, exc.DBAPIError):
             if self._connection.in_transaction():
                 self._connection.rollback()
 
@@ -387,7 +427,7 @@ class Transaction:
             self._driver,
             None,
         )
-        told = sa.exc.DBAPIError.instance(
+        told = exc.DBAPIError.instance(
             None, None, error, self._dialect.loaded_dbapi.Error, hide_parameters=True,
             connection_invalidated=is_gone, dialect=self._dialect,
         )  # fmt: skip

@@ -8,7 +8,6 @@ Not here: how wide a window is, and who opens it (`ckworkflow.engine`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -63,7 +62,7 @@ def first_held(tx: Transaction, run_id: RunId, asked: Rows) -> NodeRow | None:
 def release(tx: Transaction, run_id: RunId, held: NodeRow) -> NodeRow:
     """Hold a step back no longer: it is published or claimed now."""
     tx.execute(_HOLD, {"b_run": run_id, "b_node": held.node_id, "v_held": False})
-    return replace(held, is_held=False)
+    return held._replace(is_held=False)
 
 
 _HOLD = Prepared(sa.update(nodes).where(HERE).values(is_held=sa.bindparam("v_held")))

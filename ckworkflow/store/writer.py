@@ -23,9 +23,14 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+
+from ckworkflow.background import BackgroundThread
+from ckworkflow.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
@@ -53,13 +58,14 @@ class BusyError(Exception):
 class _Pending:
     """A work that waits for its turn."""
 
-    __slots__ = ("error", "is_alone", "is_lasting", "key", "result", "work")
+    __slots__ = ("error", "is_alone", "is_lasting", "key", "result", "until", "work")
 
     def __init__(self, work: Callable[[Transaction], Any], key: str, *, is_lasting: bool) -> None:
         self.work, self.key, self.is_lasting = work, key, is_lasting
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_alone = False
+        self.until = 0.0  # monotonic
 
     def outcome(self) -> Any:
         if self.error is not None:
@@ -109,15 +115,16 @@ class GroupWriter:
 
     Args:
         transact: Runs a function in one write transaction, trying again where that helps; `BusyError` where
-            it may not wait for a lock. Told whether the commit must outlive the machine.
-        alone: As `transact`, beside others; `None` where there is one writer.
+            it may not wait for a lock. Told whether the commit must outlive the machine, and until when it may try.
+        longest_seconds: How long a work may take from when it comes, the wait for its turn included.
+        alone: As `transact`, beside others, told until when; `None` where there is one writer.
     """
 
     def __init__(
-        self, transact: Callable[[Callable[[Transaction], Any], bool], Any], *,
-        alone: Callable[[Callable[[Transaction], Any]], Any] | None = None,
+        self, transact: Callable[[Callable[[Transaction], Any], bool, float], Any], *, longest_seconds: float,
+        alone: Callable[[Callable[[Transaction], Any], float], Any] | None = None,
     ) -> None:  # fmt: skip
-        self._transact, self._alone = transact, alone
+        self._transact, self._alone, self._longest_seconds = transact, alone, longest_seconds
         self._lock = threading.Lock()
         self._queue: deque[_Pending] = deque()
         self._is_busy = False
@@ -139,7 +146,7 @@ class GroupWriter:
         if not pending.is_done:
             self._write()
         if pending.is_alone and self._alone is not None:
-            return cast("T", _ended(self._alone(lambda tx: finish(work, tx))))
+            return cast("T", _ended(self._alone(lambda tx: finish(work, tx), pending.until)))
         return cast("T", pending.outcome())
 
     def submit(self, work: Work[T], done: Done[T], *, key: str) -> None:
@@ -156,6 +163,9 @@ class GroupWriter:
     def _enter(self, pending: _Pending) -> bool:
         """Queue; return whether whoever does so is to write, for nobody is."""
         with self._lock:
+            pending.until = (
+                time.monotonic() + self._longest_seconds
+            )  # here: so the first of the queue is late first
             self._queue.append(pending)
             is_first, self._is_busy = not self._is_busy, True
         return is_first
@@ -163,15 +173,20 @@ class GroupWriter:
     def _have_own_thread_write(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._write_for_others, name="ckworkflow-writer", daemon=True
+                self._thread = BackgroundThread(
+                    self._write_for_others, name="ckworkflow-writer", loss="no result is recorded"
                 )
                 self._thread.start()
             self._thread_turn.release()
 
     def _write_for_others(self) -> None:
-        while self._has_own_turn():
-            self._write()
+        try:
+            while self._has_own_turn():
+                self._write()
+        except BaseException:
+            with self._lock:
+                self._thread = None  # the next work that is handed in gets another
+            raise
 
     def _has_own_turn(self) -> bool:
         """Wait for the own thread's turn; `False`: none has come for a while, and the thread is forgotten."""
@@ -186,37 +201,49 @@ class GroupWriter:
     def _write(self) -> None:
         with self._lock:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), LARGEST_GROUP))]
+        early: Sequence[_Pending] = ()
         try:
-            self._commit(group)
+            early = self._commit(group)
         finally:
             with self._lock:
+                self._queue.extendleft(reversed(early))
                 heir = self._queue[0] if self._queue else None
                 self._is_busy = heir is not None
             # After all is set: a released thread may leave, and the next one may begin.
-            for pending in group:
-                pending.end()
-            if isinstance(heir, _Awaited):
-                heir.turn.release()
-            elif heir is not None:
-                self._have_own_thread_write()
+            with ExitStack() as rest:  # one that raises must leave none of the others waiting
+                if isinstance(heir, _Awaited):
+                    rest.callback(heir.turn.release)
+                elif heir is not None:
+                    rest.callback(self._have_own_thread_write)
+                for pending in reversed(group):
+                    if pending not in early:
+                        rest.callback(pending.end)
 
-    def _commit(self, group: Sequence[_Pending]) -> None:
+    def _commit(self, group: Sequence[_Pending]) -> Sequence[_Pending]:
+        """Write; return those whose time is not up, where it was up for the first ones only: they go on without them."""
+        until = group[0].until
         try:
             is_lasting = any(pending.is_lasting for pending in group)
             works = [(pending.key, pending.work) for pending in group]
-            results = self._transact(lambda tx: together(tx, works), is_lasting)
+            results = self._transact(lambda tx: together(tx, works), is_lasting, until)
         except BaseException as error:  # noqa: BLE001  # handed to the thread that it belongs to
             if self._alone is not None and (len(group) > 1 or isinstance(error, BusyError)):
                 for pending in group:
                     pending.is_alone = True
             elif len(group) == 1:
                 group[0].error = error
+            elif isinstance(error, DatabaseUnavailableError) and (now := time.monotonic()) >= until:
+                late = [pending for pending in group if pending.until <= now]
+                for pending in late:
+                    pending.error = error
+                return group[len(late) :]
             else:
                 for pending in group:
                     self._commit([pending])
         else:
             for pending, result in zip(group, results, strict=True):
                 pending.result = result
+        return ()
 
 
 class _Rest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckworkflow.testing.fake_discord import FakeDiscord
+from ckworkflow.testing.fake_discord import FakeDiscord, FakeDiscordError, FakeInteraction
 from ckworkflow.testing.worker import worker
 
-__all__ = ["FakeDiscord", "worker"]
+__all__ = ["FakeDiscord", "FakeDiscordError", "FakeInteraction", "worker"]

@@ -30,7 +30,9 @@ from types import (
 )
 from typing import Any, Final
 
-__all__ = ["abandon"]
+from ckworkflow.tracing.deferred import Deferred
+
+__all__ = ["abandon", "holds_no_frames"]
 
 REACH_LIMIT: Final = 2_000
 """Objects that are looked at, the nearest first: a body may reach all of its process."""
@@ -71,6 +73,13 @@ def abandon(roots: Iterable[object], *, beyond: tuple[type, ...] = ()) -> None:
         _mark(one)
 
 
+def holds_no_frames(value: object) -> bool:
+    """Whether a value is seen at a glance to hold nothing suspended: plain data, and stand-ins for results."""
+    if isinstance(value, list | tuple):
+        return all(not gc.is_tracked(item) or type(item) is Deferred for item in value)
+    return not gc.is_tracked(value) or type(value) is Deferred
+
+
 def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], list[Any]]:
     """The suspended objects that the roots alone keep, and the exits of locks that a `with` has put on their stacks.
 
@@ -88,7 +97,7 @@ def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], li
                 key not in objects
                 and len(objects) < REACH_LIMIT
                 and gc.is_tracked(one)
-                and not isinstance(one, (*_SHARED, *beyond))
+                and not _is(one, (*_SHARED, *beyond))
             ):
                 objects[key] = one
                 pending.append(key)
@@ -100,9 +109,10 @@ def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], li
     ]
     foreign = set(outside)
     while outside:
-        new = {id(one) for one in _held(objects[outside.pop()])} & objects.keys() - foreign - own
-        foreign |= new
-        outside.extend(new)
+        for key in {id(one) for one in _held(objects[outside.pop()])}:
+            if key in objects and key not in foreign and key not in own:
+                foreign.add(key)
+                outside.append(key)
     theirs = {key: one for key, one in objects.items() if key not in foreign}
     theirs |= {id(one): one for one in _awaited_by(roots)}
     return _suspended(theirs.values())
@@ -132,7 +142,7 @@ _coroutine.close()
 
 
 def _suspended(objects: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    suspended = [one for one in objects if isinstance(one, _SUSPENDED)]
+    suspended = [one for one in objects if _is(one, _SUSPENDED)]
     exits = [
         held
         for one in suspended
@@ -142,17 +152,22 @@ def _suspended(objects: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     return suspended, exits
 
 
+def _is(one: object, types: tuple[type, ...]) -> bool:
+    """Whether an object is of one of these types; unlike `isinstance`, this runs no code of its class."""
+    return issubclass(type(one), types)
+
+
 def _held(found: Any) -> list[Any]:
     # Of a function only what it has closed over: its globals are everybody's.
-    return list(found.__closure__ or ()) if isinstance(found, FunctionType) else gc.get_referents(found)
+    return list(found.__closure__ or ()) if type(found) is FunctionType else gc.get_referents(found)
 
 
-def _is_exit(held: object) -> bool:
+def _is_exit(held: Any) -> bool:
     """Whether an object is what a `with` over a lock leaves on the stack of a frame."""
     return (
-        isinstance(held, BuiltinMethodType | MethodType)
+        type(held) in (BuiltinMethodType, MethodType)
         and held.__name__ in {"__exit__", "__aexit__"}
-        and isinstance(held.__self__, _LOCKS)
+        and _is(held.__self__, _LOCKS)
     )
 
 

@@ -9,12 +9,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from ckworkflow.errors import NotAwaitedError
 from ckworkflow.tracing.deferred import Deferred
+from ckworkflow.tracing.forgotten import used_as_a_value
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from ckworkflow.model import Json, NodeId, NodeKind
+    from ckworkflow.tracing.forgotten import Alarm
     from ckworkflow.tracing.nodes import TracedNode
     from ckworkflow.tracing.tracer import TaskState, Tracer
 
@@ -22,12 +28,30 @@ if TYPE_CHECKING:
 class Call(Coroutine[Any, Any, Any]):
     """A coroutine of the body; see the module. So whatever takes a coroutine takes it: `create_task`, a `TaskGroup`."""
 
-    __slots__ = ("_coroutine", "_is_used", "_number", "line", "tracer")
+    __slots__ = ("_alarm", "_coroutine", "_is_used", "_number", "line", "tracer")
 
     def __init__(self, tracer: Tracer, line: int) -> None:
         self.tracer, self.line, self._is_used = tracer, line, False
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._number = tracer.next_call()
+        self._alarm: Alarm | None = None
+
+    @property
+    def what(self) -> str:
+        """What was called, for a person."""
+        raise NotImplementedError
+
+    def made_by(self, frame: FrameType) -> Self:
+        """Note who has made the call, so that it is found out if nobody awaits it; return the call."""
+        self._alarm = self.tracer.unawaited.add(self._number, self.what, frame)
+        return self
+
+    def hand_over(self) -> None:
+        """Note that the call is awaited, or is a `gather`'s or a task's to await."""
+        if self._alarm is not None:
+            self._alarm.tracer = None
+            self._alarm = None
+        self.tracer.unawaited.discard(self._number)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.strict().__await__()
@@ -37,7 +61,15 @@ class Call(Coroutine[Any, Any, Any]):
         return self._number
 
     def __eq__(self, other: object) -> bool:
-        return self is other
+        if self is other or isinstance(other, Awaitable):
+            return self is other
+        raise used_as_a_value(self.tracer, self.what, self.line)
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked for what a call has not: of its result, most likely. Others ask `hasattr`, so it is no fault yet.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(str(NotAwaitedError(self.what, self.line)))
 
     def send(self, value: Any, /) -> Any:
         """As of a coroutine."""
@@ -49,12 +81,14 @@ class Call(Coroutine[Any, Any, Any]):
 
     def close(self) -> None:
         """As of a coroutine: one that was never awaited records nothing."""
+        self.hand_over()
         if self._coroutine is None:
             self._is_used = True
         else:
             self._coroutine.close()
 
     def _begun(self) -> Coroutine[Any, Any, Any]:
+        self.hand_over()
         if self._coroutine is None:
             self._coroutine = self.strict()
         return self._coroutine
@@ -88,6 +122,18 @@ class Call(Coroutine[Any, Any, Any]):
             msg = "cannot reuse already awaited step, sleep or workflow call"
             raise RuntimeError(msg)
         self._is_used = True
+        self.hand_over()
+
+
+def _refuse(self: Call, *_: Any) -> NoReturn:
+    raise used_as_a_value(self.tracer, self.what, self.line)
+
+
+for _operation in (
+    "bool", "str", "format", "lt", "le", "gt", "ge", "len", "iter", "contains", "getitem", "add", "radd", "sub",
+    "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod", "int", "float", "index",
+):  # fmt: skip
+    setattr(Call, f"__{_operation}__", _refuse)
 
 
 class NodeCall(Call):
@@ -98,6 +144,11 @@ class NodeCall(Call):
     def __init__(self, tracer: Tracer, kind: NodeKind, name: str, args: Json, line: int) -> None:
         super().__init__(tracer, line)
         self.kind, self.name, self.args = kind, name, args
+
+    @property
+    def what(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition(".")[2]
 
     def record(self) -> TracedNode:
         """Add the node at the running task's next ordinal."""
@@ -114,12 +165,12 @@ class NodeCall(Call):
         """Wait for the node and return its result or raise its error."""
         node = self.record()
         await self.tracer.wait_for(frozenset({node.node_id}), self.line, self.reason)
-        return node.value()
+        return self.tracer.value_of(node)
 
     @property
     def reason(self) -> str:
         """Why a trace stops here."""
-        return f"the result of {self.name.rpartition('.')[2]} is looked at"
+        return f"the result of {self.what} is looked at"
 
 
 class WorkflowCall(Call):
@@ -132,6 +183,11 @@ class WorkflowCall(Call):
     ) -> None:
         super().__init__(tracer, line)
         self.body, self.name = body, name
+
+    @property
+    def what(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition(".")[2]
 
     async def lazily(self) -> Any:
         """Run the inlined body; its value may hold deferred values."""
@@ -146,7 +202,7 @@ class WorkflowCall(Call):
     @property
     def reason(self) -> str:
         """Why a trace stops here."""
-        return f"the result of {self.name.rpartition('.')[2]} is looked at"
+        return f"the result of {self.what} is looked at"
 
 
 class OtherCall(Call):
@@ -157,6 +213,11 @@ class OtherCall(Call):
     def __init__(self, tracer: Tracer, make: Callable[[], Any], line: int) -> None:
         super().__init__(tracer, line)
         self.make = make
+
+    @property
+    def what(self) -> str:
+        """Not known yet: it is awaited where it is made."""
+        return "a call"
 
     async def lazily(self) -> Any:
         """Wait, call, and await what came back."""
@@ -175,7 +236,9 @@ class GatherCall(Call):
 
     __slots__ = (
         "_future",
+        "_is_strict",
         "_missing",
+        "_nodes",
         "_places",
         "_results",
         "_tasks",
@@ -196,6 +259,8 @@ class GatherCall(Call):
                 )
                 msg = "An asyncio.Future, a coroutine or an awaitable is required"
                 raise TypeError(msg)
+            if isinstance(member, Call):
+                member.hand_over()
         # As asyncio: what is there twice runs once.
         self.members = list({id(member): member for member in members}.values())
         places = {id(member): place for place, member in enumerate(self.members)}
@@ -203,20 +268,34 @@ class GatherCall(Call):
         self.return_exceptions = return_exceptions
         self._results: list[Any] = [None] * len(self.members)
         self._missing = len(self.members)
-        self._future: asyncio.Future[None] = tracer.loop.create_future()
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._is_strict = False
+        self._future = _Gathering(self)
+        self._tasks: dict[int, asyncio.Future[Any]] = {}
+        self._nodes: dict[int, TracedNode] = {}
         # One boundary for all direct members: a thousand of them must not wake the body a thousand times.
         self._waiter = tracer.waiter(line, "a member of gather is awaited")
+
+    @property
+    def what(self) -> str:
+        """Asyncio's name for it."""
+        return "gather"
 
     @property
     def reason(self) -> str:
         """Why a trace stops here."""
         return "the results of gather are looked at"
 
+    async def strict(self) -> Any:
+        """Wait for all members: who cancels a gather ends those that have not ended."""
+        self._is_strict, self._waiter.reason = True, self.reason
+        return await super().strict()
+
     async def lazily(self) -> list[Any]:
         """Start all members and wait for those whose outcome is at hand or that wait themselves."""
         self.use()
         tracer = self.tracer
+        if any(isinstance(member, asyncio.Future) for member in self.members):
+            await tracer.fence(self.line, "a member of gather is not a step or workflow")
         parent = tracer.state()
         frontiers: list[set[NodeId]] = []
         for index, member in enumerate(self.members):
@@ -229,15 +308,9 @@ class GatherCall(Call):
         if self._missing:
             try:
                 await self._future
-            except asyncio.CancelledError:
-                # As asyncio: cancelling a gather cancels its members.
-                for task in self._tasks:
-                    task.cancel()
-                self._waiter.close()
-                tracer.drop(self._waiter.nodes)
-                raise
             finally:
                 self._waiter.close()
+                self._future.call = None  # which has it: the two would wait for the collector
         if frontiers:
             parent.frontier = set().union(*frontiers)
         await tracer.bound_segment(self.line)
@@ -249,19 +322,22 @@ class GatherCall(Call):
         self, index: int, node: TracedNode, parent: TaskState, frontiers: list[set[NodeId]]
     ) -> None:
         tracer = self.tracer
-        if tracer.may_pass(node):
+        if not self._is_strict and tracer.may_pass(node):
             node.passed = True
             frontiers.append({node.node_id})
             self._done(index, Deferred(node))
             return
 
         def delivered() -> None:
+            if self._nodes.pop(index, None) is None:
+                return  # it was cancelled in the same pass
             error = node.outcome.error if node.outcome else None
             if error is not None:
                 self._failed(index, error)
             else:
                 self._done(index, Deferred(node))
 
+        self._nodes[index] = node
         if node.outcome is not None:
             delivered()  # its turn came before the body did
         else:
@@ -269,21 +345,49 @@ class GatherCall(Call):
 
     def _start_task(self, index: int, member: Any, frontiers: list[set[NodeId]]) -> None:
         tracer = self.tracer
-        state = tracer.child_state()
-        task = tracer.loop.spawn(_run_member(tracer, member), state)
-        self._tasks.append(task)
+        state, is_own = tracer.child_state(), not isinstance(member, asyncio.Future)
+        # What is under way already is waited for itself, as by asyncio: nothing comes in between.
+        task = tracer.loop.spawn(_run_member(tracer, member), state) if is_own else member
+        self._tasks[index] = task
 
-        def finished(task: asyncio.Task[Any]) -> None:
+        def finished(task: asyncio.Future[Any]) -> None:
+            del self._tasks[index]
             if task.cancelled():
-                said = getattr(task, "_cancel_message", None)
-                self._failed(index, asyncio.CancelledError("" if said is None else said))
+                # As asyncio's own: the error itself, once, and the message where errors are results.
+                self._cancelled(index, task._cancel_message, task._make_cancelled_error)  # type: ignore[attr-defined]
             elif (error := task.exception()) is not None:
                 self._failed(index, error)
             else:
-                frontiers.append(state.frontier)
+                if is_own:
+                    frontiers.append(state.frontier)
                 self._done(index, task.result())
 
         task.add_done_callback(finished)
+
+    def cancel_members(self, message: Any) -> bool:
+        """Cancel the members that have not ended; whether there were any."""
+        is_any = False
+        for index in sorted({**self._tasks, **self._nodes}):
+            if index in self._tasks:
+                # Not one that has ended, and says so in a moment.
+                is_any |= self._tasks[index].cancel(message)
+                continue
+            is_any = True
+            node_id = self._nodes.pop(index).node_id
+            self._waiter.nodes.discard(node_id)
+            self.tracer.drop([node_id])
+            # As the task that asyncio would have for it: it wakes, and then says that it has ended.
+            loop = self.tracer.loop
+            loop.call_soon(
+                loop.call_soon, self._cancelled, index, message, partial(_cancellation, message)
+            )
+        return is_any
+
+    def _cancelled(self, index: int, message: Any, error: Callable[[], asyncio.CancelledError]) -> None:
+        if self.return_exceptions:
+            self._done(index, asyncio.CancelledError("" if message is None else message), error)
+        else:
+            self._failed(index, error())
 
     def _failed(self, index: int, error: BaseException) -> None:
         if self.return_exceptions:
@@ -291,11 +395,38 @@ class GatherCall(Call):
         elif not self._future.done():
             self._future.set_exception(error)
 
-    def _done(self, index: int, value: Any) -> None:
+    def _done(
+        self, index: int, value: Any,
+        cancelled: Callable[[], asyncio.CancelledError] = asyncio.CancelledError,
+    ) -> None:  # fmt: skip
         self._results[index] = value
         self._missing -= 1
-        if not self._missing and not self._future.done():
+        if self._missing or self._future.done():
+            return
+        if self._future.is_cancelling:
+            self._future.set_exception(cancelled())
+        else:
             self._future.set_result(None)
+
+
+class _Gathering(asyncio.Future[None]):
+    """What a `gather` waits for: as asyncio's own, to cancel it is to cancel the members, and they end it."""
+
+    def __init__(self, call: GatherCall) -> None:
+        super().__init__(loop=call.tracer.loop)
+        self.is_cancelling = False
+        self.call: GatherCall | None = call
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel the members; whether any could be."""
+        if self.done() or self.call is None or not self.call.cancel_members(msg):
+            return False
+        self.is_cancelling = True
+        return True
+
+
+def _cancellation(message: Any) -> asyncio.CancelledError:
+    return asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
 
 async def _run_member(tracer: Tracer, member: Any) -> Any:

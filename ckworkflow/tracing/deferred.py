@@ -15,6 +15,7 @@ from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckworkflow.errors import CkWorkflowError
+from ckworkflow.foreign import is_interrupt
 
 if TYPE_CHECKING:
     from ckworkflow.model import Json
@@ -123,7 +124,7 @@ def reference(value: object) -> Json | None:
 
 
 def project(value: Any, path: Path) -> Any:
-    """Follow a projection without running user code.
+    """Follow a projection without running user code, but for what compares and hashes keys of a dict.
 
     Raises:
         UnresolvableError: A part is missing, or only a property could give it.
@@ -132,7 +133,9 @@ def project(value: Any, path: Path) -> Any:
         if kind == "item" and type(value) in (dict, list, tuple):
             try:
                 value = value[key]
-            except (KeyError, IndexError, TypeError) as error:
+            except BaseException as error:  # a key may raise anything when it is compared
+                if is_interrupt(error):
+                    raise
                 raise UnresolvableError(f"[{key!r}]") from error
         elif kind == "attr" and _is_stored(value, str(key)):
             value = getattr(value, str(key))

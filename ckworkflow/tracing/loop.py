@@ -11,17 +11,22 @@ through `call_at`).
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import sys
+import sysconfig
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from ckworkflow.errors import BodyAwaitError
-from ckworkflow.tracing.abandon import abandon
+from ckworkflow.tracing.abandon import abandon, holds_no_frames
+from ckworkflow.tracing.calls import Call
 
 if TYPE_CHECKING:
     from contextvars import Context
+    from types import FrameType
 
     from ckworkflow.tracing.tracer import TaskState, Tracer
 
@@ -29,18 +34,24 @@ CALLBACK_LIMIT = 1_000_000
 """Callbacks of one pass; a body that spins on `asyncio.sleep(0)` ends here instead of never."""
 
 
+_bodies = itertools.count()
+_BODY_BITS: Final = 16
+_TASK_BITS: Final = 44
+"""Of a hash, the lower ones, which alone give the order of a set; Python uses 61."""
+
+
 class TraceTask(asyncio.Task[Any]):
     """An asyncio task that knows its place in the body."""
 
     state: TaskState
 
-    def __init__(self, coro: Any, *, number: int, **options: Any) -> None:
-        self._number = number  # first: asyncio keeps a set of all tasks
+    def __init__(self, coro: Any, *, hash_: int, **options: Any) -> None:
+        self._hash = hash_  # first: asyncio keeps a set of all tasks
         super().__init__(coro, **options)
 
     def __hash__(self) -> int:
         # By its number in the body, not by its address: a set of tasks (`asyncio.wait`) has one order.
-        return self._number
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -54,9 +65,13 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self.tasks: list[TraceTask] = []
         self.generators: list[AsyncGenerator[Any, Any]] = []
         self.fault: BaseException | None = None
+        self.progress = 0
+        """Grows while the body comes further: with each callback, and with each node."""
         self._ready: deque[asyncio.Handle] = deque()
         self._closed = False
         self._task_count = 0
+        # Tasks of different bodies meet in asyncio's set of all tasks, and must not all have one hash there.
+        self._hash_base = next(_bodies) % (1 << _BODY_BITS) << _TASK_BITS
 
     # -- what asyncio's own tasks and futures use -----------------------------------------------
 
@@ -94,9 +109,11 @@ class TraceLoop(asyncio.AbstractEventLoop):
     ) -> TraceTask:
         """Start a task at a given place in the body."""
         self._task_count += 1
+        if isinstance(coro, Call):
+            coro.hand_over()
         task = TraceTask(
             coro,
-            number=self._task_count,
+            hash_=self._hash_base + self._task_count,
             loop=self,
             name=name or f"workflow task {state.path}",
             context=context,
@@ -160,6 +177,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
                 if not self._ready or self.fault is not None:
                     return
                 handle = self._ready.popleft()
+                self.progress += 1
                 if handle.cancelled():
                     continue
                 try:
@@ -183,16 +201,19 @@ class TraceLoop(asyncio.AbstractEventLoop):
             if (awaited := task._fut_waiter) is not None:  # type: ignore[attr-defined]
                 awaited.cancel()  # so that a lock does not think of it as next in its queue
         awaited = None
-        coroutines = [task.get_coro() for task in self.tasks]
-        abandon([*self.tasks, *coroutines, *self.generators], beyond=(type(self.tracer), TraceLoop))
-        coroutines.clear()
+        left = [task for task in self.tasks if not task.done() or _may_keep_frames(task)]
+        if left or self.generators:
+            coroutines = [task.get_coro() for task in left]
+            abandon([*left, *coroutines, *self.generators], beyond=(type(self.tracer), TraceLoop))
+            coroutines.clear()
+        left.clear()
         self.tasks.clear()
         self.generators.clear()
         self._ready.clear()
 
-    def refuse(self, what: str) -> BodyAwaitError:
+    def refuse(self, what: str, *instead: str) -> BodyAwaitError:
         """Remember that the body left the durable world, whatever it does with the error."""
-        error = BodyAwaitError(what)
+        error = BodyAwaitError(what + _place(), *instead)
         if self.fault is None:
             self.fault = error
         return error
@@ -203,13 +224,56 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Any, *args: Any, context: Any = None
     ) -> NoReturn:
         """Refused: a timer of the process is not durable."""
-        raise self.refuse("a timer of asyncio (asyncio.sleep or a timeout); use ckworkflow.sleep()")
+        raise self._refuse_timer(sys._getframe(1))
 
     def call_at(  # type: ignore[override]  # as `call_soon`
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> NoReturn:
         """Refused: a timer of the process is not durable."""
-        raise self.refuse("a timer of asyncio (asyncio.sleep or a timeout); use ckworkflow.sleep()")
+        raise self._refuse_timer(sys._getframe(1))
+
+    def _refuse_timer(self, caller: FrameType | None) -> BodyAwaitError:
+        """Say which function of asyncio wanted a timer, and what to write in its place."""
+        said = ("a timer of the event loop", _SLEEP)
+        while caller is not None and caller.f_globals.get("__name__", "").startswith("asyncio."):
+            said = _TIMERS.get(caller.f_code.co_name, said)  # one may stand on another
+            caller = caller.f_back
+        return self.refuse(*said)
+
+
+def _place() -> str:
+    """Where the body stands, for a person: at its last line that is not a library's; nothing if none is running."""
+    place, frame = "", cast("FrameType | None", sys._getframe(1))
+    while frame is not None and frame.f_code is not TraceLoop.run_until_idle.__code__:
+        path, name = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        if not place and not path.startswith(_LIBRARIES) and name.partition(".")[0] != "ckworkflow":
+            place = f" (line {frame.f_lineno} of {os.path.basename(path)})"  # noqa: PTH119  # it may be no path
+        frame = frame.f_back
+    return "" if frame is None else place
+
+
+def _may_keep_frames(task: TraceTask) -> bool:
+    """Whether what has come of a finished task may hold something suspended; its own frames have gone."""
+    return not task.cancelled() and (task.exception() is not None or not holds_no_frames(task.result()))
+
+
+_LIBRARIES: Final = (
+    "<frozen ",
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+)
+_SLEEP: Final = "Write `await sleep(...)` with the `sleep` of ckworkflow, which survives a restart."
+_LIMIT: Final = (
+    "A body cannot limit the time of an await yet: give the step that may take long a `timeout=`."
+)
+_TIMERS: Final = {
+    "sleep": ("asyncio.sleep()", _SLEEP),
+    "wait_for": ("asyncio.wait_for() with a timeout", _LIMIT),
+    "__aenter__": ("asyncio.timeout()", _LIMIT),
+    "reschedule": ("asyncio.timeout()", _LIMIT),
+    "_wait": ("asyncio.wait() with a timeout", _LIMIT),
+    "as_completed": ("asyncio.as_completed() with a timeout", _LIMIT),
+}
+"""By the function of asyncio that asks for a timer: what the body used, and what to do."""
 
 
 def _leave_generator(generator: AsyncGenerator[Any, Any]) -> None:

@@ -115,7 +115,9 @@ def gather(*members: Any, return_exceptions: bool = False) -> Any:
     tracer = current()
     if tracer is None:
         return asyncio.gather(*members, return_exceptions=return_exceptions)
-    return GatherCall(tracer, members, sys._getframe(1).f_lineno, return_exceptions=return_exceptions)
+    frame = sys._getframe(1)
+    call = GatherCall(tracer, members, frame.f_lineno, return_exceptions=return_exceptions)
+    return call.made_by(frame)
 
 
 async def fence() -> None:

@@ -16,17 +16,20 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow import codec
-from ckworkflow.errors import ReplayDivergenceError
+from ckworkflow.errors import ReplayDivergenceError, UnreadableValueError, UnserializableValueError
 from ckworkflow.model import NodeKind
-from ckworkflow.tracing.calls import NodeCall, OtherCall, WorkflowCall
-from ckworkflow.tracing.deferred import Deferred, holds_deferred, project, reference
+from ckworkflow.tracing.calls import Call, NodeCall, OtherCall, WorkflowCall
+from ckworkflow.tracing.deferred import Deferred, UnresolvableError, holds_deferred, project, reference
+from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from ckworkflow.model import Json, NodeId, RunId
 
 logger = logging.getLogger(__name__)
@@ -117,6 +120,7 @@ class Tracer:
     Args:
         run_id: The run, for messages and as the seed of `random()` and `uuid4()`.
         body: Makes the coroutine of the body.
+        workflow: Registered name of the run's workflow, for `use_run()`.
         started_at: When the run was started: what `now()` says at first.
         known: What the database holds of claimed and delivered nodes.
         is_same_source: Whether the body is the one that recorded them.
@@ -127,17 +131,21 @@ class Tracer:
         run_id: RunId,
         body: Callable[[], Coroutine[Any, Any, Any]],
         *,
+        workflow: str = "",
         started_at: datetime,
         known: Mapping[NodeId, Known] | None = None,
         is_same_source: bool = True,
         segment_limit: int = SEGMENT_LIMIT,
     ) -> None:
-        self.run_id = run_id
+        self.run_id, self.workflow = run_id, workflow
         self.loop = TraceLoop(self)  # type: ignore[abstract]  # `loop` fills in the rest by name
         self.live: dict[NodeId, TracedNode] = {}
         self.waiters: dict[int, Waiter] = {}
         self.on_delivery: dict[NodeId, list[Callable[[], None]]] = {}
         self.is_alive = True
+        self.is_lost = False
+        """Whether it is inside a call of `resume` that nobody waits for any more, and so cannot be closed."""
+        self.unawaited = Unawaited(self)
         self.has_lent = False
         self._body = body
         self._calls = 0
@@ -174,7 +182,7 @@ class Tracer:
         """
         is_outrun = any(o.error is not None for o in outcomes) and self._has_speculated()
         # A body that has ended holds stand-ins in its result, which only a replay can work out by now.
-        if self._root is not None and (is_outrun or self._end is not None):
+        if self._root is not None and (is_outrun or self.has_ended):
             self.close()
             raise ReplayNeededError
         self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
@@ -194,22 +202,42 @@ class Tracer:
             self._end = replace(self._end, after=after)
         trace = Trace(tuple(self._wanted()), tuple(self._boundaries()), self._end)
         if self._end is None and not trace.waits:
-            raise self.loop.refuse("a future that no step, sleep or workflow completes")
+            raise self.loop.refuse(
+                "a future that no step, sleep or workflow completes (of another loop, say, or an asyncio.Event or "
+                "Queue that nothing in the body sets or fills)"
+            )
         self._check_unmet()
         if not self._known:
             self._outcomes.clear()  # they served to compare arguments with recorded ones
         return trace
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the body has returned or raised: what it is told after that takes a replay."""
+        return self._end is not None
+
+    @property
+    def progress(self) -> int:
+        """Grows while the body comes further."""
+        return self.loop.progress
+
+    def interrupt(self, error: BaseException) -> None:
+        """Have `resume` raise this error as soon as the body lets it; from any thread."""
+        if self.loop.fault is None:
+            self.loop.fault = error
+
     def close(self) -> None:
         """Abandon the body: no user code runs while its coroutines are closed."""
+        if self.is_lost:
+            return
         self.is_alive = False
         self.waiters.clear()
         self.on_delivery.clear()
         self.loop.close()
 
     def __del__(self) -> None:
-        # Before Python collects the coroutines of a body that was dropped and not closed: then their
-        # `finally` would run, perhaps in the midst of another body.
+        # The last resort for a body that was dropped and not closed: a `finally` of its coroutines would run as they are
+        # collected, perhaps in the midst of another body. Not certain: the collector may come to those first.
         if getattr(self, "is_alive", False):
             self.close()
 
@@ -254,12 +282,14 @@ class Tracer:
         if any(not task.done() for task in self.loop.tasks):
             return  # a `finally` of a cancelled task, or of a generator, awaits a step
         error = root.exception() if not root.cancelled() else asyncio.CancelledError()
+        if error is None:
+            error = self.unawaited.at_end()
         result: Json = None
         if error is None:
             try:
                 result = codec.encode(root.result(), path="result", ref=reference)
             except Exception as unstorable:  # noqa: BLE001  # a value's own code may raise anything
-                error = unstorable
+                error = self.unawaited.at_end(is_surely_wrong=True) or unstorable
         self._end = End(result, error, frozenset())
 
     async def _close_generators(self) -> None:
@@ -327,33 +357,46 @@ class Tracer:
         return self._now
 
     def step_call(
-        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, line: int
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, frame: FrameType
     ) -> NodeCall:
         """What a step gives back in a body; its arguments are encoded here, at the call.
 
         Raises:
             UnserializableValueError: An argument cannot be stored.
+            NotAwaitedError: It is, or holds, a call that was to be awaited first.
         """
-        tree: dict[str, Json] = {
-            "args": [codec.encode(arg, path=f"args[{i}]", ref=reference) for i, arg in enumerate(args)],
-            "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=reference),
-        }
-        return NodeCall(self, NodeKind.STEP, name, tree, line)
+        calls: list[Call] = []
 
-    def sleep_call(self, wait: timedelta | datetime, *, line: int) -> NodeCall:
+        def note(value: object) -> Json | None:
+            if issubclass(type(value), Call):  # not isinstance: that asks `__class__`
+                calls.append(cast("Call", value))
+            return reference(value)
+
+        try:
+            tree: dict[str, Json] = {
+                "args": [codec.encode(arg, path=f"args[{i}]", ref=note) for i, arg in enumerate(args)],
+                "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=note),
+            }
+        except UnserializableValueError:
+            if calls:
+                raise used_as_a_value(self, calls[0].what, calls[0].line) from None
+            raise
+        return NodeCall(self, NodeKind.STEP, name, tree, frame.f_lineno).made_by(frame)
+
+    def sleep_call(self, wait: timedelta | datetime, *, frame: FrameType) -> NodeCall:
         """What `sleep` gives back in a body."""
         tree: Json = (
             {"seconds": wait.total_seconds()}
             if isinstance(wait, timedelta)
             else {"until": wait.astimezone(UTC).isoformat()}
         )
-        return NodeCall(self, NodeKind.SLEEP, "sleep", tree, line)
+        return NodeCall(self, NodeKind.SLEEP, "sleep", tree, frame.f_lineno).made_by(frame)
 
     def workflow_call(
-        self, body: Callable[[], Coroutine[Any, Any, Any]], name: str, *, line: int
+        self, body: Callable[[], Coroutine[Any, Any, Any]], name: str, *, frame: FrameType
     ) -> WorkflowCall:
         """What a workflow gives back in the body of another."""
-        return WorkflowCall(self, body, name, line)
+        return WorkflowCall(self, body, name, frame.f_lineno).made_by(frame)
 
     def later(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, line: int
@@ -392,6 +435,7 @@ class Tracer:
             frozenset(self.undelivered(state.frontier if after is None else after)),
             call.line,
         )
+        self.loop.progress += 1
         early = self._early.pop(node_id, None)
         if early is not None:
             node.outcome = early
@@ -407,8 +451,17 @@ class Tracer:
             return
         if (known.kind, known.name) != (call.kind, call.name):
             raise self._divergence(node_id, known, call.name)
-        if known.args == call.args or self._plain(known.args) == self._plain(call.args):
+        if known.args == call.args:
             return
+        try:
+            if self._plain(known.args) == self._plain(call.args):
+                return
+        except UnresolvableError:
+            pass  # a part that a result no longer has: other arguments
+        except UnreadableValueError as error:
+            if self._is_same_source:
+                self.loop.fault = error
+                raise
         if self._is_same_source:
             raise self._divergence(
                 node_id,
@@ -416,16 +469,17 @@ class Tracer:
                 f"{call.name} with other arguments",
             )
         logger.warning(
-            "run %s: the replayed step %s has other arguments; its recorded result counts",
+            "run %s: the replayed step %s (%s) has other arguments; its recorded result counts",
             self.run_id,
             call.name,
+            node_id,
             extra={"run_id": self.run_id, "node_id": node_id, "step": call.name},
         )
 
     def _divergence(self, node_id: NodeId, known: Known, traced: str) -> BaseException:
         why = (
-            "The workflow was edited while the run was under way. Restore the old order of steps before other runs get "
-            "there, and start a new run in place of this one."
+            "The workflow was edited while the run was under way. Restore the old order of steps; to change it, give the "
+            "edited workflow a name= of its own."
         )
         if self._is_same_source:
             why = (
@@ -556,7 +610,7 @@ class Tracer:
         if kind is Deferred:
             node = value._ckw_node
             if node.node_id not in known:
-                known[node.node_id] = node.value()
+                known[node.node_id] = self.value_of(node)
             part = known[node.node_id]
             # As Python does, with a property's code and Python's own error: what the body awaited is recorded.
             for how, key in value._ckw_path:
@@ -571,6 +625,20 @@ class Tracer:
         else:
             return value
         return known[id(value)]
+
+    def value_of(self, node: TracedNode) -> Any:
+        """Return a fresh copy of a node's result, or raise its error.
+
+        Raises:
+            UnreadableValueError: This process cannot rebuild the result. No body can handle that: what it would do
+                next is not what it does where the result can be read.
+        """
+        try:
+            return node.value()
+        except UnreadableValueError as error:
+            if node.outcome is None or node.outcome.error is None:
+                self.loop.fault = error
+            raise
 
     def random_bits(self) -> bytes:
         """32 bytes that are the same in every replay."""

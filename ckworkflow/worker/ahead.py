@@ -8,7 +8,7 @@ While nobody waits for its slot, a worker goes on. Else it does so for a time bo
 a slot from others; the dearer it is for another worker to take over (which may have to replay the body), the longer.
 What counts is the processor time that the run has had: on a busy worker it waits for most of the time, and to give up
 the slot would only add a message to what all wait for. It does not go on with a step of another queue, with a rate
-limit, or while the worker stops.
+limit, under a time limit of Celery's (which the prefork pool keeps, for each message), or while the worker stops.
 
 Not here: the claim itself (`ckworkflow.engine.claims`).
 """
@@ -16,17 +16,21 @@ Not here: the claim itself (`ckworkflow.engine.claims`).
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionInfo
 from celery import signals, states
+from celery.app.task import Context
+from celery.exceptions import Retry
 from celery.worker import state
 
 from ckworkflow import canvas
 from ckworkflow.definition import Step, registry
-from ckworkflow.engine import failures
+from ckworkflow.engine import failures, judging
+from ckworkflow.errors import FatalError
 from ckworkflow.worker.events import events_of
+from ckworkflow.worker.limits import has_rate_limit, has_time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +39,10 @@ if TYPE_CHECKING:
 
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.judging import Failure
+    from ckworkflow.worker.limits import Limits
     from ckworkflow.worker.runtime import Runtime
 
-__all__ = ["RunAhead", "queue_without_message"]
+__all__ = ["RunAhead", "queue_without_message", "send_retry"]
 
 BOX_SECONDS = 0.05
 """Of processor time."""
@@ -61,6 +66,7 @@ class RunAhead:
         runtime: The runtime of this process.
         hostname: The worker's name, as Celery prints it.
         has_message: Whether its step came with a message, and is one more task beside those in place.
+        limits: What the pool keeps for the message; `None` where that is not prefork.
     """
 
     def __init__(
@@ -72,9 +78,11 @@ class RunAhead:
         *,
         hostname: str | None,
         has_message: bool = True,
+        limits: Limits | None = None,
     ) -> None:
+        self._limits = limits
         self._app, self._runtime, self._hostname = app, runtime, hostname
-        self._queue = _queue_of(app, step.name, step.options.queue)
+        self._queue = canvas.queue_of(app, step.name)
         ordinal = int(claimed.row.node_id.rpartition(":")[2])
         extra = BOX_SECONDS_PER_NODE * ordinal
         self._began_at = time.monotonic()
@@ -102,11 +110,19 @@ class RunAhead:
 
     def may_run(self, name: str) -> bool:
         """Whether a step of that name may run now in this process, without a message."""
+        if self._limits is not None and not self._is_free_of(self._limits, name):
+            return False
         now = time.monotonic()
         is_in_box = now < self._ends_at and self._own + self._on_lane < self._box
         if not is_in_box and (now > self._began_at + LONGEST_SECONDS or self._is_slot_wanted()):
             return False
-        return queue_without_message(self._app, self._runtime, name) == self._queue
+        queue = queue_without_message(self._app, self._runtime, name)
+        return queue is not None and queue == self._queue
+
+    def _is_free_of(self, limits: Limits, name: str) -> bool:
+        # Celery times messages: the limit of one step would end the next.
+        is_timed = limits.hard or limits.soft or has_time_limit(self._app, name)
+        return not is_timed and name not in limits.rated
 
     def _is_slot_wanted(self) -> bool:
         """Whether this process holds steps whose turn has not come."""
@@ -118,7 +134,7 @@ class RunAhead:
     def telling(self, claimed: Claimed) -> Iterator[Told]:
         """Tell Celery's signals and events of a step that runs inside; set what it failed with, if it does."""
         row = claimed.row
-        task = self._app.tasks.get(row.name)
+        task = canvas.task_of(self._app, row.name)
         task_id = canvas.task_id(claimed.run_id, row.node_id, row.generation)
         told = Told()
         args = (claimed.run_id, row.node_id, row.generation)
@@ -141,11 +157,22 @@ class RunAhead:
                 events.add("task-succeeded", uuid=task_id, result="None", runtime=took)
             elif events is not None and failure is not None:
                 kind = "task-retried" if told.is_tried_again else "task-failed"
-                text = f"{failures.outline(failure.data)}; see `ckworkflow runs show {claimed.run_id}`"
+                text = failures.public_text(failure.data, claimed.run_id)
                 events.add(kind, uuid=task_id, exception=text, traceback=None)
-            state = states.SUCCESS if failure is None else states.FAILURE
+            state = states.SUCCESS
             if failure is None:
                 _send(signals.task_success, task, result=None)
+            elif told.is_tried_again:
+                state = states.RETRY
+                if failure is not judging.RELEASED:  # of which no message tells either
+                    send_retry(task, claimed, failure, hostname=self._hostname)
+            else:
+                state = states.FAILURE
+                error = FatalError(failures.public_text(failure.data, claimed.run_id))
+                _send(
+                    signals.task_failure, task, task_id=task_id, exception=error, args=args, kwargs={},
+                    traceback=None, einfo=_einfo(error),
+                )  # fmt: skip
             _send(
                 signals.task_postrun, task, task_id=task_id, task=task, args=args, kwargs={}, retval=None,
                 state=state,
@@ -158,9 +185,9 @@ def queue_without_message(app: Celery, runtime: Runtime, name: str) -> str | Non
     That is so while the worker stops, and for steps with a rate limit, which Celery keeps at its queues.
     """
     step = registry.steps.get(name)
-    if step is None or step.options.rate_limit is not None or runtime.is_stopping:
+    if step is None or runtime.is_stopping or has_rate_limit(app, name):
         return None
-    return _queue_of(app, name, step.options.queue)
+    return canvas.queue_of(app, name)
 
 
 class Told:
@@ -173,14 +200,28 @@ class Told:
 _SIGNALS = (signals.task_prerun, signals.task_success, signals.task_postrun)
 
 
+def send_retry(task: Any, claimed: Claimed, failure: Failure, *, hostname: str | None) -> None:
+    """Send Celery's signal for a task that is tried again, where Celery itself does not."""
+    if not signals.task_retry.receivers:
+        return
+    row = claimed.row
+    error = FatalError(failures.public_text(failure.data, claimed.run_id))
+    request = Context(
+        id=canvas.task_id(claimed.run_id, row.node_id, row.generation), task=row.name, hostname=hostname,
+        args=(claimed.run_id, row.node_id, row.generation), kwargs={}, retries=row.attempt - 1,
+        called_directly=False, root_id=claimed.run_id,
+    )  # fmt: skip
+    reason = Retry(exc=error)
+    _send(signals.task_retry, task, request=request, reason=reason, einfo=_einfo(reason))
+
+
+def _einfo(error: Exception) -> ExceptionInfo:
+    try:
+        raise error  # noqa: TRY301  # it needs a traceback, and that of the step is not for everybody
+    except Exception:  # noqa: BLE001  # see above
+        return ExceptionInfo()
+
+
 def _send(signal: Any, sender: Any, **arguments: Any) -> None:
     if signal.receivers:
         signal.send(sender=sender, **arguments)
-
-
-@functools.lru_cache(maxsize=4096)
-def _queue_of(app: Celery, name: str, queue: str | None) -> str:
-    """The queue to which a step's message would go: also by `task_routes`."""
-    route = app.amqp.router.route({} if queue is None else {"queue": queue}, name)
-    found = route.get("queue")
-    return str(getattr(found, "name", found))

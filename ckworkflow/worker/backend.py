@@ -115,7 +115,7 @@ class WorkflowBackend:
         return None
 
     def mark_as_revoked(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
-        """Note that an ordinary task was revoked; of ours the message alone is gone, not the step."""
+        """Note that an ordinary task was revoked; what that means for a step is in SQL (`.revokes`)."""
         return None if _is_ours(task_id) else self.inner.mark_as_revoked(task_id, *args, **kwargs)
 
     def mark_as_retry(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
@@ -130,10 +130,11 @@ class WorkflowBackend:
         """Fail the body of an ordinary chord."""
         if not _is_ours(_id_of(callback)):
             return self.inner.chord_error_from_stack(callback, exc)
+        task_id = _id_of(callback)
         logger.warning(
-            "chord of a workflow reported an error",
-            extra={"task_id": _id_of(callback), "error": str(exc)},
-        )
+            "chord %s of a workflow reported %s; the clock goes on with its run",
+            task_id, type(exc).__name__, extra={"task_id": task_id},
+        )  # fmt: skip
         return ExceptionInfo()
 
     def forget(self, task_id: str) -> None:
@@ -189,14 +190,14 @@ class WorkflowBackend:
         if not body:
             return
         if self.fire is None:
-            logger.error("no engine is connected to the result backend", extra={"task_id": request.id})
+            logger.error("step %s: no engine is connected to the result backend", request.id)
             return
         try:
             if self.fire(request.id):
                 self._publish(request, body)
                 self.fired(request.id)
         except Exception:
-            logger.exception("join not fired, the clock will do it", extra={"task_id": request.id})
+            logger.exception("join of step %s not fired, the clock will do it", request.id)
 
     def _publish(self, request: Any, body: Mapping[str, Any]) -> None:
         signature = maybe_signature(body, app=self.app)

@@ -6,7 +6,8 @@ holder is provably dead, or has been silent for a lease, is free again. A holder
 own, however many messages it holds and however long.
 
 This is a broker and not the store: it carries hints that can all be made again from the database, so
-the file may be deleted at any time, also under running processes, and it is written by the `sqlite3`
+the file may be deleted at any time, also under running processes, and one that is damaged says that it
+should be; it is readable by its owner alone, and it is written by the `sqlite3`
 module of the standard library directly. It is a file apart from the database because each message is
 three writes, which would queue up with the writer that the records of the steps need.
 
@@ -26,15 +27,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ckworkflow.engine.identity import Identity, is_gone, pid_started, this_process
+from ckworkflow.background import BackgroundThread
+from ckworkflow.engine.detector import FailureDetector, Sign
+from ckworkflow.engine.identity import Identity, this_process
+from ckworkflow.store.files import identity, make_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["LEASE", "BrokerFile", "BrokerFileReplacedError", "Claimed"]
+__all__ = ["LEASE", "BrokerFile", "BrokerFileDamagedError", "BrokerFileReplacedError", "Claimed"]
 
 LEASE: Final = timedelta(seconds=15)
-"""How long a holder may be silent where nobody can ask the kernel whether it lives."""
+"""How long a holder may be silent that is stopped, or of which the kernel cannot be asked."""
 
 _LAYOUT: Final = 1
 _RENEW_SECONDS: Final = LEASE.total_seconds() / 5
@@ -65,7 +69,7 @@ _HOLDER: Final = "id, host, boot_id, pid, pid_started"
 _PICKED: Final = f"id IN (SELECT id FROM messages WHERE {_READY} ORDER BY priority DESC, id LIMIT ?)"
 _RETURNED: Final = "RETURNING -priority, id, body, deliveries"
 _PUT: Final = """INSERT INTO messages (queue, priority, body, expires_at)
-    VALUES (?1, ?2, ?3, (SELECT ?4 + ttl_seconds FROM queues WHERE name = ?1))"""
+    VALUES (:queue, :priority, :body, (SELECT :now + ttl_seconds FROM queues WHERE name = :queue))"""
 
 
 class BrokerFileReplacedError(OSError):
@@ -75,6 +79,17 @@ class BrokerFileReplacedError(OSError):
         super().__init__(
             f"The broker file {path} was deleted or replaced while this process used it. Messages in the old "
             f"file are gone and are published again from the database; queues are declared anew."
+        )
+
+
+class BrokerFileDamagedError(OSError):
+    """The file is no database any more, or one with holes."""
+
+    def __init__(self, path: str, error: Exception) -> None:
+        reason = "its text cannot be read" if isinstance(error, UnicodeDecodeError) else str(error)
+        super().__init__(
+            f"The broker file {path} is damaged ({reason}). Delete it, with its -wal and -shm: messages are published "
+            f"again from the database, and no run is lost. Processes that use it need not be restarted."
         )
 
 
@@ -115,6 +130,8 @@ class BrokerFile:
         self._keeper: threading.Thread | None = None
         self._is_holder = False
         self._unreleased: set[int] = set()
+        # It tells nothing: the engine's own, which watches the same processes, does.
+        self._detector = FailureDetector(LEASE, timedelta(seconds=_RENEW_SECONDS), tells=False)
 
     @classmethod
     def at(cls, path: str) -> BrokerFile:
@@ -131,13 +148,13 @@ class BrokerFile:
 
     def put(self, queues: Sequence[str], body: str, *, priority: int = 0) -> None:
         """Append a message to queues, in all of them or in none."""
-        now = time.time()
+        what = {"priority": priority, "body": body, "now": time.time()}
         with self._cursor() as db:
             if len(queues) == 1:
-                db.execute(_PUT, (queues[0], priority, body, now))
+                db.execute(_PUT, {"queue": queues[0], **what})
             else:
                 with self._transaction(db):
-                    db.executemany(_PUT, [(queue, priority, body, now) for queue in queues])
+                    db.executemany(_PUT, [{"queue": queue, **what} for queue in queues])
         self.notify()
 
     def claim(self, queues: Sequence[str], limit: int, *, keep: bool) -> list[Claimed]:
@@ -338,8 +355,10 @@ class BrokerFile:
         """Free what dead holders held, and forget queues that nobody owns and messages out of date."""
         now = time.time()
         with self._cursor() as db:
-            rows = db.execute(f"SELECT {_HOLDER}, namespace, alive_until FROM holders").fetchall()
-            gone = [row[0] for row in rows if _has_ended(Identity(*row[:5]), row[5], row[6], now)]
+            rows = db.execute(f"SELECT {_HOLDER}, alive_until FROM holders").fetchall()
+            me = this_process().process_id
+            signs = [Sign(Identity(*row[:5]), row[5]) for row in rows if row[0] != me]
+            gone = [dead.process.process_id for dead in self._detector.look(signs)]
             expired = db.execute(
                 "SELECT 1 FROM messages WHERE expires_at < ? LIMIT 1", (now,)
             ).fetchone()
@@ -362,9 +381,10 @@ class BrokerFile:
         self._renew(db)
         self._is_holder = True
         if self._keeper is None:
-            self._keeper = threading.Thread(
-                target=self._keep, name="ckworkflow-broker-lease", daemon=True
-            )
+            self._keeper = BackgroundThread(
+                self._keep, name="ckworkflow-broker-lease",
+                loss="messages that this process holds are delivered again",
+            )  # fmt: skip
             self._keeper.start()
 
     def _renew(self, db: sqlite3.Connection) -> None:
@@ -382,7 +402,7 @@ class BrokerFile:
         while True:
             time.sleep(_COLLECT_SECONDS)
             with self._lock:
-                if _inode_of(self.path) is None:
+                if identity(self.path) is None:
                     # Deleted: who next takes a message from the new file starts over.
                     self._keeper, self._is_holder = None, False
                     return
@@ -411,16 +431,22 @@ class BrokerFile:
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            if self._inode is not None and _inode_of(self.path) != self._inode:
+            try:
+                if self._inode is not None and identity(self.path) != self._inode:
+                    self._close()
+                    self._is_holder = False
+                    self.generation += 1
+                if self._db is None:
+                    self._db = _connect(self.path)
+                    self._opened += 1
+                    self._inode = identity(self.path)
+                    self.collect()  # what a killed predecessor held is free before the first look
+                yield self._db
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                if not _is_damage(error):
+                    raise
                 self._close()
-                self._is_holder = False
-                self.generation += 1
-            if self._db is None:
-                self._db = _connect(self.path)
-                self._opened += 1
-                self._inode = _inode_of(self.path)
-                self.collect()  # what a killed predecessor held is free before the first look
-            yield self._db
+                raise BrokerFileDamagedError(self.path, error) from error
 
     def _close(self) -> None:
         if self._db is not None:
@@ -460,34 +486,23 @@ class BrokerFile:
             file._reset()  # noqa: SLF001 - the child is another holder, with locks of its own
 
 
-def _has_ended(holder: Identity, namespace: str, alive_until: float, now: float) -> bool:
-    """Whether a holder is dead: by the kernel's word where it can be asked, else by its silence."""
-    if namespace == _namespace():
-        if is_gone(holder.host, holder.boot_id, holder.pid, holder.pid_started):
-            return True
-        if holder.host == this_process().host and pid_started(holder.pid):
-            return False  # it lives, be it stopped or too busy to renew anything
-    return alive_until < now
-
-
 @functools.cache
 def _namespace() -> str:
-    """Name the process ids that this process can see: two containers may share host name and boot."""
+    """Name the process ids that this process can see, for older releases: `Identity.host` says it, too."""
     try:
         return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it names no file
     except OSError:
         return ""
 
 
-def _inode_of(path: str) -> tuple[int, int] | None:
-    try:
-        stat = os.stat(path)  # noqa: PTH116 - on the path of every message
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+def _is_damage(error: Exception) -> bool:
+    """Whether an error is of a damaged file. Of that not even what SQLite says about it can always be read."""
+    words = ("not a database", "malformed", "decode to UTF-8")
+    return isinstance(error, UnicodeDecodeError) or any(word in str(error) for word in words)
 
 
 def _connect(path: str) -> sqlite3.Connection:
+    make_private(path)
     try:
         db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     except sqlite3.OperationalError as error:

@@ -12,12 +12,17 @@ import logging
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.signals import worker_shutting_down
 from celery.worker import state
 
-from ckworkflow.engine import presence, recovery, retention, spinning
+from ckworkflow import canvas
+from ckworkflow.background import BackgroundThread, stop_worker_with
+from ckworkflow.engine import claims, holding, presence, recovery, retention
+from ckworkflow.engine.core import one_by_one
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
@@ -25,9 +30,10 @@ from ckworkflow.outage import Outage
 from ckworkflow.store import schema
 from ckworkflow.worker import events
 from ckworkflow.worker import runtime as runtimes
+from ckworkflow.worker.continuing import Continuations
 from ckworkflow.worker.heartbeat import Heartbeat
 from ckworkflow.worker.local import LocalSteps
-from ckworkflow.worker.pools import exit_on_error
+from ckworkflow.worker.pools import describe, exit_on_error
 from ckworkflow.worker.prefork import Children, is_prefork
 
 if TYPE_CHECKING:
@@ -60,16 +66,20 @@ class ClockThread:
         self._wake = threading.Event()
         self._is_stopped = self._is_locked_out = False
         self._wakes_at = 0.0  # monotonic
-        self._thread = threading.Thread(target=self._run, name="ckworkflow-clock", daemon=True)
+        self._thread = BackgroundThread(
+            self._run, name="ckworkflow-clock", loss="no sleep ends and no lost step is found"
+        )
         self._ticks = 0
         self._has_retried = False
         # Monotonic: when to look at the schema (it was checked before this started), and for old runs.
         self._checks_at = time.monotonic() + SCHEMA_SECONDS
         self._prunes_at = 0.0
+        self._continuations = Continuations(engine.spare_threads)
         self._forget = engine.on_wake(self._on_wake)
 
     def start(self) -> None:
         """Begin; what is due is recovered at once."""
+        self._engine.spread = self._continuations.spread
         self._thread.start()
 
     def stop(self) -> None:
@@ -79,6 +89,13 @@ class ClockThread:
         self._forget()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(5)
+        self._continuations.stop(5)
+        self._engine.spread = one_by_one
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it ticks."""
+        return self._thread.is_alive()
 
     def info(self) -> dict[str, Any]:
         """What `inspect stats` shows."""
@@ -96,33 +113,38 @@ class ClockThread:
     def _run(self) -> None:
         buried = 0.0
         outage = Outage(logger, "database of the clock")
+        # Once a heartbeat at least, since a look counts for so much time only.
+        look_seconds = min(BURY_SECONDS, self._engine.settings.heartbeat.total_seconds())
         while not self._is_stopped:
             wait = POLL_SECONDS
             try:
                 self._check_schema()
                 self._retry_held()
-                if self._is_somebody_lost() or time.monotonic() - buried >= BURY_SECONDS:
+                if self._is_somebody_lost() or time.monotonic() - buried >= look_seconds:
                     presence.bury_dead(self._engine)
                     buried = time.monotonic()
+                claims.offer_turns(self._engine)
+                self._continuations.begin_next()
                 left = recovery.tick(self._engine)
                 self._ticks += 1
                 self._prune()
                 if left is not None:
                     wait = min(max(left.total_seconds(), 0.001), POLL_SECONDS)
+                self._is_locked_out = left == recovery.LOCKED_WAIT
             except Exception as error:  # noqa: BLE001  # a database that is down is waited for
                 outage.begins(error)
+                self._is_locked_out = False
                 wait = 1.0
             else:
                 outage.ends()
-            self._is_locked_out = left == recovery.LOCKED_WAIT
             self._wakes_at = time.monotonic() + wait
             self._wake.wait(wait)
             self._wake.clear()
 
     def _retry_held(self) -> None:
-        """Once, because this may be a deploy: try runs again that were held under other code."""
+        """Once, because this may be a deploy: try again what is held."""
         if not self._has_retried:
-            spinning.retry_held(self._engine)
+            holding.retry_held(self._engine)
             self._has_retried = True
 
     def _prune(self) -> None:
@@ -145,7 +167,14 @@ class ClockThread:
         except SchemaVersionError as error:
             logger.critical("the worker stops: %s", error)
             self._is_stopped = True
-            state.should_stop = EXIT_CODE
+            stop_worker()
+
+
+def stop_worker() -> None:
+    """Begin a warm shutdown of the worker of this process that ends with an error; from any thread."""
+    # As Celery's handler of SIGTERM does: with it begins the grace time of steps, here and in pool processes.
+    worker_shutting_down.send(sender=None, sig=None, how="Warm", exitcode=EXIT_CODE)
+    state.should_stop = EXIT_CODE
 
 
 class Clock(bootsteps.StartStopStep):
@@ -170,6 +199,7 @@ class Clock(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         """Open the runtime where steps run in this process, then begin to tick."""
+        stop_worker_with(stop_worker)
         try:
             if self._children is None:
                 runtimes.running()
@@ -180,6 +210,7 @@ class Clock(bootsteps.StartStopStep):
             # Celery would add the traceback of what the sentence says.
             logger.critical("the worker stops: %s", error)
             raise SystemExit(EXIT_CODE) from None
+        logger.info(describe(worker))
         engine, local = current().engine, None
         executor = getattr(worker.pool, "executor", None)
         if self._children is None and executor is not None:
@@ -195,6 +226,7 @@ class Clock(bootsteps.StartStopStep):
         engine.is_saturated = lambda: (
             len(state.reserved_requests) + (local.running if local else 0) >= slots
         )
+        engine.queue_of = partial(canvas.queue_of, worker.app)
         self._thread = ClockThread(
             current().engine, is_somebody_lost=self._children.replace_lost if self._children else None
         )
@@ -204,6 +236,7 @@ class Clock(bootsteps.StartStopStep):
         """End the clock and the runtime."""
         engine = current().engine
         engine.local, engine.is_saturated = None, lambda: False
+        engine.queues = None
         engine.watch.shortest_seconds = SHORTEST_SECONDS
         if self._thread is not None:
             self._thread.stop()
@@ -213,6 +246,7 @@ class Clock(bootsteps.StartStopStep):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         runtimes.stop()
+        stop_worker_with(None)
 
     def terminate(self, worker: Any) -> None:
         """As `stop`, since nothing here may be left half done; but async steps are not waited for."""

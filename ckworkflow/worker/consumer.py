@@ -13,23 +13,48 @@ costs as much as receiving one. Here they go out together, ten times a second.
 
 It sees how long messages take to come, so that a worker's clock can tell a long queue from messages that are lost.
 
-Not here: how a connection is made again, which is Celery's; what is in flight, which is the database's.
+No message can end it: one that Celery cannot read, or that makes it raise, is rejected for good with one line in the log.
+Celery prints a traceback for some of those, acknowledges others, and ends over the rest, again after each restart.
+
+Not here: how a connection is made again, which is Celery's; what is in flight, which is the database's; what a message must
+look like (`ckworkflow.worker.malformed`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MethodType
 from typing import Any
 
+from celery import signals
+from celery.concurrency.base import BasePool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.consumer.control import Control
 
+from ckworkflow import canvas
 from ckworkflow.canvas import published_at
+from ckworkflow.definition import registry
+from ckworkflow.engine import holding
 from ckworkflow.engine.installation import current
+from ckworkflow.errors import CkWorkflowError, DatabaseUnavailableError
+from ckworkflow.model import NodeId, RunId
+from ckworkflow.store import processes
+from ckworkflow.worker import compression
+from ckworkflow.worker import runtime as runtimes
+from ckworkflow.worker.broker_loss import BrokerLostError, means_loss
+from ckworkflow.worker.malformed import (
+    MalformedMessageError,
+    check_order,
+    check_step,
+    check_task,
+    refuse,
+)
 
 __all__ = ["Consumer"]
 
@@ -40,14 +65,142 @@ FLUSH_SECONDS = 0.1
 """How long events are kept to be sent together."""
 
 
+LOST_SECONDS = 1.0
+"""How long a broker is left alone that answers and cannot be worked with: it would say the same again."""
+
+
 class Consumer(CeleryConsumer):
     """See the module."""
 
+    class Blueprint(CeleryConsumer.Blueprint):
+        """The steps of the consumer, the last of which receives messages until the connection is lost."""
+
+        def start(self, parent: Any) -> None:
+            """Start the steps; an error that means a lost connection is raised as one."""
+            try:
+                super().start(parent)
+            except Exception as error:
+                if means_loss(error):
+                    raise BrokerLostError(error) from error
+                raise
+
     _is_flush_due = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, on_task_request: Callable[[Any], object], *args: Any, **kwargs: Any) -> None:
+        compression.install()
+        super().__init__(on_task_request, *args, **kwargs)
+        self.connection_errors: tuple[type[Exception], ...] = (
+            *self.conninfo.connection_errors,
+            BrokerLostError,
+        )
         self.on_task_message.add(_note_delay)
+        self.on_task_request: Callable[[Any], object] = _handing_over(on_task_request)
+
+    # --- messages that cannot be read -----------------------------------------------------------------
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], object]:
+        """Make what receives task messages; every bootstep of the consumer has started by then."""
+        for consumer in self.gossip.consumers or ():
+            # Events of other workers are messages too, and Celery reads them as trustingly.
+            consumer.on_message = self._guarded(consumer.on_message)
+            consumer.on_decode_error = self.on_decode_error
+        for box in [step.box for step in self.blueprint.order if isinstance(step, Control)]:
+            self._guard_mailbox(box)
+        receive = super().create_task_handler(*args, **kwargs)
+        self._tell_queues()
+
+        def check_and_receive(message: Any) -> None:
+            if check_task(message) in registry.steps:
+                check_step(message)
+            receive(message)
+
+        return self._guarded(check_and_receive)
+
+    def _guarded(self, receive: Callable[[Any], object]) -> Callable[[Any], None]:
+        broken = (*self.connection_errors, *self.channel_errors)
+
+        def guarded(message: Any) -> None:
+            try:
+                receive(message)
+            except _HandOverError as error:
+                raise error.reason from None
+            except Exception as error:
+                # kombu's Redis transport counts KeyError among the connection's errors; on a message it is the message's.
+                if isinstance(error, broken) and not isinstance(error, KeyError):
+                    raise
+                self._refuse(message, error)
+
+        return guarded
+
+    def _guard_mailbox(self, box: Any) -> None:
+        """Have the mailbox of remote control check what comes in; Celery makes its consumer anew with each connection."""
+        if "on_message" not in vars(box):
+            obey = box.on_message
+
+            def check_and_obey(body: Any, message: Any) -> None:
+                try:
+                    check_order(body)
+                except MalformedMessageError as error:
+                    self._refuse(message, error)
+                else:
+                    obey(body, message)
+
+            box.on_message = check_and_obey
+        if box.consumer is not None:
+            box.consumer.callbacks = [box.on_message]
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Reject a message whose body cannot be decoded."""
+        self._refuse(message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002  # Celery's
+        """Reject a message that is no task."""
+        self._refuse(message, exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002  # Celery's
+        """Reject a message that names no task."""
+        self._refuse(message, MalformedMessageError("it names no task"))
+
+    def _refuse(self, message: Any, error: Exception) -> None:
+        headers = getattr(message, "headers", None)
+        names = headers if isinstance(headers, Mapping) else {}
+        delivery = getattr(message, "delivery_info", None) or {}
+        refuse(error, queue=delivery.get("routing_key"), name=names.get("task"), id_=names.get("id"))
+        # A mailbox takes no acknowledgements, and RabbitMQ closes the channel over one.
+        takes_none = getattr(message.channel, "no_ack_consumers", None) or ()
+        if not message.acknowledged and delivery.get("consumer_tag") not in takes_none:
+            reject_log_error(message, logger, self.connection_errors)
+        signals.task_rejected.send(sender=self, message=message, exc=error)
+
+    # --- queues ---------------------------------------------------------------------------------------
+
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Begin to consume another queue."""
+        super().add_task_queue(queue, *args, **options)
+        self._tell_queues()
+
+    def cancel_task_queue(self, queue: str) -> None:
+        """Consume a queue no longer."""
+        super().cancel_task_queue(queue)
+        self._tell_queues()
+
+    def _tell_queues(self) -> None:
+        """Have this process's row say what is consumed; on another thread, for the database may keep one waiting."""
+        queues = frozenset(queue.name for queue in self.task_consumer.queues)
+        engine = current().engine
+        if engine.queues == queues:
+            return
+        engine.queues = queues  # the next heartbeat writes it, too
+
+        def tell() -> None:
+            try:
+                engine.database.transact(lambda tx: processes.tell_queues(tx, engine.owner, queues))
+            except CkWorkflowError as error:
+                logger.debug("queues not told: %s", error)
+
+        threading.Thread(target=tell, name="ckworkflow-queues", daemon=True).start()
+
+    # --- events, connection, acknowledgements ---------------------------------------------------------
 
     def on_send_event_buffered(self) -> None:
         """Send what events there are, soon; called on any thread."""
@@ -68,12 +221,45 @@ class Consumer(CeleryConsumer):
             self._flush_events()
         super().stop()
 
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Hold a step that this worker does not know, so that its run says so; anything else is Celery's to reject."""
+        match message.headers, _arguments(message):
+            case (
+                {"task": str(step), canvas.PUBLISHED_AT: float()},
+                [str(run_id), str(node_id), int(generation)],
+            ):
+                pass
+            case _:
+                super().on_unknown_task(body, message, exc)
+                return
+        message.reject_log_error(logger, self.connection_errors)
+        # Not on this thread: the database may be away, and the consumer must not wait for it.
+        hold = partial(_hold_unknown, RunId(run_id), NodeId(node_id), generation, step)
+        threading.Thread(target=hold, name="ckworkflow-hold", daemon=True).start()
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Let go of a lost connection, whatever that meets."""
         try:
             super().on_connection_error_after_connected(exc)
         except Exception as error:  # noqa: BLE001  # the connection is given up anyway
             logger.debug("lost connection not closed in order: %r", error)
+        _pause_after(exc)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Say that there is no connection yet."""
+        super().on_connection_error_before_connected(exc)
+        _pause_after(exc)
+
+    def cancel_active_requests(self) -> None:
+        """Cancel what runs, at a cold shutdown.
+
+        Celery has the pool end the process of each task, and raises where steps have none. Their coroutines are cancelled there,
+        and they are released.
+        """
+        if getattr(self.pool.terminate_job, "__func__", None) is not BasePool.terminate_job:
+            super().cancel_active_requests()
+        elif (running := runtimes.peek()) is not None:
+            running.cancel_steps()
 
     def call_soon_ack(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Acknowledge or reject a message on the thread that owns its channel, if the channel still is there.
@@ -94,12 +280,51 @@ class Consumer(CeleryConsumer):
         return super().call_soon_ack(p, *args, **kwargs)
 
 
+class _HandOverError(Exception):
+    """The pool did not take a request: that says nothing about its message, which comes again."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _handing_over(hand_over: Callable[[Any], object]) -> Callable[[Any], object]:
+    def handing_over(request: Any) -> object:
+        try:
+            return hand_over(request)
+        except Exception as error:
+            raise _HandOverError(error) from error
+
+    return handing_over
+
+
+def _pause_after(error: Exception) -> None:
+    if isinstance(error, BrokerLostError):
+        time.sleep(LOST_SECONDS)
+
+
+def _arguments(message: Any) -> Any:
+    """The positional arguments of a task's message; `None` where they cannot be read."""
+    try:
+        return message.payload[0]
+    except Exception:  # noqa: BLE001  # anybody may have sent it
+        return None
+
+
+def _hold_unknown(run_id: RunId, node_id: NodeId, generation: int, step: str) -> None:
+    try:
+        holding.hold_unknown_step(current().engine, run_id, node_id, generation, step=step)
+    except DatabaseUnavailableError as error:
+        logger.warning("run %s: unknown step %s: %s", run_id, step, error, extra={"run_id": run_id})
+
+
 def _note_delay(request: Any) -> None:
     """Note how long the message of a step has taken, if it tells."""
     at = published_at(request.request_dict)
     if at is not None:
         engine = current().engine
-        engine.delay.note(engine.database.about_now() - datetime.fromtimestamp(at, UTC))
+        with contextlib.suppress(DatabaseUnavailableError):
+            engine.delay.note(engine.database.about_now() - at)
 
 
 # Not one traceback for each message that a lost connection has left, as kombu's own have it: the consumer has

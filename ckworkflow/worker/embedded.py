@@ -1,6 +1,6 @@
 """A worker inside this process: Celery's `WorkController` in a thread of a program that is something else.
 
-It consumes every queue that the known steps name, also those defined while it runs. What Celery changes
+It consumes every queue to which the known steps go, by their `queue` or by `task_routes`, also those defined while it runs. What Celery changes
 in a process is put back when it stops, and it can be started again. It is one per process, as Celery keeps
 the state of its worker in a module. Celery's logging is not set up: its records go where the program sends
 its own.
@@ -25,6 +25,8 @@ from celery.app import trace
 from celery.worker import WorkController, state
 from kombu.asynchronous import get_event_loop, set_event_loop
 
+from ckworkflow import canvas
+from ckworkflow.background import BackgroundThread
 from ckworkflow.definition import Step, registry
 from ckworkflow.worker import pools, runtime
 from ckworkflow.worker.consumer import Consumer
@@ -44,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 READY_TIMEOUT: Final = timedelta(seconds=30)
 _DRAIN_SECONDS: Final = 0.2
-_FINISH_SECONDS: Final = 5.0
+_FINISH_SECONDS: Final = runtime.GIVE_UP_SECONDS + 5.0
 
 _running: EmbeddedWorker | None = None
 _running_lock = threading.Lock()
@@ -68,7 +70,10 @@ class EmbeddedWorker:
             self._controller = self._make_controller(concurrency)
             undo.callback(registry.on_register(self._on_register))
             self._undo = undo.pop_all()
-        self._thread = threading.Thread(target=self._run, name="ckworkflow-embedded-worker", daemon=True)
+        self._is_asked_to_end = False
+        self._thread = BackgroundThread(
+            self._run, name="ckworkflow-embedded-worker", loss="no step runs in this process"
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -84,15 +89,21 @@ class EmbeddedWorker:
         Args:
             grace: How long async steps may still run.
         """
-        logger.info("embedded worker drains", extra={"worker": self.name})
+        self._is_asked_to_end = True
+        seconds = grace.total_seconds()
+        logger.info("embedded worker %s stops; its steps may run %g s longer", self.name, seconds)
         if (opened := runtime.peek()) is not None:
             opened.begin_shutdown(grace.total_seconds())
         if self._thread.is_alive():
             state.should_stop = os.EX_OK
             self._thread.join(grace.total_seconds() + _FINISH_SECONDS)
         if self._thread.is_alive():
+            running = [] if opened is None else sorted(opened.engine.active)
+            steps = ", ".join(f"{node_id} of run {run_id}" for run_id, node_id in running)
             logger.warning(
-                "a sync step does not end; the embedded worker ends with it", extra={"worker": self.name}
+                "embedded worker %s ends only with a plain `def` step that does not end: %s",
+                self.name,
+                steps,
             )
             return
         runtime.stop()
@@ -132,6 +143,15 @@ class EmbeddedWorker:
     def _run(self) -> None:
         # WorkController.start catches what goes wrong, logs it and stops.
         self._controller.start()
+        if self._ready.is_set() and not self._is_asked_to_end:
+            logger.critical(
+                "the embedded worker %s has ended by itself, for the reason logged before. No step runs in this process "
+                "any more, and what is started waits for another worker: restart this process.",
+                self.name,
+            )
+            # Or its heartbeat would go on, and others would wait for a worker that does nothing.
+            runtime.stop()
+            self._end()
 
     def _end(self) -> None:
         global _running  # noqa: PLW0603 - one worker per process, as Celery has it
@@ -150,7 +170,7 @@ class EmbeddedWorker:
     def _wanted_queues(self) -> list[str]:
         if self._queues is not None:
             return sorted(self._queues)
-        named = {step.options.queue for step in registry.steps.values()} - {None}
+        named = {canvas.queue_of(self._app, name) for name in registry.steps}
         return sorted({self._app.conf.task_default_queue, *self._app.amqp.queues, *filter(None, named)})
 
     def _on_register(self, definition: Definition) -> None:
@@ -165,7 +185,7 @@ class EmbeddedWorker:
             task.__trace__ = trace.build_tracer(
                 task.name, task, self._app.loader, self.name, app=self._app
             )
-            queue = definition.options.queue
+            queue = canvas.queue_of(self._app, definition.name)
             if queue is not None and self._queues is None and consumer.task_consumer is not None:
                 consumer.add_task_queue(queue)
 
@@ -204,7 +224,7 @@ def start(
         app: A wired app.
         loop: Where async steps run; `None`: on a loop and thread of the worker's own.
         concurrency: Slots of its pool.
-        queues: What to consume; `None`: the app's queues and those that steps name.
+        queues: What to consume; `None`: the app's queues and those to which steps go.
         timeout: How long it may take.
 
     Raises:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.time import utcoffset
 
+from ckworkflow.background import BackgroundThread
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.25
 """How long events are kept to be sent together."""
+IDLE_SECONDS = 5.0
+"""After so long without an event the thread ends."""
 
 
 class Events:
@@ -38,7 +42,7 @@ class Events:
         self._utcoffset = utcoffset()
         self._wake = threading.Event()
         self.pid = os.getpid()
-        threading.Thread(target=self._run, name="ckworkflow-events", daemon=True).start()
+        self._thread: BackgroundThread | None = None
 
     def add(self, kind: str, **fields: Any) -> None:
         """Send an event soon; `fields` as Celery documents them for this kind."""
@@ -50,6 +54,8 @@ class Events:
         self._buffer.append(fields)
         if not self._wake.is_set():
             self._wake.set()
+        if self._thread is None:
+            self._begin()
 
     def flush(self) -> None:
         """Send what there is."""
@@ -73,20 +79,31 @@ class Events:
                 logger.debug("events dropped: %s", error)
                 with contextlib.suppress(Exception):
                     dispatcher.connection.close()
-                self._dispatcher = self._open(self._hostname)
+                with contextlib.suppress(Exception):  # the next time, then
+                    self._dispatcher = self._open(self._hostname)
 
     def _open(self, hostname: str | None) -> Any:
         return self._app.events.Dispatcher(self._app.connection_for_write(), hostname=hostname)
 
+    def _begin(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = BackgroundThread(
+                    self._run, name="ckworkflow-events", loss="Flower shows no step that runs in place"
+                )
+                self._thread.start()
+
     def _run(self) -> None:
-        while True:
-            self._wake.wait()
+        while self._wake.wait(IDLE_SECONDS):
             time.sleep(FLUSH_SECONDS)
             self._wake.clear()
             self.flush()
+        self._thread = None
+        if self._wake.is_set():  # by who has seen the thread still there
+            self._begin()
 
 
-_made: Events | None = None
+_made: dict[Celery, Events] = {}
 _made_lock = threading.Lock()
 
 
@@ -101,26 +118,29 @@ if hasattr(os, "register_at_fork"):
 
 
 def events_of(app: Celery, hostname: str | None = None) -> Events | None:
-    """The events of this process; `None` where the app sends none.
+    """The events of an app in this process; `None` where the app sends none, or has no usable broker.
 
     Args:
         app: The app.
         hostname: The worker's name, as Celery prints it; of a process that is none, Celery makes one up.
     """
-    global _made  # noqa: PLW0603  # one for each process
     if not app.conf.worker_send_task_events:
         return None
-    found = _made
+    found = _made.get(app)
     if found is None or found.pid != os.getpid():
         with _made_lock:
-            found = _made
+            found = _made.get(app)
             if found is None or found.pid != os.getpid():
-                found = _made = Events(app, hostname)
+                try:
+                    found = _made[app] = Events(app, hostname)
+                except Exception as error:  # noqa: BLE001  # a broker that cannot be used: who publishes says so
+                    logger.debug("no events: %s", type(error).__name__)
+                    return None
     return found
 
 
 def flush_events() -> None:
     """Send what events are left, before the process ends."""
-    found = _made
-    if found is not None and found.pid == os.getpid():
-        found.flush()
+    for found in list(_made.values()):
+        if found.pid == os.getpid():
+            found.flush()

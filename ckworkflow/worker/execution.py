@@ -8,21 +8,27 @@ Not here: how it ends in the database (`ckworkflow.engine.attempts`), and what c
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import integration as integrations
 from ckworkflow.errors import FatalError, StepTimeoutError
+from ckworkflow.foreign import show
 from ckworkflow.hooks import StepContext, current_step
+from ckworkflow.worker import interrupts
+from ckworkflow.worker.shell import call_in_shell, has_shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from celery import Celery
 
     from ckworkflow.definition import Step
     from ckworkflow.engine.claims import Claimed
@@ -44,9 +50,20 @@ def execute(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
     if claimed.error is not None:
         raise claimed.error
     if not step.is_async:
-        return _execute_sync(step, claimed, _context(runtime, step, claimed))
+        return _execute_sync(runtime.app, step, claimed, _context(runtime, step, claimed))
+
+    node = claimed.run_id, claimed.row.node_id
+
+    def run_in_shell(*args: Any, **kwargs: Any) -> Any:
+        called = replace(claimed, args=args, kwargs=kwargs)
+        return runtime.run_step(
+            step.name, partial(run_async, runtime, step, called), node=node, context=copy_context()
+        )
+
     try:
-        return runtime.run_step(partial(run_async, runtime, step, claimed))
+        if has_shell(runtime.app, step.name):
+            return call_in_shell(runtime.app, claimed, run_in_shell)
+        return runtime.run_step(step.name, partial(run_async, runtime, step, claimed), node=node)
     except asyncio.CancelledError:
         raise StoppedError from None
 
@@ -74,7 +91,12 @@ async def run_async(runtime: Runtime, step: Step[..., Any], claimed: Claimed) ->
         except asyncio.CancelledError:
             if runtime.is_stopping:
                 raise StoppedError from None
+            if (interruption := runtime.interruption()) is not None:
+                raise interruption from None
             raise RuntimeError("the step cancelled itself") from None  # said nowhere else
+        except TypeError:
+            step.check_stored(claimed.args, claimed.kwargs)
+            raise
         except BaseException as error:
             if isinstance(error, Exception):
                 raise
@@ -82,17 +104,21 @@ async def run_async(runtime: Runtime, step: Step[..., Any], claimed: Claimed) ->
             raise _as_exception(error) from error
 
 
-def _execute_sync(step: Step[..., Any], claimed: Claimed, context: StepContext) -> Any:
+def _execute_sync(app: Celery, step: Step[..., Any], claimed: Claimed, context: StepContext) -> Any:
     timeout = step.options.timeout
     future: Future[Any] = Future()
 
     def run() -> None:
         try:
             with _around(context):
-                future.set_result(_result(step, step.function(*claimed.args, **claimed.kwargs)))
+                with interrupts.allowed:
+                    value = _call(app, step, claimed)
+                future.set_result(_result(step, value))
         except BaseException as error:  # noqa: BLE001  # handed over to the waiting thread
-            future.set_exception(_as_exception(error))
+            future.set_exception(StoppedError() if interrupts.is_leaving() else _as_exception(error))
 
+    if interrupts.is_leaving():
+        raise StoppedError
     if timeout is None:
         run()
         return future.result()
@@ -102,16 +128,29 @@ def _execute_sync(step: Step[..., Any], claimed: Claimed, context: StepContext) 
         target=copy_context().run, args=(run,), name=f"ckworkflow-step-{step.name}", daemon=True
     ).start()
     try:
-        return future.result(timeout.total_seconds())
-    except TimeoutError as error:
+        with interrupts.allowed:
+            return future.result(timeout.total_seconds())
+    except BaseException as error:
         if future.done():  # the step's own error, or it has ended just now
             return future.result()
-        raise StepTimeoutError(step.name, timeout.total_seconds()) from error
+        if interrupts.is_leaving():
+            raise StoppedError from None
+        if isinstance(error, TimeoutError):
+            raise StepTimeoutError(step.name, timeout.total_seconds()) from error
+        raise
+
+
+def _call(app: Celery, step: Step[..., Any], claimed: Claimed) -> Any:
+    try:
+        return call_in_shell(app, claimed, step.function)
+    except TypeError:
+        step.check_stored(claimed.args, claimed.kwargs)
+        raise
 
 
 def _result(step: Step[..., Any], value: Any) -> Any:
     """A plain function that gives a coroutine (a decorator between @step and an `async def`) is refused."""
-    if inspect.iscoroutine(value):
+    if type(value) is CoroutineType:  # asked of its type: to ask the value may run code of its class
         value.close()
         raise FatalError(
             f"step {step.name} is not an `async def` but returned a coroutine: a decorator under @step hides "
@@ -124,8 +163,9 @@ def _as_exception(error: BaseException) -> Exception:
     """A step may not stop its worker: `SystemExit` and its like are errors like any other."""
     if isinstance(error, Exception):
         return error
-    what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
-    return RuntimeError(f"the step {what}")
+    if isinstance(error, SystemExit):
+        return RuntimeError(f"the step called sys.exit({show(error.code)})")
+    return RuntimeError(f"the step raised {show(error)}")
 
 
 @contextmanager

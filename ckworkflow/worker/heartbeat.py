@@ -12,6 +12,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ckworkflow.background import BackgroundThread
 from ckworkflow.engine import presence
 from ckworkflow.errors import CkWorkflowError
 
@@ -34,7 +35,9 @@ class Heartbeat:
     def __init__(self, engine: Engine, *, role: str = "worker") -> None:
         self._engine, self._role = engine, role
         self._is_stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ckworkflow-heartbeat", daemon=True)
+        self._thread = BackgroundThread(
+            self._run, name="ckworkflow-heartbeat", loss="other processes take this one for dead"
+        )
 
     def start(self) -> None:
         """Register the process and begin.
@@ -61,6 +64,7 @@ class Heartbeat:
         while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
             try:
                 presence.beat(self._engine, role=self._role)
+                presence.renew_leases(self._engine)
                 suspects = presence.release_orphans(self._engine, suspects)
             except Exception as error:  # noqa: BLE001  # the next beat may succeed; a dead database is logged
                 logger.warning("heartbeat failed: %s", error)

@@ -1,15 +1,17 @@
-"""The lane: steps of a run that follow each other on the event loop, without a thread in between.
+"""The lane: steps of a run that follow each other on the event loop, and hardly a thread in between.
 
 A thread of the pool holds the slot and the message, and waits. While each step is async and the next one is known
 before it ends, the loop runs it, hands its record to the writer and goes on with what that has claimed: two hand-overs
-between threads for each group of records, where there were four for each step. Whatever else there is to do is the
-thread's: a failure, a body that goes on, anything to publish, a database that is away.
+between threads for each group of records, where there were four for each step. Where the body must say what comes next, and is
+here, a spare thread has it do so and records both, and the loop goes on. Whatever else there is to do is the thread's: a failure, a
+body that is not here or does not come back, anything to publish, a database that is away.
 
 Not here: how far a worker goes on in place (`ckworkflow.worker.ahead`), what a record is (`ckworkflow.engine.attempts`).
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,17 +22,27 @@ from typing import TYPE_CHECKING, Any
 from ckworkflow.canvas import first_nodes
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts
+from ckworkflow.engine.budget import LostThreadError
 from ckworkflow.worker.execution import StoppedError, run_async
+from ckworkflow.worker.reports import log_attempt
+from ckworkflow.worker.revokes import is_revoked
+from ckworkflow.worker.runtime import wake
+from ckworkflow.worker.shell import has_shell
 
 if TYPE_CHECKING:
     import asyncio
 
+    from celery import Celery
+
     from ckworkflow.engine.attempts import Recorded
     from ckworkflow.engine.claims import Claimed
+    from ckworkflow.model import NodeId
     from ckworkflow.worker.ahead import RunAhead, Told
     from ckworkflow.worker.runtime import Runtime
 
 __all__ = ["Handed", "Lane", "may_carry", "pass_by"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,9 +64,12 @@ class Handed:
     recorded: Recorded | None = None
 
 
-def may_carry(claimed: Claimed) -> bool:
+def may_carry(app: Celery, claimed: Claimed) -> bool:
     """Whether a step may run on the loop with nobody beside it."""
-    return claimed.error is None and registry.require_step(claimed.row.name).is_async
+    if has_shell(app, claimed.row.name):
+        return False  # which is entered on a thread, and is open while the step runs
+    is_async = registry.require_step(claimed.row.name).is_async
+    return claimed.error is None and is_async and not is_revoked(claimed)
 
 
 def pass_by(chain: list[Any], claimed: Claimed) -> None:
@@ -79,23 +94,46 @@ class Lane:
         self._is_over = threading.Lock()
         self._is_over.acquire()
         self._handed: Handed | None = None
+        self._current: Handed
+        self._task: asyncio.Task[Any] | None = None
+        self._interruption: BaseException | None = None
 
     def run(self, handed: Handed) -> Handed:
-        """Run a step, and those that follow it on the lane; return the last one, for this thread to go on with."""
+        """Run a step, and those that follow it on the lane; return the last one, for this thread to go on with.
+
+        What a signal raises in this thread cancels the step that runs then, and nothing more begins on the lane.
+        """
+        self._current = handed
         try:
             self._runtime.soon(partial(self._begin, handed))
         except RuntimeError:  # the loop has ended
             handed.outcome = _stopped
             return handed
-        self._is_over.acquire()
-        assert self._handed is not None
+        self._runtime.wait(self._is_over, lambda: self._handed is not None, self._interrupt_soon)
+        if self._handed is None:  # given up
+            self._current.outcome = _stopped
+            return self._current
         return self._handed
 
     def _begin(self, handed: Handed) -> None:
-        step = registry.require_step(handed.claimed.row.name)
-        self._runtime.begin_step(
-            partial(run_async, self._runtime, step, handed.claimed), partial(self._ended, handed)
-        )
+        self._current = handed
+        try:
+            step = registry.require_step(handed.claimed.row.name)
+            self._task = self._runtime.begin_step(
+                step.name, partial(run_async, self._runtime, step, handed.claimed),
+                partial(self._ended, handed), node=(handed.claimed.run_id, handed.claimed.row.node_id),
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001  # the thread records it: nobody else waits for the lane
+            handed.outcome = partial(_raise, error)
+            self._hand_over(handed)
+
+    def _interrupt_soon(self, error: BaseException) -> None:
+        self._runtime.soon(partial(self._interrupt, error))
+
+    def _interrupt(self, error: BaseException) -> None:
+        self._interruption = self._interruption or error
+        if self._task is not None:
+            self._runtime.interrupt_step(self._task, error)
 
     def _ended(self, handed: Handed, task: asyncio.Task[Any]) -> None:
         """Hand in the record of a step that has ended."""
@@ -109,13 +147,44 @@ class Lane:
                 handed.claimed,
                 task.result(),
                 partial(self._written, handed),
-                carries=first_nodes(self._chain[-1]) if self._chain else frozenset(),
+                carries=self._carries(),
                 may_run=self._ahead.may_run,
             )
-        except Exception:  # noqa: BLE001  # the thread meets it again
+        except BaseException:  # noqa: BLE001  # the thread meets it again
             is_submitted = False
-        if not is_submitted:
+        if not is_submitted and not self._is_begun_with_body(handed, task.result()):
             self._hand_over(handed)
+
+    def _is_begun_with_body(self, handed: Handed, value: object) -> bool:
+        """Have a spare thread record a step with what its body says to it, if the body is here."""
+        claimed, engine = handed.claimed, self._runtime.engine
+        is_here = engine.bodies.is_waiting_for(claimed.run_id, claimed.row.node_id)
+        if not is_here or self._is_over_soon():
+            return False
+        try:
+            engine.spare_threads.begin(self._record_with_body, handed, value)
+        except RuntimeError:  # the system gives no more threads
+            return False
+        return True
+
+    def _record_with_body(self, handed: Handed, value: object) -> Callable[[], object] | None:
+        """Continue the body and record both; return the function that resumes the lane.
+
+        Runs on a thread that the body may hang; the lane's own thread then does all of it.
+        """
+        try:
+            recorded = attempts.record_success(
+                self._runtime.engine, handed.claimed, value, carries=self._carries(),
+                may_run=self._ahead.may_run, lost=partial(self._hand_over, handed),
+            )  # fmt: skip
+        except LostThreadError:
+            return None
+        except BaseException:  # noqa: BLE001  # the thread meets it again
+            return partial(self._hand_over, handed)
+        return partial(self._written, handed, lambda: recorded)
+
+    def _carries(self) -> frozenset[tuple[NodeId, int]]:
+        return first_nodes(self._chain[-1]) if self._chain else frozenset()
 
     def _written(self, handed: Handed, recorded: Callable[[], Recorded]) -> None:
         """Take the lane up again after a record; called by the writer, on a thread that must go on."""
@@ -130,26 +199,45 @@ class Lane:
         except BaseException:  # noqa: BLE001  # the thread records it again
             self._hand_over(handed)
             return
+        handed.recorded = recorded
+        try:
+            following = self._take_up(handed, recorded)
+        except Exception:
+            logger.exception("lane of run %s left: its thread goes on", handed.claimed.run_id)
+            following = None
+        if following is None:
+            self._hand_over(handed)
+        else:
+            self._begin(following)
+
+    def _take_up(self, handed: Handed, recorded: Recorded) -> Handed | None:
+        """Take up the step after one that is recorded; `None`: there is more to do, which is the thread's."""
         self._ahead.spend_on_step()
         following = recorded.next if recorded.is_next_all else None
-        # Who watches may block, or look at the thread.
-        if following is None or not may_carry(following) or self._ahead.is_watched:
-            handed.recorded = recorded
-            self._hand_over(handed)
-            return
+        if following is None or not may_carry(self._runtime.app, following) or self._is_over_soon():
+            return None
         handed.telling.close()
+        log_attempt(self._runtime.engine, handed.claimed, None, recorded, is_final=False)
         pass_by(self._chain, following)
         telling = ExitStack()
         told = telling.enter_context(self._ahead.telling(following))
-        self._begin(Handed(following, told, telling, _stopped))
+        return Handed(following, told, telling, _stopped)
+
+    def _is_over_soon(self) -> bool:
+        """Whether nothing more begins here: who watches may block, or look at the thread."""
+        return self._ahead.is_watched or self._interruption is not None
 
     def _hand_over(self, handed: Handed) -> None:
         self._handed = handed
-        self._is_over.release()
+        wake(self._is_over)
 
 
 def _stopped() -> Any:
     raise StoppedError
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 def _result(task: asyncio.Task[Any]) -> Any:

@@ -84,11 +84,18 @@ class LocalSteps:
                 return
             self._app.tasks[claimed.row.name].run_claimed(claimed, hostname=self._hostname)
         except CkWorkflowError as error:
-            logger.warning("step not run to its end: %s", error, extra={"run_id": claimed.run_id})
-        except Exception:
-            logger.exception("step not run to its end", extra={"run_id": claimed.run_id})
+            self._tell(logging.WARNING, claimed, error)
+        except Exception as error:  # noqa: BLE001  # the heartbeat frees the step
+            self._tell(logging.ERROR, claimed, error, exc_info=True)
         finally:
             self._end(claimed)
+
+    def _tell(self, level: int, claimed: Claimed, error: Exception, *, exc_info: bool = False) -> None:
+        logger.log(
+            level, "step %s (%s) of run %s (%s) not run to its end: %s",
+            claimed.row.name, claimed.row.node_id, claimed.run_id, claimed.workflow, error,
+            exc_info=exc_info, extra={"run_id": claimed.run_id, "node_id": claimed.row.node_id},
+        )  # fmt: skip
 
     def _end(self, claimed: Claimed) -> None:
         with self._lock:

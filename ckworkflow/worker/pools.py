@@ -1,8 +1,9 @@
 """Pools: which one a worker of the command line runs on, and which it must not.
 
-Steps wait for the network, so `threads` with 200 slots is the default. It is the default of the option
+Steps wait for the network, so `threads` with 200 slots is the default of our own app. It is the default of the option
 `-P`, not a setting: Celery lets a `worker_pool` setting win over `-P prefork` without a word. What the
-user has set still wins over ours, on the command line and in `celeryconfig.py` alike.
+user has set still wins over ours, on the command line and in `celeryconfig.py` alike. On an app of the user's own
+(`WorkflowPlugin`) nothing is chosen: its tasks were written for the pool that they have, and rely on its time limits.
 
 Not here: workers inside another process, which choose their pool themselves (`ckworkflow.worker.embedded`).
 """
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["CONCURRENCY", "POOL", "check_pool", "exit_on_error", "install"]
+__all__ = ["CONCURRENCY", "POOL", "check_pool", "describe", "exit_on_error", "install"]
 
 POOL: Final = "threads"
 CONCURRENCY: Final = 200
@@ -34,7 +35,7 @@ _GREEN: Final = ("gevent", "eventlet")
 
 
 def install(app: Celery, *, is_own: bool) -> None:
-    """Give `celery worker` on this app our default pool, and have it refuse pools that cannot work."""
+    """Give `celery worker` on our own app our default pool, and have any app refuse pools that cannot work."""
     # The option has no meaning of its own. It is there because its callback runs when the command has its
     # app but has not looked for `-P` yet, however the command was started.
     option = click.Option(
@@ -45,7 +46,7 @@ def install(app: Celery, *, is_own: bool) -> None:
 
     def on_init(instance: Any, options: dict[str, Any], **_: Any) -> None:
         if instance.app is app:
-            _prepare_worker(app, options)
+            _prepare_worker(app, options, is_own=is_own)
 
     celeryd_init.connect(on_init, weak=False)
 
@@ -65,26 +66,40 @@ def check_pool(pool: object) -> None:
             raise UnsupportedPoolError(green)
 
 
+def describe(worker: Any) -> str:
+    """Say on which pool a worker runs its steps, and how to have another."""
+    name = worker.pool_cls.__module__.rpartition(".")[2]
+    slots = worker.pool.limit or 1
+    text = f"steps run on the {_NAMES.get(name, name)} pool, {slots} at a time"
+    if worker.app.conf.value_set_for("worker_pool"):
+        return text
+    other = "prefork" if name == "thread" else POOL
+    return f"{text}; `worker_pool = {other!r}` in the app's settings chooses another"
+
+
+_NAMES: Final = {"thread": POOL}
+
+
 def _set_defaults(ctx: click.Context, app: Celery, *, is_own: bool) -> None:
     for option in ctx.command.params:
         if option.name == "pool":
-            option.default = partial(_default_pool, app)
+            option.default = partial(_default_pool, app, is_own=is_own)
         elif is_own and option.name in ("without_mingle", "without_gossip"):
             # Workers meet in SQL. To ask for neighbours first would cost each start a second.
             option.default = True
 
 
-def _default_pool(ours: Celery) -> str:
+def _default_pool(ours: Celery, *, is_own: bool) -> str:
     """Return what `-P` is when it is not given; "prefork" makes Celery take the `worker_pool` setting."""
     app = click.get_current_context().obj.app
-    if app is not ours or app.conf.value_set_for("worker_pool"):
+    if not is_own or app is not ours or app.conf.value_set_for("worker_pool"):
         with exit_on_error():
             check_pool(app.conf.worker_pool)  # before Celery tries to import gevent
         return "prefork"
     return POOL
 
 
-def _prepare_worker(app: Celery, options: dict[str, Any]) -> None:
+def _prepare_worker(app: Celery, options: dict[str, Any], *, is_own: bool) -> None:
     """Run before a worker program reads its options: the last moment to refuse and to choose."""
     conf = app.conf
     pool = options.get("pool") or options.get("pool_cls") or conf.worker_pool
@@ -92,7 +107,8 @@ def _prepare_worker(app: Celery, options: dict[str, Any]) -> None:
         check_pool(pool)
         settings.read(app)
     if (
-        options.get("concurrency") is None
+        is_own
+        and options.get("concurrency") is None
         and not conf.value_set_for("worker_concurrency")
         and _is_threads(pool)
     ):

@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any, Final
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
 
 from ckworkflow import integration as integrations
+from ckworkflow.background import stop_worker_with
 from ckworkflow.engine.identity import pid_started
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import DatabaseUnavailableError
-from ckworkflow.worker import events
+from ckworkflow.worker import events, limits
 from ckworkflow.worker import runtime as runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Children", "is_prefork"]
+__all__ = ["Children", "is_prefork", "pids_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,13 @@ _CANCEL_STEPS: Final = signal.SIGUSR2
 def is_prefork(worker: Any) -> bool:
     """Whether a worker's steps run in child processes."""
     return "prefork" in worker.pool_cls.__module__
+
+
+def pids_of(pool: Any) -> Iterator[int]:
+    """The processes of a pool."""
+    for process in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
+        if process.pid is not None:
+            yield process.pid
 
 
 class Children:
@@ -56,6 +64,7 @@ class Children:
         """
         current().engine.ensure_schema()
         integrations.load_providers()
+        limits.keep(self._worker)
         asyncio.run(_try_integrations())
         worker_process_init.connect(_open)
         worker_process_shutdown.connect(_close)
@@ -71,10 +80,7 @@ class Children:
         return True
 
     def _pids(self) -> Iterator[int]:
-        pool = getattr(self._worker.pool, "_pool", None)
-        for process in list(getattr(pool, "_pool", ())):
-            if process.pid is not None:
-                yield process.pid
+        return pids_of(self._worker.pool)
 
     def _begin_shutdown(self, **_: Any) -> None:
         timer = threading.Timer(runtimes.GRACE_SECONDS, self._cancel_steps)
@@ -96,6 +102,9 @@ async def _try_integrations() -> None:
 
 def _open(**_: Any) -> None:
     signal.signal(_CANCEL_STEPS, _on_grace_over)
+    current().engine.queues = frozenset()  # the main process consumes
+    # Celery replaces a child that has ended.
+    stop_worker_with(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         runtimes.running()
     except DatabaseUnavailableError as error:

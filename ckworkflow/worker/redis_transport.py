@@ -8,21 +8,34 @@ That a message was delivered, and later that it was acknowledged, is written to 
 packet; as a transaction they would be twice as many commands and answers, and nothing would be won: whoever restores a
 message looks it up in the hash first.
 
+A message that is no JSON, or whose envelope is not kombu's, is dropped with one line in the log: reading it is what took it
+out of its list, and what it raises would end the worker.
+
 Not here: anything about what is sent.
 """
 
+# mypy: disallow-untyped-calls=False
+# kombu says that it is typed, and most of its methods are not.
+
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from ckworkflow.worker.broker_loss import means_loss
+from ckworkflow.worker.malformed import CheckedMessage, MalformedMessageError, refuse
 
 __all__ = ["Channel", "QoS", "Transport", "install"]
 
-_KOMBU = "kombu.transport.redis:Transport"
+logger = logging.getLogger(__name__)
 
 
 class QoS(kombu_redis.QoS):
@@ -37,21 +50,84 @@ class QoS(kombu_redis.QoS):
         with self.channel.conn_or_acquire(client) as found:
             yield found.pipeline(transaction=False)
 
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
+        """Put back what was delivered too long ago; a broker that is lost is for those to report who consume."""
+        try:
+            super().restore_visible(start, num, interval)
+        except Transport.channel_errors as error:
+            if not means_loss(error):
+                raise
+            logger.debug("nothing restored: %r", error)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's
+        """Put a message back into its queue; what is noted as one and is none is forgotten."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (*Transport.connection_errors, *Transport.channel_errors):
+            raise
+        except Exception as error:  # noqa: BLE001  # it would be met again every few seconds, by every worker
+            refuse(error, queue=self.unacked_key)
+            self._remove_from_indices(tag).execute()
+
 
 class Channel(kombu_redis.Channel):
     """A channel; see the module."""
 
     QoS = QoS
+    Message = CheckedMessage
     _kept: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002  # kombu's
         if asynchronous:
             # Those for which the channel waits have a connection of their own.
-            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]  # kombu's
+            return super()._create_client(asynchronous=True)
         kept = self._kept
         if kept is None or kept.connection_pool is not self.pool:
-            kept = self._kept = super()._create_client()  # type: ignore[no-untyped-call]  # kombu's
+            kept = self._kept = super()._create_client()
         return kept
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Read the answer to a pending BRPOP and deliver what it holds."""
+        try:
+            answer = self._answer_to_brpop(**options)
+            if not answer:
+                raise Empty
+            key, item = answer
+            queue = bytes_to_str(key).rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue)
+            self._deliver_text(item, queue)
+            return True
+        finally:
+            self._in_poll: Any = None
+            self._flush_brpop_reauth()  # the connection is idle: only now may it be given another token
+
+    def _answer_to_brpop(self, **options: Any) -> Any:
+        connection = self.client.connection
+        try:
+            return self.client.parse_response(connection, "BRPOP", **options)
+        except self.connection_errors:
+            connection.disconnect()  # it is made anew when it is next needed
+            raise
+
+    def _deliver_text(self, item: bytes, queue: str) -> None:
+        try:
+            try:
+                payload = loads(bytes_to_str(item))
+            except Exception as error:
+                raise MalformedMessageError("it is no JSON") from error
+            self.connection._deliver(payload, queue)  # noqa: SLF001  # kombu's own door
+        except MalformedMessageError as error:
+            refuse(error, queue=queue)
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read one message of a fan-out and deliver it."""
+        try:
+            return super()._receive_one(c)
+        except (Empty, *self.connection_errors, *Transport.channel_errors):
+            raise
+        except Exception as error:  # noqa: BLE001  # the message's: nesting without end, a date that is none
+            refuse(error, queue="of a fan-out")
+            raise Empty from None
 
 
 class Transport(kombu_redis.Transport):
@@ -60,8 +136,22 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """A channel to the master that a Sentinel names."""
+
+
+class SentinelTransport(Transport, kombu_redis.SentinelTransport):
+    """A transport of such channels."""
+
+    Channel = SentinelChannel
+
+
 def install() -> None:
-    """Have `redis://` and `rediss://` mean this transport in this process, unless they mean something else already."""
-    for scheme in ("redis", "rediss"):
-        if TRANSPORT_ALIASES.get(scheme) == _KOMBU:
-            TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+    """Have `redis://`, `rediss://` and `sentinel://` mean these transports here, unless they mean something else already."""
+    for scheme, transport in (
+        ("redis", Transport),
+        ("rediss", Transport),
+        ("sentinel", SentinelTransport),
+    ):
+        if TRANSPORT_ALIASES.get(scheme) == f"{kombu_redis.__name__}:{transport.__name__}":
+            TRANSPORT_ALIASES[scheme] = f"{__name__}:{transport.__name__}"

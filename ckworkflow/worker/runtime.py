@@ -10,24 +10,44 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery.worker import state
+
 from ckworkflow import integration as integrations
+from ckworkflow.background import BackgroundThread
 from ckworkflow.engine.installation import Installation, current
 from ckworkflow.engine.shared import SharedStore
 from ckworkflow.errors import HookContextError, MissingTokenError
+from ckworkflow.model import NodeId, RunId
+from ckworkflow.worker import interrupts
 from ckworkflow.worker.heartbeat import Heartbeat
+from ckworkflow.worker.loop_watch import LoopWatch
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from ckworkflow.integration import Integration
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Node = tuple[RunId, NodeId]
 GRACE_SECONDS = 10.0
 """How long a warm shutdown lets async steps run before it cancels and releases them."""
+GIVE_UP_SECONDS = 5.0
+"""How long a cancelled step may take to clean up."""
+WAIT_SECONDS, TELL_SECONDS = 2.0, 60.0
+"""How long an integration may take to open until it is said, and how often it is said again."""
+STOP_SECONDS = 0.2
+"""How often a worker that waits looks whether it is to stop."""
+CLOSE_SECONDS = 5.0
+"""How long an integration may take to close: a step that was given up may still hold the loop."""
 
 
 class Runtime:
@@ -42,17 +62,23 @@ class Runtime:
         self, installation: Installation, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
         self._installation = installation
-        self._is_own_loop = loop is None
-        self.loop = loop or _start_loop()
+        self._waiting: set[threading.Lock] = set()
+        self._has_given_up = False
+        self._giving_up: threading.Timer | None = None
+        self._own_loop = None if loop is not None else _OwnLoop(on_death=self._wake_all)
+        self.loop = loop or self._own_loop.loop  # type: ignore[union-attr]  # one of the two is there
         self.engine = installation.engine
         self.store = SharedStore(self.engine)
         self.is_stopping = False
         self._opened: list[Integration] = []
-        self._steps: set[asyncio.Task[Any]] = set()
+        self._steps: dict[asyncio.Task[Any], Node | None] = {}
+        self._names: dict[asyncio.Task[Any], str] = {}
+        self._interruptions: dict[asyncio.Task[Any], BaseException] = {}
         self._are_cancelled = False
         self._calls: deque[Callable[[], object]] = deque()
         self._is_woken = False
         self._heartbeat = Heartbeat(self.engine)
+        self._loop_watch = LoopWatch(self.loop, self._names, is_own=loop is None)
 
     @property
     def app(self) -> Any:
@@ -83,69 +109,186 @@ class Runtime:
 
         Raises:
             CkWorkflowError: The worker must not consume anything.
+            WorkerShutdown: The worker was told to stop meanwhile.
         """
         self.engine.ensure_schema()
+        self.engine.budget.begin()
         self._heartbeat.start()
         integrations.load_providers()
         for integration in integrations.installed():
-            self.call(integration.open())
+            self._open(integration)
             self._opened.append(integration)
+        self._loop_watch.start()
+
+    def _open(self, integration: Integration) -> None:
+        """Open an integration, which waits for a network that is down, for as long as the worker is to run."""
+        opening = asyncio.run_coroutine_threadsafe(integration.open(), self.loop)
+        began = time.monotonic()
+        tell_at = began + WAIT_SECONDS
+        try:
+            while not wait_for([opening], timeout=STOP_SECONDS).done:
+                state.maybe_shutdown()  # a signal handler only sets a flag
+                if (now := time.monotonic()) >= tell_at:
+                    tell_at = now + TELL_SECONDS
+                    logger.warning(
+                        "the worker waits for %s, which is not open after %.0f s, and takes no work until then; SIGTERM stops it",
+                        integration.name, now - began,
+                    )  # fmt: skip
+        except BaseException:
+            opening.cancel()
+            raise
+        opening.result()
 
     def close(self) -> None:
         """Let go of everything, in order: steps, integrations, store, process row, loop."""
         self.is_stopping = True
         self.cancel_steps()
-        for integration in reversed(self._opened):
+        # A loop that has died takes the connections with it.
+        for integration in reversed([] if self.loop.is_closed() else self._opened):
             try:
-                self.call(integration.close())
+                self.call(integration.close(), timeout=CLOSE_SECONDS)
+            except TimeoutError:
+                logger.warning(
+                    "integration %s did not close within %g s: the event loop is held", integration.name,
+                    CLOSE_SECONDS,
+                )  # fmt: skip
             except Exception:
-                logger.exception("integration did not close", extra={"integration": integration.name})
+                logger.exception("integration %s did not close", integration.name)
         self._opened.clear()
+        self._loop_watch.stop()
         self.store.close()
         self._heartbeat.stop()
-        if self._is_own_loop:
-            self.loop.call_soon_threadsafe(self.loop.stop)
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        if self._own_loop is not None:
+            self._own_loop.end()
 
-    def call(self, coro: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and wait for it, from any other thread."""
-        return asyncio.run_coroutine_threadsafe(coro, self.loop).result()
+    def call(self, coro: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
+        """Run a coroutine on the loop and wait for it, from any other thread.
 
-    def run_step(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a step on the loop, so that a shutdown can cancel it, and wait for it in this thread.
+        Args:
+            coro: The coroutine.
+            timeout: How long to wait, in seconds.
 
         Raises:
-            asyncio.CancelledError: It was cancelled, or the loop has ended.
+            RuntimeError: The loop has ended.
+            TimeoutError: It has not ended in time.
+        """
+        try:
+            future = asyncio.run_coroutine_threadsafe(coro, self.loop)
+        except RuntimeError:
+            coro.close()
+            raise
+        return future.result(timeout)
+
+    def run_step(
+        self,
+        name: str,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        node: Node | None = None,
+        context: Context | None = None,
+    ) -> T:
+        """Run a step on the loop, so that a shutdown can cancel it, and wait for it in this thread.
+
+        What a signal raises in this thread cancels the step, and is waited for as any other end.
+
+        Raises:
+            asyncio.CancelledError: It was cancelled, or given up, or the loop has ended.
         """
         is_done = threading.Lock()  # cheaper than a future of `concurrent.futures` and its condition
         is_done.acquire()
+        begun: list[asyncio.Task[T]] = []
         found: list[asyncio.Task[T]] = []
 
         def ended(task: asyncio.Task[T]) -> None:
             found.append(task)
-            is_done.release()
+            wake(is_done)
 
         try:
-            self.soon(lambda: self.begin_step(make, ended))
+            self.soon(
+                lambda: begun.append(self.begin_step(name, make, ended, node=node, context=context))
+            )
         except RuntimeError:
             raise asyncio.CancelledError from None
-        is_done.acquire()
+        self.wait(
+            is_done,
+            lambda: bool(found),
+            lambda error: self.soon(lambda: self.interrupt_step(begun[0], error)),
+        )
+        if not found:  # given up
+            raise asyncio.CancelledError
         return found[0].result()
 
+    def wait(
+        self, is_done: threading.Lock, is_over: Callable[[], bool],
+        interrupt: Callable[[BaseException], object],
+    ) -> None:  # fmt: skip
+        """Wait in this thread for what happens on the loop, as `interrupts.wait`, or until steps are given up.
+
+        Args:
+            is_done: A lock that is held; `wake` releases it.
+            is_over: Whether it has happened.
+            interrupt: Told what a signal has raised meanwhile.
+        """
+        self._waiting.add(is_done)
+        try:
+            interrupts.wait(is_done, lambda: self._has_given_up or is_over(), interrupt)
+        finally:
+            self._waiting.discard(is_done)
+
     def begin_step(
-        self, make: Callable[[], Coroutine[Any, Any, T]], ended: Callable[[asyncio.Task[T]], object]
-    ) -> None:
+        self,
+        name: str,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        ended: Callable[[asyncio.Task[T]], object],
+        *,
+        node: Node | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
         """Begin a step, on the loop, so that a shutdown can cancel it; or has done so, and then nothing of it runs.
 
         Args:
+            name: The step's.
             make: Makes the coroutine.
             ended: Told on the loop when it has ended.
+            node: What it runs, where `interrupt_claimed` is to find it.
+            context: The context variables that it sees; `None`: the loop's.
         """
-        task = self.loop.create_task(make())
-        self._steps.add(task)
-        task.add_done_callback(self._steps.discard)
+        task = self.loop.create_task(make(), context=context)
+        self._steps[task], self._names[task] = node, name
+        task.add_done_callback(self._names.pop)
+        task.add_done_callback(self._steps.pop)
         task.add_done_callback(ended)
         if self._are_cancelled:
             task.cancel()
+        return task
+
+    def interrupt_step(self, task: asyncio.Task[Any], error: BaseException) -> None:
+        """Cancel a step because of what was raised in the thread that waits for it; called on the loop.
+
+        An `Exception` is what it then fails with. Anything else ends this process: its steps are released.
+        """
+        if not isinstance(error, Exception):
+            self.cancel_steps()
+        elif task not in self._interruptions and task.cancel():
+            self._interruptions[task] = error
+            task.add_done_callback(self._interruptions.pop)
+
+    def interrupt_claimed(self, run_id: RunId, node_id: NodeId, error: Exception) -> None:
+        """Interrupt the async step of a node, if one runs; called on any other thread."""
+
+        def interrupt() -> None:
+            for task, node in list(self._steps.items()):
+                if node == (run_id, node_id):
+                    self.interrupt_step(task, error)
+
+        self.soon(interrupt)
+
+    def interruption(self) -> BaseException | None:
+        """Why the step that asks was cancelled, if it was interrupted; asked inside its task."""
+        task = asyncio.current_task()
+        return None if task is None else self._interruptions.get(task)
 
     def soon(self, call: Callable[[], object]) -> None:
         """Call something on the loop, from any thread; what comes together wakes the loop once.
@@ -177,45 +320,95 @@ class Runtime:
         timer.start()
 
     def cancel_steps(self) -> None:
-        """Cancel every async step of this process, also those that are still to begin."""
+        """Cancel every async step of this process, also those that are still to begin.
+
+        One that has not ended `GIVE_UP_SECONDS` later is given up.
+        """
         self.is_stopping = self._are_cancelled = True
+        if self._giving_up is None:
+            self._giving_up = threading.Timer(GIVE_UP_SECONDS, self.give_up_steps)
+            self._giving_up.daemon = True
+            self._giving_up.start()
 
         def cancel() -> None:
             for task in list(self._steps):
                 task.cancel()
 
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # the loop has ended, and all steps with it
             self.loop.call_soon_threadsafe(cancel)
 
+    def give_up_steps(self) -> None:
+        """Let no thread wait for an async step, or a body, any more: it is released, whatever it still does."""
+        names = sorted(set(self._names.copy().values()))
+        if names and self._waiting:
+            logger.error(
+                "%s: cancelled and not ended after %g s, so it is given up and released, and another worker runs it again. "
+                "A step that catches asyncio.CancelledError must raise it again, and must not block the event loop.",
+                ", ".join(names), GIVE_UP_SECONDS,
+            )  # fmt: skip
+        self._wake_all()
+        self.engine.budget.stop()
 
-def _start_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
+    def _wake_all(self) -> None:
+        self.is_stopping = self._has_given_up = True
+        for is_done in list(self._waiting):
+            wake(is_done)
 
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        loop.call_soon(started.set)
+
+def wake(is_done: threading.Lock) -> None:
+    """Wake the thread that waits with `Runtime.wait`."""
+    with suppress(RuntimeError):  # it was given up, and has not noticed yet
+        is_done.release()
+
+
+class _OwnLoop:
+    """An event loop on a thread of its own, which runs until `end`, whatever steps do to it.
+
+    Args:
+        on_death: Called if its thread has died; no step ends on it any more.
+
+    Attributes:
+        loop: It runs already.
+    """
+
+    def __init__(self, on_death: Callable[[], object]) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._on_death = on_death
+        self._is_over = False
+        started = threading.Event()
+        self.loop.call_soon(started.set)
+        BackgroundThread(self._run, name="ckworkflow-loop", loss="no async step runs").start()
+        started.wait()
+
+    def end(self) -> None:
+        """Stop the loop and close it; from any thread."""
+        self._is_over = True
+        with suppress(RuntimeError):  # it has died
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
         try:
-            while not _has_ended(loop):
-                pass
-        finally:
-            loop.close()
-
-    threading.Thread(target=run, name="ckworkflow-loop", daemon=True).start()
-    started.wait()
-    return loop
-
-
-def _has_ended(loop: asyncio.AbstractEventLoop) -> bool:
-    """Run the loop; `False` when a task that some step left behind has thrown it out."""
-    try:
-        loop.run_forever()
-    except (SystemExit, KeyboardInterrupt) as error:
-        # asyncio lets these through a task. In the main thread they end a program; here, only that task.
-        # Neither its traceback, which is not ours, nor its argument, which may quote what a step was told.
-        logger.error("task of a step ended with %s", type(error).__name__)  # noqa: TRY400
-        return False
-    return True
+            while not self._is_over:
+                try:
+                    self.loop.run_forever()
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # asyncio lets these through a task. In the main thread they end a program; here, only that task.
+                    # Neither its traceback, which is not ours, nor its argument, which may quote what a step was told.
+                    logger.error(  # noqa: TRY400
+                        "an asyncio task that a step left behind ended with %s", type(error).__name__
+                    )
+                else:
+                    if not self._is_over:
+                        logger.error(
+                            "a step called stop() of its worker's event loop, on which all async steps run: the loop goes "
+                            "on. Remove that call; a step ends by returning."
+                        )
+        except BaseException:
+            self.loop.close()
+            self._on_death()
+            raise
+        self.loop.close()
 
 
 _lock = threading.Lock()

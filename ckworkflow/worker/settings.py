@@ -5,32 +5,43 @@ user has set nothing: a default of ours never beats a line of theirs. What belon
 (the default queue, Redis' visibility timeout) is touched on our own app alone.
 
 Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packages`, `workflow_horizon`,
-`workflow_retention`.
+`workflow_retention`, `workflow_discord_errors`, `workflow_log_tracebacks`. Any other name that begins with `workflow_` is
+refused: it would be ignored.
 
 Not here: the worker's pool (`ckworkflow.worker.pools`), and who calls this (`ckworkflow.worker.wiring`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib.util
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from celery.utils.quorum_queues import detect_quorum_queues
-from kombu.utils.url import maybe_sanitize_url
+from kombu.transport import resolve_transport
 
+from ckworkflow.definition.options import DISCORD_ERRORS, is_discord_errors
 from ckworkflow.duration import parse_span
 from ckworkflow.engine.settings import Settings
 from ckworkflow.errors import InvalidDurationError, InvalidSettingError, UnsupportedBrokerError
+from ckworkflow.scrub import conceal, conceal_url, scrub
+from ckworkflow.store.location import path_in_url, read_url, shown
 from ckworkflow.worker.transport import SCHEME
 
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["check_broker", "configure", "is_embedded", "packages", "read"]
+    from ckworkflow.definition.options import DiscordErrors
+
+__all__ = ["check_broker", "configure", "describe", "is_embedded", "packages", "read"]
 
 DEFAULT_QUEUE: Final = "ckworkflow"
 """The queue of our own app: a worker of another app on the same broker never takes our messages."""
@@ -38,8 +49,18 @@ DEFAULT_QUEUE: Final = "ckworkflow"
 LEAST_RETENTION: Final = timedelta(hours=1)
 """A caller may still wait for the result of a run that has just ended; and `30` would be 30 seconds."""
 
+_PREFIX: Final = "workflow_"
+_OWN_NAMES: Final = (
+    "workflow_database_url",
+    "workflow_discord_errors",
+    "workflow_horizon",
+    "workflow_log_tracebacks",
+    "workflow_packages",
+    "workflow_retention",
+)
 _BROKER_FILE: Final = "ckworkflow-broker.sqlite3"
 _EMBEDDED_MARK: Final = "workflow_broker_is_default"
+_NAMES: Final = {*_OWN_NAMES, _EMBEDDED_MARK}
 _REFUSED_BROKERS: Final = {
     "filesystem": "kombu's filesystem transport loses the messages of a killed worker, and a worker that reads a "
     "half-written file stops",
@@ -69,6 +90,7 @@ _BY_TRANSPORT: Final[dict[str, dict[str, Any]]] = {
     "ckworkflow": {**_ONE_AHEAD, **_PRECISE_TIMER},
     "memory": {**_PRECISE_TIMER, "broker_transport_options": {"polling_interval": 0.01}},
 }
+_JSON: Final = {"json", "application/json"}
 _OWN: Final[dict[str, Any]] = {"task_default_queue": DEFAULT_QUEUE}
 _OWN_REDIS: Final[dict[str, Any]] = {
     # What a killed worker held comes back after this; a step that runs longer is delivered again and
@@ -88,15 +110,20 @@ def read(app: Celery) -> Settings:
     Raises:
         UnsupportedBrokerError: The configured broker loses messages.
         InvalidDurationError: `workflow_horizon` is not a time span.
-        InvalidSettingError: `workflow_packages` is not a list of names, or `workflow_retention` no time span of
-            an hour at least, or `workflow_horizon` is set for quorum queues.
+        InvalidSettingError: A setting that begins with `workflow_` is none of ours; or what the broker needs is not
+            installed; or `workflow_packages` is not a list of names, or `workflow_retention` no time span of
+            an hour at least, or `workflow_horizon` is set for quorum queues, or `workflow_discord_errors` makes no sense, or
+            `workflow_log_tracebacks` is neither True nor False.
     """
+    _refuse_unknown(app)
     check_broker(app)
     return Settings(
         database_url=app.conf.get("workflow_database_url") or Settings().database_url,
         packages=packages(app),
         horizon=_horizon(app),
         retention=_retention(app),
+        discord_errors=_discord_errors(app),
+        log_tracebacks=_log_tracebacks(app),
     )
 
 
@@ -108,6 +135,7 @@ def configure(app: Celery, *, is_own: bool) -> None:
         is_own: Whether it is the default app, which carries nothing but workflows.
     """
     conf = app.conf
+    _conceal_passwords(conf)
     if not any(_broker_urls(conf)):
         conf["broker_url"] = _default_broker(conf)
         conf[_EMBEDDED_MARK] = True
@@ -125,18 +153,102 @@ def configure(app: Celery, *, is_own: bool) -> None:
                 conf[name] = {**value, **(conf.get(name) or {})}
             elif not conf.value_set_for(name):
                 conf[name] = value
+    if not _JSON.intersection(accepted := list(conf.accept_content or ())):
+        # What messages of steps are in, whatever those of other tasks are.
+        conf["accept_content"] = [*accepted, "json"]
+
+
+def _conceal_passwords(conf: Any) -> None:
+    """Have the passwords of broker and result backend cut out of whatever is stored or shown."""
+    backend = conf.result_backend
+    for url in [*_broker_urls(conf), *([backend] if isinstance(backend, str) else [])]:
+        conceal_url(url)
+    for name in ("broker_password", "broker_transport_options", "result_backend_transport_options"):
+        for secret in _passwords(name, conf.get(name)):
+            conceal(secret, "password")
+
+
+def _passwords(name: str, value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _passwords(str(key), inner)
+    elif isinstance(value, str) and "password" in name:
+        yield value
 
 
 def check_broker(app: Celery) -> None:
-    """Refuse brokers that lose messages.
+    """Refuse brokers that lose messages, and those for which something is not installed.
 
     Raises:
-        UnsupportedBrokerError: One of the configured brokers does.
+        UnsupportedBrokerError: One of the configured brokers loses them.
+        InvalidSettingError: Nothing here can speak to one of them.
     """
     for url in _broker_urls(app.conf):
         reason = _REFUSED_BROKERS.get(_family(url))
         if reason is not None:
-            raise UnsupportedBrokerError(maybe_sanitize_url(url), reason)
+            raise UnsupportedBrokerError(_shown(url), reason)
+        missing = _missing_for(url)
+        if missing is not None:
+            raise InvalidSettingError("broker_url", _shown(url), missing)
+
+
+def _missing_for(url: str) -> str | None:
+    """Say what is not installed that a broker needs; kombu would say so when the first message is published."""
+    scheme, is_url, _ = url.partition("://")
+    if not is_url:
+        return None
+    if _family(url) == "redis" and importlib.util.find_spec("redis") is None:
+        return "the package redis is missing: pip install 'ckworkflow[redis]'"
+    try:
+        resolve_transport(scheme.partition("+")[0])
+    except KeyError as error:
+        return f"kombu knows no such broker ({error.args[0]})"
+    except ImportError as error:
+        return f"what kombu needs for it is missing ({error})"
+    return None
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what is secret in it. All of it is one: so a password ends at the last `@`."""
+    return scrub(re.sub(r"(://[^:@/]*:).*@", r"\1[password]@", url).partition("?")[0])
+
+
+def _refuse_unknown(app: Celery) -> None:
+    """Refuse settings that are read by nobody although they are meant for us."""
+    for name in sorted({name for name in app.conf if str(name).lower().startswith(_PREFIX)}):
+        value = app.conf[name]
+        if (
+            name in _NAMES or callable(value) or isinstance(value, ModuleType)
+        ):  # the last two: of a settings module
+            continue
+        own = {known.removeprefix(_PREFIX): known for known in _OWN_NAMES}
+        near = difflib.get_close_matches(name.lower().removeprefix(_PREFIX), own, n=1, cutoff=0.5)
+        there = f"The nearest is {own[near[0]]}" if near else f"There are {', '.join(_OWN_NAMES)}"
+        told = _shown(value) if isinstance(value, str) else value
+        raise InvalidSettingError(name, told, f"ckworkflow has no setting of that name. {there}")
+
+
+def describe(app: Celery, *, is_own: bool) -> str:
+    """Say in a line which settings, database and broker are used; without passwords.
+
+    Raises:
+        InvalidSettingError: The database's URL names none.
+    """
+    url = read_url(app.conf.get("workflow_database_url") or Settings().database_url)
+    brokers = ", ".join(_shown(url) for url in _broker_urls(app.conf))
+    return f"settings: {_source(app, is_own=is_own)}; database: {shown(url)}; broker: {brokers}"
+
+
+def _source(app: Celery, *, is_own: bool) -> str:
+    source = getattr(app, "_config_source", None)
+    if isinstance(source, str):
+        source = sys.modules.get(source.partition(":")[0], source)
+    file = getattr(source, "__file__", None)
+    if file is not None:
+        return str(Path(file).absolute())
+    if source is None and is_own:
+        return f"none, since there is no celeryconfig.py in {Path.cwd()}"
+    return f"those of the Celery app {app.main!r}"
 
 
 def packages(app: Celery) -> tuple[str, ...]:
@@ -187,10 +299,14 @@ def _family(url: str) -> str:
 
 def _default_broker(conf: Any) -> str:
     """Put the broker file beside an SQLite database, so that all who share the one share the other."""
-    scheme, _, path = (conf.get("workflow_database_url") or Settings().database_url).partition(":///")
-    folder = Path(path).parent if scheme.startswith("sqlite") else Path()
-    # Absolute: a process that changes its directory later must not open another file.
-    return f"{SCHEME}:///{folder.absolute() / _BROKER_FILE}"
+    url = conf.get("workflow_database_url") or Settings().database_url
+    folder = Path().absolute()
+    if url.startswith("sqlite"):
+        with contextlib.suppress(ValueError):  # said where the database is opened
+            folder = path_in_url(url).parent
+    # Absolute: a process that changes its directory later must not open another file. Quoted: kombu takes a
+    # semicolon for the end of one of several URLs.
+    return f"{SCHEME}:///{quote(str(folder / _BROKER_FILE))}"
 
 
 def _horizon(app: Celery) -> timedelta:
@@ -207,6 +323,13 @@ def _horizon(app: Celery) -> timedelta:
     return timedelta()
 
 
+def _discord_errors(app: Celery) -> DiscordErrors:
+    value: DiscordErrors = app.conf.get("workflow_discord_errors")
+    if not is_discord_errors(value):
+        raise InvalidSettingError("workflow_discord_errors", value, f"it must be {DISCORD_ERRORS}")
+    return value
+
+
 def _retention(app: Celery) -> timedelta | None:
     value = app.conf.get("workflow_retention")
     if value is None:
@@ -220,6 +343,13 @@ def _retention(app: Celery) -> timedelta | None:
         reason = "it is shorter than an hour. A bare number means seconds: write it like '30 days'"
         raise InvalidSettingError("workflow_retention", value, reason)
     return span
+
+
+def _log_tracebacks(app: Celery) -> bool:
+    value = app.conf.get("workflow_log_tracebacks", False)
+    if not isinstance(value, bool):
+        raise InvalidSettingError("workflow_log_tracebacks", value, "it must be True or False")
+    return value
 
 
 def _uses_quorum_queues(app: Celery) -> bool:

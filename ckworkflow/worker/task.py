@@ -14,33 +14,36 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from ckworkflow.canvas import OPENS, first_nodes
 from ckworkflow.definition import Step, registry
-from ckworkflow.engine import attempts, claims, failures, judging
+from ckworkflow.engine import attempts, claims, failures, judging, verdicts
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.attempts import Recorded
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.judging import Failure
-from ckworkflow.errors import DatabaseUnavailableError, FatalError, UnserializableValueError
+from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeLimitError
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain
 from ckworkflow.plan import Task as PlannedTask
+from ckworkflow.worker import interrupts, limits, revokes
 from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.ahead import RunAhead, Told
+from ckworkflow.worker.ahead import RunAhead, Told, send_retry
 from ckworkflow.worker.events import flush_events
 from ckworkflow.worker.execution import StoppedError, execute
 from ckworkflow.worker.lane import Handed, Lane, may_carry, pass_by
+from ckworkflow.worker.reports import AttemptFailedError, log_attempt, log_release
+from ckworkflow.worker.shell import shell_of
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from ckworkflow.engine.core import Local
+    from ckworkflow.engine.core import Engine, Local
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.worker.runtime import Runtime
 
@@ -50,6 +53,12 @@ T = TypeVar("T")
 _database = Outage(logger, "database")
 IN_PLACE = timedelta(seconds=1)
 """A message that is this early at most waits in its slot instead of being sent again."""
+
+
+_FIXED: Final = (
+    "acks_late", "expires", "ignore_result", "max_retries", "reject_on_worker_lost", "run", "serializer", "Request",
+)  # fmt: skip
+"""What the record in SQL stands on."""
 
 
 class StepTask(Task):
@@ -62,20 +71,42 @@ class StepTask(Task):
     max_retries = None
     serializer = "json"
     throws = (FatalError,)
+    Request = "ckworkflow.worker.request:StepRequest"
     step: ClassVar[Step[..., Any]]
+    shell: ClassVar[type[Task] | None] = None
+    """See `ckworkflow.worker.shell`."""
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Apply `task_annotations`, without what a step cannot do without."""
+        before = {name: getattr(cls, name) for name in _FIXED}
+        super().annotate()
+        for name, value in before.items():
+            if getattr(cls, name) != value:
+                logger.warning("`task_annotations` cannot set %s of step %s: left out", name, cls.name)
+                setattr(cls, name, value)
 
     def run(self, run_id: str, node_id: str, generation: int) -> None:
         """Run the step that a message names, if it is still to be run, and those that follow it in place."""
         runtime = _opened()
+        with interrupts.deferred():
+            self._run(runtime, run_id, node_id, generation)
+
+    def _run(self, runtime: Runtime, run_id: str, node_id: str, generation: int) -> None:
         opens = bool(self.request.get(OPENS))
         local = runtime.engine.local
         claimed = self._claim(runtime, local, RunId(run_id), NodeId(node_id), generation, opens=opens)
-        runtime.engine.publish(claimed.run_id, claimed.pieces)
-        if claimed.beside is not None and local is not None:
-            local.run(claimed.beside)
-        chain: list[Any] = self.request.chain if self.request.chain is not None else []
-        ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=self.request.hostname)
-        handed = self._carry(runtime, claimed, chain, ahead, Told(), ExitStack())
+        with given_up(runtime.engine, claimed):
+            with given_up(runtime.engine, claimed.beside):
+                runtime.engine.publish(claimed.run_id, claimed.pieces)
+                if claimed.beside is not None and local is not None:
+                    local.run(claimed.beside)
+            chain: list[Any] = self.request.chain if self.request.chain is not None else []
+            ahead = RunAhead(
+                self.app, self.step, claimed, runtime, hostname=self.request.hostname,
+                limits=limits.of_request(self.request),
+            )  # fmt: skip
+            handed = self._carry(runtime, claimed, chain, ahead, Told(), ExitStack())
         attempt: Attempt | None = None
         if handed.claimed is claimed:
             attempt = self._attempt(runtime, handed, self._carries(), ahead, chain)
@@ -93,7 +124,8 @@ class StepTask(Task):
     def run_claimed(self, claimed: Claimed, *, hostname: str | None) -> None:
         """Run a step that this process has claimed without a message, and those that follow it in place."""
         runtime = runtimes.running()
-        ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=hostname, has_message=False)
+        with given_up(runtime.engine, claimed):
+            ahead = RunAhead(self.app, self.step, claimed, runtime, hostname=hostname, has_message=False)
         following: Claimed | None = claimed
         while following is not None:
             following = self._run_in_place(runtime, following, [], ahead)
@@ -102,10 +134,11 @@ class StepTask(Task):
         self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead
     ) -> Claimed | None:
         """Run a step that was claimed without a message, and perhaps others after it; return the next such."""
-        ahead.note_own_time()
-        telling = ExitStack()
-        told = telling.enter_context(ahead.telling(claimed))
-        handed = self._carry(runtime, claimed, chain, ahead, told, telling)
+        with given_up(runtime.engine, claimed):
+            ahead.note_own_time()
+            telling = ExitStack()
+            told = telling.enter_context(ahead.telling(claimed))
+            handed = self._carry(runtime, claimed, chain, ahead, told, telling)
         return self._end_in_place(runtime, handed, chain, ahead)
 
     def _carry(
@@ -114,30 +147,42 @@ class StepTask(Task):
     ) -> Handed:  # fmt: skip
         """Run a step, and on a lane those after it, up to one that this thread has to do with."""
         step = registry.require_step(claimed.row.name)
+        if revokes.is_revoked(claimed):
+            return Handed(claimed, told, telling, partial(_raise, verdicts.revoked(step.name)))
         handed = Handed(claimed, told, telling, partial(execute, runtime, step, claimed))
-        return Lane(runtime, ahead, chain).run(handed) if may_carry(claimed) else handed
+        return Lane(runtime, ahead, chain).run(handed) if may_carry(self.app, claimed) else handed
 
     def _end_in_place(
         self, runtime: Runtime, handed: Handed, chain: list[Any], ahead: RunAhead
     ) -> Claimed | None:
         """Record how a step in place has ended, and do what follows; return the next such."""
         claimed, told = handed.claimed, handed.told
-        with handed.telling:
-            try:
-                carries = first_nodes(chain[-1]) if chain else frozenset()
-                attempt = self._attempt(runtime, handed, carries, ahead, chain)
-            except Ignore:  # the worker stops
-                told.failure, told.is_tried_again = judging.RELEASED, True
-                chain.clear()
-                return None
-            told.failure = attempt.failure
-            told.is_tried_again = not attempt.is_final
-        if attempt.failure is not None and attempt.recorded.retry_in is not None:
-            # Before the next attempt can tell of itself: the last event is what Flower shows.
-            flush_events()
-            row = claimed.row
-            again = PlannedTask(row.node_id, row.name, row.generation, attempt.recorded.retry_in)
-            runtime.engine.publish(claimed.run_id, [Chain((again,))])
+        attempt: Attempt | None = None
+        with ExitStack() as leaving:
+            leaving.enter_context(given_up(runtime.engine, claimed))
+            with handed.telling:
+                try:
+                    carries = first_nodes(chain[-1]) if chain else frozenset()
+                    attempt = self._attempt(runtime, handed, carries, ahead, chain)
+                except Ignore:  # the worker stops
+                    told.failure, told.is_tried_again = judging.RELEASED, True
+                    chain.clear()
+                    return None
+                leaving.enter_context(given_up(runtime.engine, attempt.following))
+                told.failure = attempt.failure
+                told.is_tried_again = not attempt.is_final
+            if attempt.failure is not None and attempt.recorded.retry_in is not None:
+                # Before the next attempt can tell of itself: the last event is what Flower shows.
+                flush_events()
+                row = claimed.row
+                again = PlannedTask(
+                    row.node_id,
+                    row.name,
+                    row.generation,
+                    attempt.recorded.retry_in,
+                    attempts=row.attempt,
+                )
+                runtime.engine.publish(claimed.run_id, [Chain((again,))])
         return attempt.following
 
     def _attempt(
@@ -147,42 +192,39 @@ class StepTask(Task):
         """Record how a step has ended, where that is not done, and do what follows from the record."""
         claimed = handed.claimed
         if handed.recorded is not None:
-            return Attempt(
-                handed.recorded, None, self._follow(runtime, claimed, handed.recorded, ahead, chain)
-            )
+            log_attempt(runtime.engine, claimed, None, handed.recorded, is_final=False)
+            following = self._follow(runtime, claimed, handed.recorded, ahead, chain)
+            return Attempt(claimed, handed.recorded, None, following)
         failure: Failure | None = None
-        try:
-            value = handed.outcome()
-        except StoppedError:
-            _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
-            raise Ignore from None
-        except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
-            failure = judging.judge(error, now=lambda: datetime.now(UTC))
-        # Not in the handler: what is raised here would have the step's error, and its text, for its context.
-        try:
-            if failure is None:
-                try:
-                    recorded = _until_reachable(
-                        runtime,
-                        lambda: attempts.record_success(
-                            runtime.engine, claimed, value, carries=carries, may_run=ahead.may_run
-                        ),
-                    )
-                except UnserializableValueError as error:  # the step's fault; every other would be ours
-                    failure = judging.judge(error, now=lambda: datetime.now(UTC))
-            if failure is not None:
-                step = registry.require_step(claimed.row.name)
-                recorded = _until_reachable(
-                    runtime,
-                    lambda: attempts.record_failure(
-                        runtime.engine, claimed, failure, step=step, carries=carries
-                    ),
-                )
-        except BaseException:
-            # Nobody runs it any more: the heartbeat frees it, and it is tried again at no cost.
-            runtime.engine.active.discard((claimed.run_id, claimed.row.node_id))
-            raise
-        return Attempt(recorded, failure, self._follow(runtime, claimed, recorded, ahead, chain))
+        with given_up(runtime.engine, claimed):
+            value: Any = None
+            try:
+                value = handed.outcome()
+            except StoppedError:
+                _until_reachable(runtime, lambda: attempts.release(runtime.engine, claimed))
+                log_release(claimed)
+                raise Ignore from None
+            except SoftTimeLimitExceeded as error:
+                failure = judging.judge(self._limit(claimed, error), now=lambda: datetime.now(UTC))
+            except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
+                wish = registry.require_step(claimed.row.name).options.discord_errors
+                if wish is None:
+                    wish = runtime.engine.settings.discord_errors
+                failure = judging.judge(error, now=lambda: datetime.now(UTC), discord_errors=wish)
+            # Not in the handler: what is raised here would have the step's error, and its text, for its context.
+            failure, recorded = _record(runtime, claimed, value, failure, carries, ahead)
+        is_final = is_final_failure(failure, recorded)
+        log_attempt(runtime.engine, claimed, failure, recorded, is_final=is_final)
+        following = self._follow(runtime, claimed, recorded, ahead, chain)
+        return Attempt(claimed, recorded, failure, following)
+
+    def _limit(self, claimed: Claimed, error: SoftTimeLimitExceeded) -> StepTimeLimitError:
+        """Celery's word for a soft time limit in ours; its traceback says where the step was."""
+        found = limits.of_request(self.request)
+        soft = None if found is None else found.soft
+        limit = StepTimeLimitError(claimed.row.name, soft, is_hard=False)
+        limit.__cause__ = error
+        return limit
 
     def _claim(
         self, runtime: Runtime, local: Local | None, run_id: RunId, node_id: NodeId, generation: int, *,
@@ -204,6 +246,11 @@ class StepTask(Task):
             if isinstance(claimed, Claimed):
                 return claimed
             if isinstance(claimed, Early):
+                if claimed.wait > max(runtime.engine.settings.horizon, IN_PLACE):
+                    # Nobody is to hold it for so long: the clock sends another one at its time.
+                    self._drop(
+                        runtime, run_id, node_id, Dropped(f"the node's time comes in {claimed.wait}")
+                    )
                 if claimed.wait > IN_PLACE:
                     # Never just dropped: the rest of the time travels with the same chain.
                     headers = {OPENS: True} if opens else None
@@ -213,7 +260,7 @@ class StepTask(Task):
             self._drop(runtime, run_id, node_id, claimed)
 
     def _drop(self, runtime: Runtime, run_id: RunId, node_id: NodeId, dropped: Dropped) -> None:
-        logger.debug("message dropped: %s", dropped.reason, extra={"run_id": run_id, "node_id": node_id})
+        logger.debug("message for step %s of run %s dropped: %s", node_id, run_id, dropped.reason)
         if dropped.wakes_body:
             _go_on(runtime, run_id)
         raise Ignore
@@ -230,12 +277,13 @@ class StepTask(Task):
         if not recorded.keeps_chain and recorded.retry_in is None and recorded.next is None:
             # What SQL does not want next must not be sent: Celery reads this list after the body.
             chain.clear()
-        if recorded.has_ended:
-            runtime.engine.notify(claimed.run_id)
-        runtime.engine.publish(claimed.run_id, recorded.pieces)
-        if not recorded.wakes_body:
-            return recorded.next
-        row = _go_on(runtime, claimed.run_id, None if recorded.next else ahead.may_run)
+        with given_up(runtime.engine, recorded.next):
+            if recorded.has_ended:
+                runtime.engine.notify(claimed.run_id)
+            runtime.engine.publish(claimed.run_id, recorded.pieces)
+            if not recorded.wakes_body:
+                return recorded.next
+            row = _go_on(runtime, claimed.run_id, None if recorded.next else ahead.may_run)
         if recorded.next is not None or row is None:
             return recorded.next
         return claims.begun(claimed.run_id, claimed.workflow, row)
@@ -244,24 +292,22 @@ class StepTask(Task):
         failure, recorded = attempt.failure, attempt.recorded
         if failure is None:
             return
-        text = public_text(failure, RunId(self.request.args[0]))
+        text = failures.public_text(failure.data, RunId(self.request.args[0]))
         if recorded.retry_in is not None:
-            raise self.retry(exc=FatalError(text), countdown=recorded.retry_in.total_seconds())
+            raise self.retry(exc=AttemptFailedError(text), countdown=recorded.retry_in.total_seconds())
         if attempt.is_final:
             raise FatalError(text) from None
+        # A long wait is only a row in SQL, and no message that Celery could tell of.
         self.send_event("task-retried", exception=text, traceback=None)
+        send_retry(self, attempt.claimed, failure, hostname=self.request.hostname)
         raise Ignore from None
-
-
-def public_text(failure: Failure, run_id: RunId) -> str:
-    """Say what Celery's events and logs may: the kind of failure and where the rest is, no live exception."""
-    return f"{failures.outline(failure.data)}; see `ckworkflow runs show {run_id}`"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """How a step that was run has ended."""
 
+    claimed: Claimed
     recorded: Recorded
     failure: Failure | None
     following: Claimed | None
@@ -269,10 +315,16 @@ class Attempt:
     @property
     def is_final(self) -> bool:
         """Whether the step has failed for good."""
-        failure = self.failure
-        return failure is not None and (
-            failure.action in ("fatal", "hopeless") or self.recorded.wakes_body
-        )
+        return is_final_failure(self.failure, self.recorded)
+
+
+def is_final_failure(failure: Failure | None, recorded: Recorded) -> bool:
+    """Whether a step has failed for good."""
+    return failure is not None and (failure.action in ("fatal", "hopeless") or recorded.wakes_body)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 class _Joins(threading.local):
@@ -312,7 +364,7 @@ def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
             value = call()
         except DatabaseUnavailableError as error:
             _database.begins(error)
-            if runtime.is_stopping:
+            if runtime.is_stopping or interrupts.is_leaving():
                 pause = min(pause, 0.5)
                 gives_up_at = gives_up_at or time.monotonic() + runtimes.GRACE_SECONDS
                 if time.monotonic() > gives_up_at:
@@ -322,6 +374,63 @@ def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
         else:
             _database.ends()
             return value
+
+
+def _record(
+    runtime: Runtime, claimed: Claimed, value: object, failure: Failure | None,
+    carries: frozenset[tuple[NodeId, int]], ahead: RunAhead,
+) -> tuple[Failure | None, Recorded]:  # fmt: skip
+    """Record what a step has returned, or failed with; give what was recorded as its failure, if that was one."""
+    if failure is None:
+        found = _unless_refused(
+            runtime,
+            lambda: attempts.record_success(
+                runtime.engine, claimed, value, carries=carries, may_run=ahead.may_run
+            ),
+        )
+        if isinstance(found, Recorded):
+            return None, found
+        failure = found
+    step = registry.require_step(claimed.row.name)
+
+    def fail(failure: Failure) -> Recorded:
+        return attempts.record_failure(runtime.engine, claimed, failure, step=step, carries=carries)
+
+    found = _unless_refused(runtime, partial(fail, failure))
+    if isinstance(found, Recorded):
+        return failure, found
+    return found, _until_reachable(runtime, partial(fail, found))
+
+
+def _unless_refused(runtime: Runtime, record: Callable[[], Recorded]) -> Recorded | Failure:
+    """Record an outcome; give the failure to record in its place, where it cannot be stored."""
+    try:
+        return _until_reachable(runtime, record)
+    except DatabaseUnavailableError:  # the worker stops, and has waited long enough
+        raise
+    except Exception as error:  # noqa: BLE001  # the outcome's fault: each further attempt would meet it, too
+        return judging.unrecordable(error)
+
+
+class given_up:  # noqa: N801  # reads as what becomes of the steps
+    """Give steps up where an error ends the block: nobody runs them any more.
+
+    The heartbeat finds what a process owns and does not run, and frees it; it is tried again at no cost.
+    """
+
+    __slots__ = ("_claims", "_engine")
+
+    def __init__(self, engine: Engine, *claims: Claimed | None) -> None:
+        self._engine, self._claims = engine, claims
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for claimed in self._claims:
+                if claimed is not None:
+                    self._engine.active.discard((claimed.run_id, claimed.row.node_id))
 
 
 def _go_on(
@@ -360,9 +469,13 @@ def register_step(app: Celery, step: Step[..., Any]) -> None:
             "step": step,
             "abstract": False,
             "rate_limit": step.options.rate_limit,
+            "shell": shell_of(app, step),
             "__module__": step.function.__module__,
             "__doc__": step.function.__doc__,
         },
     )
-    app.tasks.pop(step.name, None)
-    app.register_task(cls())
+    # As `app.register_task`, but for `app.tasks`: Celery finalizes an app under one lock, and calls this; whoever looks at
+    # `app.tasks` first has another one, from within which it finalizes the app. The two would wait for each other.
+    task = cls()
+    app._tasks[step.name] = task  # noqa: SLF001
+    task.bind(app)

@@ -28,13 +28,20 @@ import time
 from collections import deque
 from itertools import count
 from queue import Empty
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.json import dumps, loads
 
-from ckworkflow.worker.broker_file import BrokerFile, BrokerFileReplacedError, Claimed
+from ckworkflow.store.location import path_in_url
+from ckworkflow.worker.broker_file import (
+    BrokerFile,
+    BrokerFileDamagedError,
+    BrokerFileReplacedError,
+    Claimed,
+)
+from ckworkflow.worker.malformed import CheckedMessage, MalformedMessageError, check_envelope, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,6 +60,7 @@ _AHEAD: Final = 32
 class Channel(virtual.Channel):
     """An AMQP-like channel over a broker file."""
 
+    Message = CheckedMessage
     supports_fanout = True
     do_restore = True
 
@@ -71,7 +79,7 @@ class Channel(virtual.Channel):
         self._file.put([queue], dumps(message), priority=self._get_message_priority(message))
 
     def _put_fanout(self, exchange: str, message: Mapping[str, Any], routing_key: str, **_: Any) -> None:
-        if queues := list(self._lookup(exchange, routing_key)):
+        if queues := cast("list[str]", list(self._lookup(exchange, routing_key))):
             self._file.put(queues, dumps(message), priority=self._get_message_priority(message))
 
     # --- consuming -----------------------------------------------------------------------------------
@@ -96,13 +104,16 @@ class Channel(virtual.Channel):
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> virtual.Message | None:
         """Take one message now, or return `None`."""
-        found = self._file.claim([queue], 1, keep=not no_ack)
-        if not found:
-            return None
-        message = self.Message(self._payload(found[0]), channel=self)
-        if not no_ack:
-            self.qos.append(message, message.delivery_tag)
-        return message
+        while found := self._file.claim([queue], 1, keep=not no_ack):
+            try:
+                message = self.Message(self._payload(found[0]), channel=self)
+            except MalformedMessageError as error:
+                self._refuse(found[0], error)
+                continue
+            if not no_ack:
+                self.qos.append(message, message.delivery_tag)
+            return message
+        return None
 
     def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
         """Deliver one message that is ready in a queue of this channel.
@@ -118,7 +129,14 @@ class Channel(virtual.Channel):
             raise Empty
         # One for each call, as every transport does it: who waits for two answers drains twice.
         message = self._ahead.popleft()
-        (callback or self.connection._deliver)(self._payload(message), message.queue)
+        try:
+            (callback or self.connection._deliver)(self._payload(message), message.queue)
+        except MalformedMessageError as error:
+            self._refuse(message, error)
+
+    def _refuse(self, claimed: Claimed, error: MalformedMessageError) -> None:
+        refuse(error, queue=claimed.queue)
+        self._file.ack(claimed.id)
 
     def _take_ahead(self) -> None:
         room = self.qos.can_consume_max_estimate()
@@ -144,7 +162,11 @@ class Channel(virtual.Channel):
         return queues[first:] + queues[:first]
 
     def _payload(self, claimed: Claimed) -> dict[str, Any]:
-        payload: dict[str, Any] = loads(claimed.body)
+        try:
+            payload: dict[str, Any] = loads(claimed.body)
+        except Exception as error:
+            raise MalformedMessageError("it is no JSON") from error
+        check_envelope(payload)
         properties = payload["properties"]
         # The row's id makes the message findable; the number makes the tag of a second delivery another
         # one, since kombu removes acknowledged tags late.
@@ -166,7 +188,7 @@ class Channel(virtual.Channel):
         self._file.notify()
 
     def _restore(self, message: virtual.Message) -> None:
-        self._file.release(_row(message.delivery_tag))
+        self._file.release(_row(cast("str", message.delivery_tag)))
 
     def basic_qos(
         self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
@@ -201,10 +223,10 @@ class Channel(virtual.Channel):
         if is_transient:
             self._transient_queues.add(queue)
 
-    def _has_queue(self, queue: str, **_: Any) -> bool:
+    def _has_queue(self, queue: str, **_: Any) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu says no types
         return self._file.is_declared(queue)
 
-    def _size(self, queue: str) -> int:
+    def _size(self, queue: str) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  # likewise
         return self._file.size(queue)
 
     def _purge(self, queue: str) -> int:
@@ -307,6 +329,7 @@ class Transport(virtual.Transport):
         *virtual.Transport.connection_errors,
         sqlite3.OperationalError,
         BrokerFileReplacedError,
+        BrokerFileDamagedError,
     )
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
@@ -401,7 +424,7 @@ class Transport(virtual.Transport):
                 return
         self._bell.ring()  # the loop has other things to do in between
 
-    def driver_version(self) -> str:
+    def driver_version(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]  # likewise
         """Return the version of SQLite."""
         return sqlite3.sqlite_version
 
@@ -420,10 +443,12 @@ def _row(delivery_tag: str) -> int:
 
 def _path_of(url: str | None) -> str:
     """Return the path in the rest of a URL after `ckworkflow+`."""
-    path = (url or "").removeprefix(_URL_PREFIX)
-    if not (url or "").startswith(_URL_PREFIX) or not path or path == ":memory:":
+    if url is None or not url.startswith(_URL_PREFIX):
         _refuse(url)
-    return path
+    try:
+        return str(path_in_url(url))
+    except ValueError:
+        _refuse(url)
 
 
 def _refuse(url: str | None) -> NoReturn:

@@ -9,6 +9,7 @@ Not here: each of the parts that are put together.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,17 @@ from ckworkflow import canvas
 from ckworkflow.definition import discover
 from ckworkflow.engine import installation
 from ckworkflow.engine.installation import Installation
-from ckworkflow.worker import backend, embedded, events, pools, runtime, settings, task
+from ckworkflow.worker import (
+    backend,
+    embedded,
+    events,
+    pools,
+    reports,
+    revokes,
+    runtime,
+    settings,
+    task,
+)
 from ckworkflow.worker.clock import Clock
 
 if TYPE_CHECKING:
@@ -27,12 +38,16 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from ckworkflow.engine.settings import Settings
     from ckworkflow.model import RunId
     from ckworkflow.plan import Piece
     from ckworkflow.worker.embedded import EmbeddedWorker
 
 __all__ = ["install"]
 
+logger = logging.getLogger(__name__)
+
+_SAID: Final = "_ckworkflow_said"
 _WIRED: Final = "_ckworkflow_installation"
 
 
@@ -47,7 +62,7 @@ def install(app: Celery, *, is_own: bool = False) -> Installation:
     if found is None:
         found = Installation(
             app,
-            settings=partial(settings.read, app),
+            settings=partial(_read_settings, app, is_own=is_own),
             publish=partial(_publish, app),
             start_embedded=partial(_start_embedded, app),
             is_embedded=partial(settings.is_embedded, app),
@@ -61,7 +76,9 @@ def install(app: Celery, *, is_own: bool = False) -> Installation:
 def _wire(app: Celery, *, is_own: bool) -> None:
     backend.install(app, fire=task.completes_join)
     pools.install(app, is_own=is_own)
+    revokes.install()
     app.steps["worker"].add(Clock)
+    reports.quieten_celery()
 
     def on_configured(**_: Any) -> None:
         settings.configure(app, is_own=is_own)
@@ -80,6 +97,16 @@ def _wire(app: Celery, *, is_own: bool) -> None:
         on_configured()
     if app.finalized:
         on_finalized()
+
+
+def _read_settings(app: Celery, *, is_own: bool) -> Settings:
+    """Read the settings for this process's engine, and say where it works: another folder is another database."""
+    found = settings.read(app)
+    place = settings.describe(app, is_own=is_own)
+    if getattr(app, _SAID, None) != place:  # not in each child of a pool
+        setattr(app, _SAID, place)
+        logger.info("%s", place)
+    return found
 
 
 def _publish(app: Celery, run_id: RunId, pieces: Sequence[Piece]) -> bool:

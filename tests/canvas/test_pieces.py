@@ -86,6 +86,21 @@ async def slow_member() -> None:
 
 
 @workflow
+async def looks_at_the_world() -> None:
+    await ping(await ping(helper()))
+
+
+def helper() -> int:
+    return 3
+
+
+@workflow
+async def two_wait_for_a_sleep() -> None:
+    await sleep(5)
+    await asyncio.gather(looks_at_the_world(), ping(2))
+
+
+@workflow
 async def decides() -> None:
     found = await ping(1)
     if found["n"]:
@@ -139,6 +154,8 @@ def shape(piece: Piece | Task) -> Any:
         (two_gathers, [("group", [["0.1:1"], ["0.2:1"]])]),
         (slow_member, [["0.1:1"]]),
         (decides, [["0:1"]]),
+        # The body waits for the sleep, too: it is the clock's, which comes in time, and not a message's.
+        (two_wait_for_a_sleep, []),
     ],
     ids=lambda value: value.name.rpartition(".")[2] if isinstance(value, Workflow) else "",
 )

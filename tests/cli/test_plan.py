@@ -253,6 +253,8 @@ def test_celery_has_the_same_commands(project: Project) -> None:
 
 
 def test_celery_tells_a_named_error_in_one_sentence(project: Project) -> None:
+    project.command("db", "upgrade")
+
     done = project.run("celery", "-A", "ckworkflow", "workflow", "runs", "show", "nothing")
 
     assert done.returncode == 1
@@ -300,3 +302,24 @@ def test_a_chord_is_said_in_words() -> None:
     assert (
         in_words(Chain((*welcome.items, Group(tuple(setup))))) == "send_welcome_message, then group of 3"
     )
+
+
+def test_a_body_that_computes_without_an_end_is_told_with_its_place(project: Project) -> None:
+    project.write(
+        "workflows/endless.py",
+        """
+        from ckworkflow import workflow
+
+        @workflow
+        async def endless() -> None:
+            while True:
+                pass
+        """,
+    )
+
+    done = project.run("ckworkflow", "plan", "endless")
+
+    assert done.returncode == 1
+    assert "computed for 2 s without awaiting anything, last in " in done.stderr
+    assert "endless.py, line" in done.stderr
+    assert "Traceback" not in done.stderr

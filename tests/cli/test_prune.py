@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cli_project import Project
 
-ABOUT = r"that ended before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC in sqlite:///ckworkflow.sqlite3"
+ABOUT = r"that ended before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC in sqlite:////\S+/ckworkflow.sqlite3"
 MONTH = 31 * 86_400_000_000  # microseconds
 
 

@@ -55,3 +55,23 @@ def test_a_value_whose_class_is_gone_is_said_as_it_is_stored() -> None:
 )
 def test_a_boundary_names_the_line_that_looks(reason: str, said: str) -> None:
     assert Boundary("w", "f", 9, "await", reason, "await f()", conditional=False).sentence == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("plain\ttext\nof ä and 🎈", "plain\ttext\nof ä and 🎈"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\rb\x00\x7f\x9b", r"a\x0db\x00\x7f\x9b"),
+        ("\u202etxt\u2066\u2028", r"\u202etxt\u2066\u2028"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_written_out(text: str, said: str) -> None:
+    assert words.plain(text) == said
+    assert words.plain(said) == said
+
+
+def test_the_columns_of_a_table_stand_in_line_whatever_is_in_them() -> None:
+    lines = words.table(("A", "B"), [("\x1b[2J", "x"), ("longer than", "y")])
+
+    assert [line.rindex(end) for line, end in zip(lines, "Bxy", strict=True)] == [13, 13, 13]

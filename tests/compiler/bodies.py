@@ -1336,7 +1336,7 @@ def _make_nested(greeting: str) -> Any:
     settings = {"text": greeting}
     turns = 0
 
-    @workflow
+    @workflow(name="closure")
     async def closure(value: str) -> Any:
         """Free variables keep their cells."""
         nonlocal turns
@@ -1359,7 +1359,7 @@ class Namespace:
     def make() -> Any:
         __hidden = "hidden"  # noqa: F841
 
-        @workflow
+        @workflow(name="mangled")
         async def mangled(__value: str, /) -> Any:
             """A name of two underscores."""
             __found = await echo(__value)  # lazy

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckworkflow.engine.procfs import is_running
 from services import PostgresProcess, absent, empty_postgres_database, postgres_program
 from worker_home import WorkerHome
 
@@ -102,7 +103,7 @@ def test_a_pool_process_that_is_born_while_the_database_is_down_waits_for_it(
         }
         home = WorkerHome(tmp_path, CODE, settings)
         program = home.start_program()
-        home.start_worker("--pool=prefork", "--concurrency=1")
+        home.start_worker("--pool=prefork", "--concurrency=1", "--loglevel=DEBUG")
         run = program.start("crashing.workflows:waits", "place")
         cut_off = home.wait_for_note("begin", place="place")
         log = home.folder / "worker.log"
@@ -205,8 +206,4 @@ def ended(home: WorkerHome, process: subprocess.Popen[str]) -> int:
 
 def gone_at(pid: int) -> float | None:
     """The time, once a killed process is dead or a zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return time.time()
-    return time.time() if state in "ZX" else None
+    return None if is_running(pid) else time.time()

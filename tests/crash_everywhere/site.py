@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ckworkflow.engine.procfs import is_running
 from crash_everywhere.points import COUNT_ONLY, Control
 from effect_flows import HORIZON_SECONDS, Flow
 from effects import VARIABLE, Effect, effects_of
@@ -155,15 +156,6 @@ class Child:
         """Let go of a process that has ended."""
         self._socket.close()
         self._server.release(self.pid)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is a process of this number that has not ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 def wait_for(
@@ -352,13 +344,13 @@ class Site:
             "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() "
             "AND starts_with(application_name, 'ckworkflow ')"
         )
-        return [name for (name,) in rows if not is_alive(int(name.split(":")[-2]))]
+        return [name for (name,) in rows if not is_running(int(name.split(":")[-2]))]
 
     def wait_until_settled(self, child: Child) -> None:
         """Wait until a process that is up has also dealt with its dead predecessors."""
 
         def are_buried() -> bool:
-            return all(is_alive(pid) for (pid,) in self.reader.all("SELECT pid FROM processes"))
+            return all(is_running(pid) for (pid,) in self.reader.all("SELECT pid FROM processes"))
 
         wait_for(lambda: child.is_dead or are_buried(), lambda: f"a burial\n{self.logs()}")
         self.wait_until_quiet(child)

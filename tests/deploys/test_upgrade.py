@@ -188,10 +188,11 @@ def test_a_process_that_the_database_has_left_behind_says_so_and_stops(
     home.wait_for(lambda: " ready." in home.logs(), "the worker")
 
     # Contract, though a worker was forgotten: the revision after the next one drops what this code needs.
-    contracted = sa.insert(tables.schema_info).values(revision=4, oldest_code=4)
+    beyond = schema.CODE_REVISION + 1
+    contracted = sa.insert(tables.schema_info).values(revision=beyond, oldest_code=beyond)
     home.database.transact(lambda tx: tx.execute(contracted))
 
-    sentence = "its revision 4 may be used from code revision 4 on, and this is {}. Upgrade ckworkflow"
+    sentence = f"its revision {beyond} may be used from code revision {beyond} on, and this is {{}}. Upgrade ckworkflow"
     assert running.wait(TIMEOUT_SECONDS) == 1
     assert "the worker stops: The schema of sqlite:///" in home.logs()
     assert sentence.format(schema.CODE_REVISION) in home.logs()

@@ -1755,3 +1755,20 @@ async def shared_name_before_an_await() -> None:
     found = (await room()).shared
     if await ping():
         await echo(found, await count_up())
+
+
+# Their sleeps end in one moment: both are recorded, and the body hears of the first and lets go of the second.
+@body()
+@workflow
+async def sleeps_of_a_group_that_end_in_one_moment() -> list[str]:
+    async def sleeps() -> None:
+        await sleep(5)
+        raise ValueError("slept")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(sleeps())
+            group.create_task(sleeps())
+    except ExceptionGroup as caught:
+        return [str(error) for error in caught.exceptions]
+    return []

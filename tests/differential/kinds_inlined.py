@@ -534,14 +534,6 @@ async def awaited_later() -> Any:
     return t
 
 
-# Called and never awaited.
-@body()
-@workflow
-async def never_awaited() -> Any:
-    title()
-    return await ping()
-
-
 # As a task.
 @body()
 @workflow

@@ -56,6 +56,154 @@ async def property_between_members() -> Any:
     return c.next
 
 
+# A member that raises before it awaits anything beats the cancellation that a task beside it brings about: both errors count.
+@body()
+@workflow
+async def a_member_fails_as_the_gather_is_cancelled() -> Any:
+    async def breaks() -> Any:
+        return {}["none"]
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(breaks())
+        await asyncio.gather(count_up(), breaks())
+
+
+# A cancelled gather ends when its members have: the first will do, or with `return_exceptions` all must.
+@body()
+@workflow
+async def a_cancelled_gather_waits_for_its_members() -> Any:
+    seen: list[Any] = []
+
+    async def cleans(name: str) -> Any:
+        try:
+            await sleep("1h")
+        finally:
+            seen.append(await echo(name))
+
+    async def breaks() -> Any:
+        await ping()
+        return {}["none"]
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(breaks())
+            try:
+                await asyncio.gather(cleans("a"), cleans("b"), sleep("2h"))
+            finally:
+                seen.append("over")
+    except* KeyError:
+        seen.append(await echo("broken"))
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(breaks())
+            try:
+                await asyncio.gather(cleans("c"), cleans("d"), sleep("2h"), return_exceptions=True)
+            finally:
+                seen.append("over")
+    except* KeyError:
+        seen.append(await echo("broken"))
+    return seen
+
+
+# A member that does not let itself be cancelled: with it the gather ends, cancelled all the same, or with its error.
+@body()
+@workflow
+async def a_member_outlives_its_cancellation() -> Any:
+    seen: list[Any] = []
+
+    async def stays() -> Any:
+        try:
+            await sleep("1h")
+        except asyncio.CancelledError:
+            return await echo("stays")
+
+    async def fails_late() -> Any:
+        try:
+            await sleep("1h")
+        except asyncio.CancelledError:
+            raise KeyError(await echo("late")) from None
+
+    async def breaks() -> Any:
+        await ping()
+        return {}["none"]
+
+    for other in (stays, fails_late):
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(breaks())
+                try:
+                    seen.append(await asyncio.gather(stays(), other()))
+                except BaseException as error:
+                    seen.append([type(error).__name__, [str(arg) for arg in error.args]])
+                    raise
+        except* Exception as group:
+            seen.append([repr(error) for error in group.exceptions])
+    return seen
+
+
+# Tasks as members: the gather ends with them, and not a moment later, so the error of one counts twice.
+@body()
+@workflow
+async def a_gather_of_the_tasks_of_a_group() -> Any:
+    async def breaks() -> Any:
+        await ping()
+        return {}["none"]
+
+    async def waits() -> Any:
+        await sleep("1h")
+
+    said = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(waits()), group.create_task(breaks()), group.create_task(waits())]
+            await asyncio.gather(*tasks)
+    except* KeyError as failed:
+        said = [repr(error) for error in failed.exceptions]
+    return said
+
+
+# A cancellation passes through a gather as it is: the same object, with what was said.
+@body()
+@workflow
+async def a_cancellation_passes_through_a_gather() -> Any:
+    seen: list[Any] = []
+    mine = asyncio.CancelledError("mine", 2)
+
+    async def cancels() -> Any:
+        await ping()
+        raise mine
+
+    async def waits() -> Any:
+        await sleep("1h")
+
+    try:
+        await asyncio.gather(cancels(), count_up())
+    except asyncio.CancelledError as error:
+        seen.append([error is mine, list(error.args)])
+    task, other = asyncio.create_task(waits()), asyncio.create_task(waits())
+    await ping()
+    task.cancel("why")
+    other.cancel("what for")
+    try:
+        await asyncio.gather(task)
+    except asyncio.CancelledError as error:
+        seen.append(list(error.args))
+    found = await asyncio.gather(other, return_exceptions=True)
+    seen.append([repr(each) for each in found])
+    return await echo(seen)
+
+
+# A sleep that a step's message carries and for which the body waits, too: both go on in time.
+@body()
+@workflow
+async def the_body_waits_for_a_sleep_beside_a_step() -> Any:
+    async def looks() -> Any:
+        return await echo(count())
+
+    await sleep(5)
+    return await asyncio.gather(looks(), count_up())
+
+
 # Unpacked, one unused.
 @body()
 @workflow

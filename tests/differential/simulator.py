@@ -24,6 +24,8 @@ from ckworkflow.engine import attempts, claims, judging, presence, recovery
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.core import Engine
+from ckworkflow.engine.detector import FailureDetector
+from ckworkflow.engine.identity import Identity, Look, Standing
 from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run
 from ckworkflow.errors import FatalError
@@ -281,6 +283,7 @@ class SimWorker:
         self._slack = timedelta()
         self._running: Entry | None = None
         schema.upgrade(self.database)
+        self._dead: set[str] = set()
         self.processes = [self._process() for _ in range(process_count)]
 
     # -- one run --------------------------------------------------------------------------------------
@@ -591,18 +594,27 @@ class SimWorker:
     def _process(self, *, replaces: _Process | None = None) -> _Process:
         self._born += 1
         name = f"process-{self._born}"
+        here = Identity(name, "machine", "boot", self._born, "start")
         row = ProcessRow(
-            name, "worker", "elsewhere", "", self._born, "", START + timedelta(days=100_000)
+            name, "worker", here.host, here.boot_id, here.pid, here.pid_started, self.clock.now
         )
-        dead = None if replaces is None else replace(replaces.row, alive_until=self.clock.now - MOMENT)
+        known = [row] if replaces is None else [row, replaces.row]
 
         def renew(tx: Transaction) -> None:
-            for known in (row, dead):
-                if known is not None:
-                    processes.renew_process(tx, known, now=self.clock.now)
+            for each in known:
+                processes.renew_process(tx, each, now=self.clock.now)
 
         self.database.transact(renew)
-        return _Process(SimEngine(name, self.database, self.settings, self._publish), row)
+        if replaces is not None:
+            self._dead.add(replaces.row.process_id)
+        engine = SimEngine(name, self.database, self.settings, self._publish)
+        engine.detector = FailureDetector(
+            self.settings.silence, self.settings.silence, here=lambda: here, ask=self._ask_kernel
+        )
+        return _Process(engine, row)
+
+    def _ask_kernel(self, process: Identity) -> Look:
+        return Look(Standing.ENDED if process.process_id in self._dead else Standing.RUNNING)
 
     def _bury(self, process: _Process) -> None:
         """Replace a process that has died, and let the new one clean up after it."""

@@ -47,6 +47,7 @@ def modes() -> pytest.MarkDecorator:
 
 
 @pytest.mark.slow
+@pytest.mark.each_python
 @modes()
 @named(ALL)
 def test_a_body_does_the_same_in_every_order_of_completion(

@@ -96,6 +96,7 @@ def in_order(arena: Arena, body: Body, moves: list[Move], bodies_kept: int) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.each_python
 @modes()
 @named(ALL)
 def test_a_body_of_any_kind_does_the_same(arena: Arena, body: Body, bodies_kept: int) -> None:

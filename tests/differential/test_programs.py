@@ -1,7 +1,8 @@
 """Random workflows in the engine and under plain asyncio: live, replayed, with failing steps, with deaths.
 
-`CKWORKFLOW_PROGRAMS` says how many, `CKWORKFLOW_SEED` which. A failure prints the smallest program that Hypothesis
-finds. `python -m tests.differential.programs` runs any number of them, and keeps on after a difference.
+Always the same ones, so that a change is judged by what it does and not by luck. `CKWORKFLOW_PROGRAMS` says how many others,
+`CKWORKFLOW_PROGRAMS_SEED` which. A failure prints the smallest program that Hypothesis finds. New ones are the matter of
+`make soak`: `python -m tests.differential.programs` runs any number of them, and keeps on after a difference.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from hypothesis import HealthCheck, given, note, reject, seed, settings
 import totals
 from differential.programs import Bench, Unfit, program, programs
 
-COUNT = int(os.environ.get("CKWORKFLOW_PROGRAMS") or 2_000)
-SAMPLE = 60
-SHARES = 16
-SEED = int(os.environ["CKWORKFLOW_SEED"])
+COUNT = int(os.environ.get("CKWORKFLOW_PROGRAMS") or 800)
+SAMPLE = 30
+SHARES = 8
+SEED = int(os.environ.get("CKWORKFLOW_PROGRAMS_SEED") or 1)
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -47,7 +48,7 @@ def run(bench: Bench, count: int, first: int) -> Counter[str]:
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(programs())
     def does_the_same(text: str) -> None:
-        note(f"CKWORKFLOW_SEED={SEED}, the program:\n\n{text}")
+        note(f"CKWORKFLOW_PROGRAMS_SEED={SEED}, the program:\n\n{text}")
         try:
             # Of the text, so that each program meets other orders and deaths, and always the same ones.
             bench.check(text, seed=zlib.crc32(text.encode()) + first)
@@ -61,6 +62,7 @@ def run(bench: Bench, count: int, first: int) -> Counter[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.each_python
 @pytest.mark.timeout(900)  # most of it is for making a program smaller
 @pytest.mark.parametrize("share", range(SHARES))
 def test_programs_do_the_same(

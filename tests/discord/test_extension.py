@@ -1,4 +1,4 @@
-"""The bot's extension: load, READY, unload, reload, SIGTERM. The embedded worker stands behind a port here."""
+"""The bot's extension: load, login, unload, reload, SIGTERM. The embedded worker stands behind a port here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 
+import discord
 import pytest
 from discord.ext import commands
 
@@ -15,6 +16,7 @@ from ckworkflow import integration
 from ckworkflow.discord import apply_endpoints, extension
 from ckworkflow.discord.integration import LiveBotIntegration
 from ckworkflow.errors import DatabaseUnavailableError, HookContextError
+from ckworkflow.ext.discord import attach, detach
 from discord_bots import FastBot, connected
 
 NAME = "ckworkflow.ext.discord"
@@ -59,9 +61,7 @@ class ExtendedBot(FastBot):
         await self.load_extension(NAME)
 
 
-async def test_the_worker_starts_after_ready_on_the_bots_loop_and_stops_before_the_bot_is_closed(
-    fake, installation
-):
+async def test_the_worker_starts_on_the_bots_loop_and_stops_before_the_bot_is_closed(fake, installation):
     bot = ExtendedBot()
     async with connected(bot, fake):
         await fake.until(lambda: installation.story)
@@ -86,6 +86,107 @@ async def test_loading_before_the_login_returns_at_once(fake, installation):
 
     async with connected(bot, fake):
         await fake.until(lambda: installation.story == ["started"])
+
+
+@pytest.mark.parametrize("is_early", [True, False], ids=["before the login", "in setup_hook"])
+async def test_the_worker_starts_after_setup_hook_and_does_not_wait_for_ready(
+    fake, installation, is_early
+):
+    """READY of a bot with many guilds, whose members are fetched first, comes minutes after the login."""
+
+    class Bot(commands.Bot):
+        async def setup_hook(self) -> None:
+            if not is_early:
+                await self.load_extension(NAME)
+            await asyncio.wait({asyncio.create_task(self.fetch_user(fake.bot.id))})
+            assert installation.story == []
+            installation.story.append("set up")
+
+    bot = Bot("!", intents=discord.Intents.all(), guild_ready_timeout=60)
+    if is_early:
+        await bot.load_extension(NAME)
+    running = asyncio.create_task(bot.start(fake.token))
+    await fake.until(lambda: len(installation.story) > 1)
+
+    assert installation.story == ["set up", "started"]
+    assert not bot.is_ready()
+    while bot.ws is None:  # until then discord.py's `close` breaks its own `connect`
+        await asyncio.sleep(0)
+    await bot.close()
+    await running
+
+
+async def attached_early(client, start):
+    await attach(client)
+    await start()
+
+
+async def attached_in_setup_hook(client, start):
+    client.setup_hook = lambda: attach(client)
+    await start()
+
+
+async def attached_when_it_runs(client, start):
+    await start()
+    await attach(client)
+
+
+@pytest.mark.parametrize("when", [attached_early, attached_in_setup_hook, attached_when_it_runs])
+@pytest.mark.parametrize("kind", [discord.Client, discord.AutoShardedClient, commands.Bot])
+async def test_any_client_can_be_attached_and_is_left_as_it_was(fake, installation, kind, when):
+    words = {"command_prefix": "!"} if kind is commands.Bot else {}
+    client = kind(intents=discord.Intents.none(), guild_ready_timeout=0.01, **words)
+    tasks = []
+
+    async def start() -> None:
+        tasks.append(asyncio.create_task(client.start(fake.token)))
+        await fake.until(lambda: fake.connected_bots or tasks[0].done())
+
+    await when(client, start)
+    await attach(client)
+    await fake.until(lambda: installation.story == ["started"])
+    await client.close()
+    await asyncio.gather(*tasks)
+
+    assert installation.story == ["started", "stopped"]
+    assert integration.installed() == []
+    assert not {"connect", "close"} & vars(client).keys()
+
+
+async def test_whoever_closes_a_second_time_waits_for_the_steps_too(fake, installation):
+    client = discord.Client(intents=discord.Intents.none())
+    await attach(client)
+    running = asyncio.create_task(client.start(fake.token))
+    await fake.until(lambda: installation.story)
+    installation.may_stop.clear()
+    first = asyncio.create_task(client.close())
+    await fake.until(installation.stopping.is_set)
+    second = asyncio.create_task(client.close())
+    await client.fetch_user(fake.bot.id)
+
+    assert not first.done()
+    assert not second.done()
+    installation.may_stop.set()
+    await asyncio.gather(first, second, running)
+
+
+async def test_detaching_stops_the_worker_and_the_client_goes_on(fake, installation):
+    client = discord.Client(intents=discord.Intents.none())
+    await attach(client)
+    running = asyncio.create_task(client.start(fake.token))
+    await fake.until(lambda: installation.story)
+    await detach(client)
+    await detach(client)
+
+    assert installation.story == ["started", "stopped"]
+    assert (await client.fetch_user(fake.bot.id)).id == fake.bot.id
+    await client.close()
+    await running
+
+
+async def test_what_is_no_client_is_refused(installation):
+    with pytest.raises(TypeError, match="takes a discord.Client"):
+        await attach(discord.Client)
 
 
 async def test_an_address_that_is_read_after_the_login_is_told(fake, installation, monkeypatch, caplog):

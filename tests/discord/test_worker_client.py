@@ -48,6 +48,15 @@ async def test_the_token_comes_from_the_environment(fake, monkeypatch):
     await discord_.close()
 
 
+async def test_the_token_is_that_of_the_moment_when_the_worker_starts(fake, monkeypatch):
+    discord_ = DiscordIntegration()
+    for token in (fake.token, fake.add_token()):
+        monkeypatch.setenv("DISCORD_TOKEN", token)
+        await discord_.open()
+        assert discord_.client().http.token == token
+        await discord_.close()
+
+
 async def test_a_bad_token_stops_the_worker(fake):
     discord_ = DiscordIntegration("bad")
 
@@ -170,21 +179,6 @@ async def test_waiting_for_events_is_refused_at_once(fake):
             await client.connect()
         with pytest.raises(HookContextError, match="presence"):
             await client.change_presence()
-
-
-async def test_nobody_is_mentioned_unless_the_step_says_so(fake):
-    home, ada = fake.add_guild("Home"), fake.add_user("ada")
-
-    async with logged_in(fake) as client:
-        channel = client.get_partial_messageable(home.channel("general").id)
-        await channel.send(ada.mention)
-        await channel.send(
-            ada.mention, allowed_mentions=discord.AllowedMentions(users=[discord.Object(ada.id)])
-        )
-
-    silent, loud = (each.raw["allowed_mentions"] for each in fake.messages(channel))
-    assert silent["parse"] == []
-    assert loud["users"] == [ada.id]
 
 
 async def test_a_rate_limit_of_minutes_is_not_slept_through(fake):

@@ -1,7 +1,7 @@
 """What the compose file describes, played without an engine: built, started in order, used, and stopped.
 
 Run by `test_docker_commands.py` as root in mount and pid namespaces of its own, with a folder that holds
-`config.json` (what `docker compose config` makes of the file) and `project.env` (the secrets). Writes
+`config.json` (what `docker compose config` makes of the file) and `secrets` (their files). Writes
 `facts.json` into it. Each command is the Dockerfile's or the compose file's own, word for word, and runs as in a
 container: as its user, without capabilities, on a read-only root, with the environment, the temporary file
 systems and the host name that it would have. All share one network namespace, in which `redis` and `postgres`
@@ -98,6 +98,15 @@ class Container:
         for volume in self.config.get("volumes", ()):
             source = self.play.folder / f"volume-{volume['source']}"
             lines.append(f"mount --bind {source} {inside}{volume['target']}")
+        # On a file system of its own: what a mount needs to be there would stay in the image, for the others to see.
+        folder = f"{inside}/run/secrets"
+        lines.append(f"mkdir -p {folder}; mount -t tmpfs tmpfs {folder}")
+        for secret in self.config.get("secrets", ()):
+            target, source = (
+                f"{folder}/{secret['source']}",
+                self.play.folder / "secrets" / secret["source"],
+            )
+            lines.append(f"touch {target}; mount --bind {source} {target}")
         if self.config["read_only"]:
             lines.append(f"mount -o remount,bind,ro {inside}")
         lines.append(f'exec chroot {inside} "$@"')
@@ -178,7 +187,9 @@ class Play:
         example = self.builder.build("project")
         project = self.folder / "project"
         run("cp", "-r", example, project)
-        (project / ".env").write_text("DISCORD_TOKEN=left-behind\n")
+        (project / ".git").mkdir()
+        for name in (".env", ".env.production", ".git/config", "workflows/signing.pem", "tls.key"):
+            (project / name).write_text("DISCORD_TOKEN=left-behind\n")
         (project / "requirements.txt").write_text("tzdata\n")
         self.builder.contexts["project"] = project
         making = self.make_database()
@@ -195,8 +206,7 @@ class Play:
         os.chown(volume, *map(int, postgres.image.user.split(":")))
         initdb, server = services.postgres_program("initdb"), services.postgres_program("postgres")
         script = f"""
-            echo "$POSTGRES_PASSWORD" > /tmp/password
-            {initdb} --pgdata={DATA} --username="$POSTGRES_USER" --pwfile=/tmp/password --no-sync \\
+            {initdb} --pgdata={DATA} --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --no-sync \\
                 --auth-local=trust --auth-host=scram-sha-256 --encoding=UTF8 --locale=C
             echo "CREATE DATABASE $POSTGRES_DB" | {server} --single -F -j -D {DATA} postgres
         """
@@ -212,6 +222,11 @@ class Play:
         everyone = [redis, postgres, bot, worker, flower]
         facts["installed"] = self.installed(migrate)
         facts["project"] = sorted(path.name for path in (migrate.root / "app").iterdir())
+        facts["left behind"] = [
+            path.name
+            for path in (migrate.root / "app").rglob("*")
+            if path.is_file() and b"left-behind" in path.read_bytes()
+        ]
         facts["healthy too soon"] = [
             each.name for each in (redis, postgres, bot, flower) if each.is_healthy()
         ]
@@ -223,10 +238,10 @@ class Play:
             each.wait_until_healthy()
         facts["migration"] = migrate.run()
         facts["flower without a password"] = [
-            flower.run(FLOWER_BASIC_AUTH=""),
+            flower.run(*flower.command[1:]),
             flower.log.read_text().splitlines()[-1],
         ]
-        token = self.config["services"]["bot"]["environment"]["DISCORD_TOKEN"]
+        token = self.secret("discord_token")
         with FakeDiscord(port=DISCORD_PORT, token=token) as fake:
             for each in (bot, worker, flower):
                 each.start()
@@ -238,6 +253,7 @@ class Play:
                 each.wait_until_healthy()
             facts["healthy"] = [each.name for each in everyone]
             facts["flower"] = self.ask_flower(worker.name)
+            facts["flower at the broker"] = self.try_broker(flower)
             fake.wait_for(lambda: len(fake.dms(ada)) == 2, PATIENCE_SECONDS)
             facts["greetings"] = [message.content for message in fake.dms(ada)]
             listed = wait_until(lambda: self.finished_runs(worker), "the run is completed")
@@ -257,13 +273,32 @@ class Play:
         return json.loads(container.log.read_text())
 
     def finished_runs(self, worker: Container) -> list[dict[str, Any]]:
-        listed = worker.execute("ckworkflow", "runs", "list", "--json")
+        listed = worker.execute("with-secrets", "ckworkflow", "runs", "list", "--json")
         assert listed.returncode == 0, listed.stderr
         runs = json.loads(listed.stdout)
         return runs if all(each["status"] == "completed" for each in runs) else []
 
+    def secret(self, name: str) -> str:
+        return (self.folder / "secrets" / name).read_text()
+
+    def try_broker(self, flower: Container) -> list[str]:
+        """What Redis answers to somebody who has got hold of what Flower holds, and wants more."""
+        code = """
+import os, redis
+client = redis.Redis.from_url(os.environ["CELERY_BROKER_URL"])
+for words in (["LPUSH", "ckworkflow", "x"], ["RPOP", "ckworkflow"], ["HGETALL", "unacked"], ["KEYS", "*"], ["FLUSHALL"],
+              ["CONFIG", "GET", "*"], ["LLEN", "ckworkflow"]):
+    try:
+        print("allowed", words[0], type(client.execute_command(*words)).__name__)
+    except redis.exceptions.NoPermissionError:
+        print("refused", words[0])
+"""
+        done = flower.execute("with-secrets", "python", "-c", code)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
     def ask_flower(self, worker: str) -> dict[str, Any]:
-        pair = self.config["services"]["flower"]["environment"]["FLOWER_BASIC_AUTH"]
+        pair = self.secret("flower_basic_auth")
 
         def status(path: str, given: str = "", data: bytes | None = None) -> int:
             request = urllib.request.Request(f"http://127.0.0.1:5555{path}", data=data)
@@ -297,6 +332,8 @@ def enter_own_network() -> None:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH", b"lo", flags | 1))  # SIOCSIFFLAGS, IFF_UP
 
 
+# A shell has what runs behind it ignore Ctrl-C, and so would each container; an engine's begin as new.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 play = Play(Path(sys.argv[1]))
 play.build()
 play.play()

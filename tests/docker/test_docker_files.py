@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import dockerfile
-from ckworkflow.worker import runtime
+from ckworkflow.worker import pools, runtime
 from docker_env import BIN, DOCKER, SECRETS, compose
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +27,7 @@ PIN = re.compile(r"[a-z]+:\d+\.\d+(\.\d+)?-[a-z-]+@sha256:[0-9a-f]{64}")
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
     """The compose file as Compose understands it."""
-    done = compose("config", "--format", "json", **SECRETS)
+    done = compose("config", "--format", "json")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -55,26 +57,74 @@ def test_the_linter_finds_nothing_in_the_dockerfile() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def with_secrets(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as the images do, with the secrets of a folder and nothing else."""
+    env = {"PATH": os.environ["PATH"], "SECRETS_FOLDER": str(folder)}
+    words = [str(DOCKER / "with-secrets"), *command]
+    return subprocess.run(words, env=env, capture_output=True, text=True)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("missing", SECRETS)
-@pytest.mark.parametrize("value", [None, ""], ids=["absent", "empty"])
-def test_compose_starts_nothing_while_a_secret_is_missing(missing: str, value: str | None) -> None:
-    given = {name: secret for name, secret in SECRETS.items() if name != missing}
-    if value is not None:
-        given[missing] = value
+@pytest.mark.parametrize("empty", SECRETS)
+def test_nothing_starts_with_an_empty_secret(empty: str, tmp_path: Path) -> None:
+    (tmp_path / empty).write_text("\n")
 
-    done = compose("config", "--quiet", **given)
+    done = with_secrets(tmp_path, "echo", "started")
 
-    assert done.returncode != 0
-    assert f"{missing} is missing a value: is missing in .env" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"The secret {empty} is empty: write it into docker/secrets/{empty}")
+
+
+@pytest.mark.slow
+def test_secrets_reach_a_command_as_it_reads_them(tmp_path: Path) -> None:
+    for name, value in SECRETS.items():
+        if not name.startswith("flower"):
+            (tmp_path / name).write_text(value + "\n")
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+
+    found = json.loads(with_secrets(tmp_path, sys.executable, "-c", code).stdout)
+
+    assert found["DISCORD_TOKEN"] == SECRETS["discord_token"]
+    assert found["PGPASSWORD"] == SECRETS["postgres_password"]
+    assert found["CELERY_BROKER_URL"] == f"redis://:{SECRETS['redis_password']}@redis:6379/0"
+    assert "FLOWER_BASIC_AUTH" not in found
+
+
+@pytest.mark.slow
+def test_the_secrets_are_made_once_and_in_a_closed_folder(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    script = shutil.copy2(DOCKER / "make-secrets.sh", tmp_path)
+    env = {"PATH": os.environ["PATH"], "DISCORD_TOKEN": "t0ken"}
+    subprocess.run([script], env=env, check=True, capture_output=True)
+    folder = tmp_path / "secrets"
+    made = {path.name: path.read_text() for path in folder.iterdir()}
+    subprocess.run([script], env=env | {"DISCORD_TOKEN": "other"}, check=True)
+
+    assert set(made) == {Path(each["file"]).name for each in config["secrets"].values()}
+    assert all(Path(each["file"]).parent == DOCKER / "secrets" for each in config["secrets"].values())
+    assert {path.name: path.read_text() for path in folder.iterdir()} == made
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert made.pop("discord_token") == "t0ken"
+    assert len(set(made.values())) == len(made)
+    assert all(re.fullmatch(r"(admin:)?[0-9a-f]{48}", value) for value in made.values())
+
+
+@pytest.mark.slow
+def test_every_service_has_limits_of_memory_and_processes(config: dict[str, Any]) -> None:
+    for name, service in config["services"].items():
+        assert 2**28 <= int(service["mem_limit"]) <= 2**30, name
+        assert 64 <= service["pids_limit"] <= 512, name
+    # Threads count too.
+    assert config["services"]["worker"]["pids_limit"] > 2 * pools.CONCURRENCY
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["compose.own-bot.yaml", "compose.mount.yaml"])
 def test_a_bot_of_the_users_own_takes_the_place_of_the_example_in_every_image(file: str) -> None:
     files = ("compose.yaml", file)
-    without = compose("config", "--quiet", files=files, **SECRETS)
-    done = compose("config", "--format", "json", files=files, BOT_FOLDER="/home/ada/bot", **SECRETS)
+    without = compose("config", "--quiet", files=files)
+    done = compose("config", "--format", "json", files=files, BOT_FOLDER="/home/ada/bot")
 
     assert "BOT_FOLDER is missing a value" in without.stderr
     services = json.loads(done.stdout)["services"]
@@ -83,9 +133,11 @@ def test_a_bot_of_the_users_own_takes_the_place_of_the_example_in_every_image(fi
             assert services[name]["build"]["additional_contexts"] == {"project": "/home/ada/bot"}
             assert services[name]["build"]["target"] == name
         else:
-            (volume,) = services[name]["volumes"]
-            assert (volume["source"], volume["target"]) == ("/home/ada/bot", "/app")
-            assert volume["read_only"] is True
+            # Not the folder: what else is in it, a .env or .git, is none of theirs.
+            mounted = {volume["source"]: volume["target"] for volume in services[name]["volumes"]}
+            parts = ("bot.py", "celeryconfig.py", "workflows")
+            assert mounted == {f"/home/ada/bot/{part}": f"/app/{part}" for part in parts}
+            assert all(volume["read_only"] for volume in services[name]["volumes"])
 
 
 @pytest.mark.slow
@@ -138,24 +190,23 @@ def test_nothing_is_published_but_flower_to_this_machine(config: dict[str, Any])
 
 @pytest.mark.slow
 def test_each_secret_goes_only_where_it_is_needed(config: dict[str, Any]) -> None:
-    holders = {
-        secret: {
-            name
-            for name, service in config["services"].items()
-            if any(secret in value for value in service["environment"].values())
-        }
-        for secret in SECRETS.values()
-    }
+    holders: dict[str, set[str]] = {secret: set() for secret in SECRETS}
+    for name, service in config["services"].items():
+        for secret in service.get("secrets", ()):
+            holders[secret["source"]].add(name)
 
     assert holders == {
-        SECRETS["DISCORD_TOKEN"]: {"bot", "worker"},
-        SECRETS["POSTGRES_PASSWORD"]: {"bot", "worker", "migrate", "postgres"},
-        SECRETS["REDIS_PASSWORD"]: {"bot", "worker", "flower", "redis"},
-        SECRETS["FLOWER_BASIC_AUTH"]: {"flower"},
+        "discord_token": {"bot", "worker"},
+        "postgres_password": {"bot", "worker", "migrate", "postgres"},
+        "redis_password": {"bot", "worker", "redis"},
+        "flower_redis_password": {"flower", "redis"},
+        "flower_basic_auth": {"flower"},
     }
-    # A command line is on show in every list of processes.
-    commands = json.dumps([service.get("command") for service in config["services"].values()])
-    assert not any(secret in commands for secret in SECRETS.values())
+    # An environment is on show in `docker inspect`, and a variable could come in from that of the host.
+    variables = {
+        name for service in config["services"].values() for name in service.get("environment", {})
+    }
+    assert not {name for name in variables if re.search("TOKEN|PASSWORD$|AUTH", name)}
 
 
 @pytest.mark.slow
@@ -183,14 +234,13 @@ def test_a_stopped_worker_has_longer_than_its_own_grace_time(config: dict[str, A
     assert worker["init"] is True
     for stage in ("bot", "worker", "flower", "migrate"):
         # The parsed form is the exec form: a shell would keep the signal to itself.
-        assert dockerfile.image(dockerfile.read(), stage).command[0] in {
-            "python",
-            "celery",
-            "ckworkflow",
-        }
+        command = dockerfile.image(dockerfile.read(), stage).command
+        assert command[0] == "with-secrets"
+        assert command[1] in {"python", "celery", "ckworkflow"}
+    assert (DOCKER / "with-secrets").read_text().endswith('exec "$@"\n')
 
 
-def test_the_example_environment_names_every_variable_and_no_value() -> None:
+def test_the_example_environment_names_every_variable_and_sets_none() -> None:
     texts = [path.read_text() for path in DOCKER.glob("compose*.yaml")]
     used = {name for text in texts for name in re.findall(r"(?<!\$)\$\{(\w+)", text)}
     lines = (DOCKER / ".env.example").read_text().splitlines()
@@ -198,22 +248,32 @@ def test_the_example_environment_names_every_variable_and_no_value() -> None:
 
     assert used <= set(named)
     assert set(named) - used == {"COMPOSE_FILE"}
-    assert {name for name in SECRETS if named[name] == ""} == set(SECRETS)
-    assert set(SECRETS) <= {line.partition("=")[0] for line in lines}
+    assert all(line.startswith("#") for line in lines if line)
 
 
-def test_git_ignores_the_file_with_the_secrets() -> None:
-    assert "docker/.env" in (ROOT / ".gitignore").read_text().splitlines()
+def test_git_ignores_the_files_with_the_secrets() -> None:
+    assert {"docker/.env", "docker/secrets/"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
+def locked(file: str) -> list[str]:
+    """The requirements of a file, without their hashes."""
+    lines = (DOCKER / file).read_text().splitlines()
+    return [line.removesuffix(" \\") for line in lines if re.match("[a-z]", line)]
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "tools.txt"])
+def test_every_package_is_pinned_by_its_version_and_hashes(file: str) -> None:
+    text = (DOCKER / file).read_text()
+    blocks = re.findall(r"^[a-z].*(?:\n    --hash=sha256:[0-9a-f]{64}.*)*", text, re.MULTILINE)
+
+    assert len(blocks) == len(locked(file)) > 5
+    assert all("--hash=" in block and re.match(r"[\w.-]+==\d", block) for block in blocks)
 
 
 def test_the_constraints_fit_what_the_package_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = (DOCKER / "constraints.txt").read_text().splitlines()
-    pinned = {
-        canonicalize_name(each.name): each.specifier
-        for each in map(Requirement, lines[4:])
-        if each.specifier
-    }
+    lines = locked("constraints.txt")
+    pinned = {canonicalize_name(each.name): each.specifier for each in map(Requirement, lines)}
     extras = project["optional-dependencies"]
     wanted = project["dependencies"] + [
         each for name in ("discord", "flower", "postgres", "redis") for each in extras[name]

@@ -22,15 +22,15 @@ from ckworkflow.errors import (
     HookContextError,
     InvalidDurationError,
     InvalidSettingError,
-    MissingTokenError,
+    NotAwaitedError,
     NotAWorkflowError,
     RunNotFoundError,
     UnserializableValueError,
     UnsupportedBrokerError,
     WorkflowCallError,
 )
-from ckworkflow.hooks import use_client, use_commandkit, use_run, use_step
-from ckworkflow.model import RunId, RunStatus
+from ckworkflow.hooks import use_client, use_commandkit, use_step
+from ckworkflow.model import NodeStatus, RunId, RunStatus
 from ckworkflow.store.tables import runs
 from services import free_port
 from waiting import failure_of
@@ -72,12 +72,15 @@ async def plain() -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("wrong", "name"), [(plain, "plain is a function"), (echo, "echo is a SyncStep"), (7, "7 is a")]
+    ("wrong", "what"),
+    [
+        (plain, r"plain is a function\. Write @workflow over"),
+        (echo, r"echo is a step\. Await it in the body of a workflow .* call it: echo\(\.\.\.\)\.$"),
+        (7, r"7 is a int\. Write @workflow over"),
+    ],
 )
-def test_only_a_workflow_can_be_started(home: Installation, wrong: Any, name: str) -> None:
-    with pytest.raises(
-        NotAWorkflowError, match=rf"start\(\) takes a workflow, and {name}.*Write @workflow"
-    ):
+def test_only_a_workflow_can_be_started(home: Installation, wrong: Any, what: str) -> None:
+    with pytest.raises(NotAWorkflowError, match=rf"^start\(\) takes a workflow, and {what}"):
         start_sync(wrong)
     with pytest.raises(NotAWorkflowError):
         asyncio.run(start(wrong))
@@ -109,12 +112,18 @@ def test_an_object_of_discord_py_is_refused_with_its_id_as_advice(home: Installa
 
 
 @pytest.mark.slow
-def test_a_workflow_of_the_main_script_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["workflow", "step"])
+def test_what_is_defined_in_the_main_script_is_refused(tmp_path: Path, kind: str) -> None:
     script = tmp_path / "bot.py"
+    (tmp_path / "flows.py").write_text(
+        "import sys\n\nfrom ckworkflow import workflow\n\n\n"
+        "@workflow\nasync def passing_on():\n    return await sys.modules['__main__'].greet()\n"
+    )
+    start = "greet" if kind == "workflow" else "passing_on"
     script.write_text(
-        "from ckworkflow import start_sync, workflow\n\n\n"
-        "@workflow\nasync def greet(): ...\n\n\n"
-        "start_sync(greet)\n"
+        "from ckworkflow import start_sync, step, workflow\nfrom flows import passing_on\n\n\n"
+        f"@{kind}\nasync def greet(): ...\n\n\n"
+        f"start_sync({start})\n"
     )
 
     ran = subprocess.run(
@@ -128,6 +137,30 @@ def test_a_workflow_of_the_main_script_is_refused(tmp_path: Path) -> None:
     )
     assert str(script) in error
     assert "Move it to a module of its own" in error
+
+
+@pytest.mark.slow
+def test_a_run_that_comes_to_a_step_of_the_main_script_later_is_not_failed_for_it(
+    tmp_path: Path,
+) -> None:
+    """The script itself may run it, now and after a restart; any other worker holds it."""
+    (tmp_path / "flows.py").write_text(
+        "import sys\n\nfrom ckworkflow import step, workflow\n\n\n"
+        "@step\nasync def ask():\n    return True\n\n\n"
+        "@workflow\nasync def later():\n"
+        "    if await ask():\n        return await sys.modules['__main__'].greet()\n"
+    )
+    (tmp_path / "bot.py").write_text(
+        "from ckworkflow import start_sync, step\nfrom ckworkflow.testing import worker\nfrom flows import later\n\n\n"
+        "@step\nasync def greet():\n    return 'hello'\n\n\n"
+        "with worker():\n    print(start_sync(later).return_value(30))\n"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "bot.py"], cwd=tmp_path, capture_output=True, text=True, timeout=90
+    )
+
+    assert ran.stdout.strip() == "hello", ran.stderr
 
 
 # --- what cannot be reached --------------------------------------------------------------------------
@@ -161,7 +194,7 @@ def test_a_file_that_is_no_database_is_named(app: Celery, home: Installation, tm
     app.conf.workflow_database_url = f"sqlite:///{tmp_path / 'notes.txt'}"
 
     with pytest.raises(
-        DatabaseUnavailableError, match=r"notes\.txt cannot be reached: file is not a database"
+        DatabaseUnavailableError, match=r"notes\.txt cannot be used: file is not a database"
     ):
         start_sync(one_step)
 
@@ -256,17 +289,12 @@ async def catches_everything() -> str:
     ("body", "what"),
     [
         (opens_a_connection, r"the network, a thread or a process \(the event loop's \w+\(\)\)"),
-        (fetches, "the network, a thread or a process|a timer of asyncio"),
-        (
-            waits_in_memory,
-            r"a timer of asyncio \(asyncio\.sleep or a timeout\); use ckworkflow\.sleep\(\)",
-        ),
+        (fetches, "the network, a thread or a process|asyncio.timeout|a timer of the event loop"),
         (
             goes_to_a_thread,
             r"the network, a thread or a process \(the event loop's run_in_executor\(\)\)",
         ),
         (waits_for_nothing, "a future that no step, sleep or workflow completes"),
-        (catches_everything, "a timer of asyncio"),
     ],
 )
 def test_a_body_that_leaves_the_durable_world_fails_and_says_to_use_a_step(
@@ -275,8 +303,96 @@ def test_a_body_that_leaves_the_durable_world_fails_and_says_to_use_a_step(
     error = failure_of(start_sync(body))
 
     assert isinstance(error, BodyAwaitError)
-    with pytest.raises(BodyAwaitError, match=rf"{what}.*Move it into a @step and await that"):
+    with pytest.raises(
+        BodyAwaitError, match=rf"{what}.*(Move it into a @step and await that|timeout=|ckworkflow)"
+    ):
         raise error
+
+
+@workflow
+async def limits_a_wait() -> None:
+    await asyncio.wait_for(echo(1), 5)
+
+
+@workflow
+async def limits_a_block() -> None:
+    async with asyncio.timeout(5):
+        await echo(1)
+
+
+@workflow
+async def limits_several() -> None:
+    await asyncio.wait([asyncio.create_task(echo(1))], timeout=5)
+
+
+async def rests() -> None:
+    await asyncio.sleep(1)
+
+
+@workflow
+async def gives_a_task_something_foreign() -> None:
+    await asyncio.create_task(rests())
+
+
+@workflow
+async def gives_a_group_something_foreign() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(rests())
+
+
+DURABLE = r"Write `await sleep\(\.\.\.\)` with the `sleep` of ckworkflow"
+LINE = r"\(line \d+ of test_bad_input\.py\)"
+LIMIT = r"A body cannot limit the time of an await yet: give the step that may take long a `timeout=`"
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (waits_in_memory, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
+        (catches_everything, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
+        (gives_a_task_something_foreign, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
+        (gives_a_group_something_foreign, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
+        (limits_a_wait, rf"asyncio\.wait_for\(\) with a timeout {LINE}\. {LIMIT}"),
+        (limits_a_block, rf"asyncio\.timeout\(\) {LINE}\. {LIMIT}"),
+        (limits_several, rf"asyncio\.wait\(\) with a timeout {LINE}\. {LIMIT}"),
+    ],
+)
+def test_a_timer_of_asyncio_in_a_body_fails_it_and_says_what_to_write(
+    home: Installation, body: Any, what: str
+) -> None:
+    with pytest.raises(BodyAwaitError, match=rf"this one used {what}"):
+        raise failure_of(start_sync(body))
+
+
+@workflow
+async def starts() -> None:
+    await start(one_step)
+
+
+@workflow
+async def starts_in_place() -> None:
+    await echo(start_sync(one_step).run_id)
+
+
+@workflow
+async def asks_for_a_run() -> None:
+    await get_run("some id")
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (starts, r"^start\(\) cannot be used here: .*Await the workflow itself"),
+        (starts_in_place, r"^start_sync\(\) cannot be used here: .*Await the workflow itself"),
+        (asks_for_a_run, r"^get_run\(\) cannot be used here: .*Call it in a @step"),
+    ],
+)
+def test_a_body_that_starts_or_asks_for_a_run_fails_and_starts_nothing(
+    home: Installation, body: Any, what: str
+) -> None:
+    with pytest.raises(HookContextError, match=what):
+        raise failure_of(start_sync(body))
+    assert count_runs(home) == 1
 
 
 @workflow
@@ -386,7 +502,7 @@ def test_a_sleep_of_nothing_or_until_the_past_completes_at_once(
 
 # --- hooks where they have no meaning ------------------------------------------------------------------
 
-HOOKS = (use_client, use_commandkit, use_step, use_run)
+HOOKS = (use_client, use_commandkit, use_step)
 
 
 @workflow
@@ -429,7 +545,6 @@ def test_a_hook_in_a_body_fails_the_run_and_says_to_use_a_step(home: Installatio
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("client", MissingTokenError, "There is no Discord client: set DISCORD_TOKEN"),
         ("sync", HookContextError, "this step is not async.*Make the step an `async def`"),
         ("workflow", WorkflowCallError, "was called like a function.*start a run"),
     ],
@@ -445,3 +560,22 @@ def test_a_step_that_no_attempt_can_help_uses_one_and_says_what_to_do(
         raise error.__cause__ or error
     assert [each.attempt for each in run.steps()] == [1]
     assert run.status() is RunStatus.FAILED
+
+
+@workflow
+async def forgets_to_await() -> None:
+    await echo(1)
+    if await echo(2) == 2:
+        echo("never")  # type: ignore[unused-coroutine]
+        sleep("1 hour")  # type: ignore[unused-coroutine]
+
+
+def test_a_forgotten_await_fails_the_run_and_names_the_call_and_its_line(running: Installation) -> None:
+    run = start_sync(forgets_to_await)
+    line = forgets_to_await.function.__code__.co_firstlineno + 4
+
+    error = failure_of(run)
+
+    assert isinstance(error, NotAwaitedError)
+    assert f"echo (line {line}) was called and not awaited" in str(error)
+    assert [step.status for step in run.steps()] == [NodeStatus.COMPLETED] * 2

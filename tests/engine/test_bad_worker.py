@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +107,7 @@ def test_a_schema_that_does_not_fit_stops_the_worker(
     schema.ensure(database)
     newer = sa.insert(schema_info).values(revision=9, oldest_code=8)
     database.transact(lambda tx: tx.execute(newer))
+    database.dispose()
 
     said = refusal(workers, "-P", pool)
     assert (
@@ -167,3 +170,37 @@ def redis_on(port: int, folder: Path) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def silence() -> Iterator[int]:
+    """A server that takes connections and says nothing; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextmanager
+def nothing() -> Iterator[int]:
+    """A port on which nobody listens."""
+    yield services.free_port()
+
+
+@pytest.mark.parametrize(
+    ("discord", "said"),
+    [(silence, "the worker waits for discord"), (nothing, "Discord cannot be reached")],
+    ids=["silent", "refused"],
+)
+def test_a_worker_that_waits_for_discord_says_so_and_stops_when_it_is_told(
+    worker_home: Callable[..., WorkerHome], discord: Any, said: str
+) -> None:
+    workers = worker_home()
+    with discord() as port:
+        env = {"DISCORD_TOKEN": "any", "CKWORKFLOW_DISCORD_API_BASE": f"http://127.0.0.1:{port}/api/v10"}
+        process = workers.start_worker(**env)
+        workers.wait_for(lambda: said in workers.logs(), "a word on why it waits")
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+    assert "Traceback" not in workers.logs()
+    assert " ready." not in workers.logs()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import sys
+import os
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ckworkflow import client as client_module
 from ckworkflow import get_run, get_run_sync, sleep, start, start_sync, step, workflow
+from ckworkflow.client import Run
+from ckworkflow.engine import outcomes
 from ckworkflow.errors import FatalError, ReturnValueTimeoutError, RunFailedError
 from ckworkflow.model import NodeKind, NodeStatus, RunStatus
 from ckworkflow.store import tables
-from waiting import failure_of, until
+from waiting import failure_of
 
 if TYPE_CHECKING:
     from ckworkflow.engine.installation import Installation
@@ -158,7 +162,7 @@ def test_a_caller_without_a_worker_is_told_so_in_its_timeout(home: Installation)
 def test_a_caller_that_waits_without_a_worker_is_warned_once(
     home: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(client_module, "NO_WORKER_SECONDS", 0.02)
+    monkeypatch.setattr(outcomes, "NO_WORKER_SECONDS", 0.02)
 
     run = start_sync(paying, "fine")
     with pytest.raises(ReturnValueTimeoutError):
@@ -170,7 +174,7 @@ def test_a_caller_that_waits_without_a_worker_is_warned_once(
     )
 
 
-def test_a_caller_that_is_cancelled_leaves_no_thread_waiting(home: Installation) -> None:
+def test_a_caller_that_is_cancelled_leaves_nothing_waiting(home: Installation) -> None:
     async def give_up() -> None:
         run = await start(paying, "fine")
         waiting = asyncio.create_task(run.return_value())
@@ -181,18 +185,78 @@ def test_a_caller_that_is_cancelled_leaves_no_thread_waiting(home: Installation)
 
     asyncio.run(give_up())
 
-    until(lambda: not client_module._waiters._work_queue.qsize() and not is_waiting())
+    assert home.engine.watch._waiting == {}
 
 
-def is_waiting() -> bool:
-    """Whether a thread of the client still looks at a run."""
-    return any(frame.f_code.co_name == "_return_value" for frame in frames())
+def test_any_number_may_wait_and_each_is_told_in_its_own_time(running: Installation) -> None:
+    async def wait() -> None:
+        others, ended = await start(long_sleep), await start(paying, "fine")
+        waiting = [asyncio.create_task(others.return_value()) for _ in range(300)]
+        await asyncio.sleep(0)
+
+        threads = threading.active_count()
+        began = time.monotonic()
+        assert await ended.return_value(10) == "paid"
+        assert await ended.return_value(0) == "paid"
+        late = [asyncio.create_task(others.return_value(0.2)) for _ in range(300)]
+        told = await asyncio.gather(*late, return_exceptions=True)
+        assert {type(error) for error in told} == {ReturnValueTimeoutError}
+        assert time.monotonic() - began < 8
+        assert threading.active_count() - threads < 60  # and not one for each of three hundred
+        assert not any(task.done() for task in waiting)
+        for task in waiting:
+            task.cancel()
+
+    asyncio.run(wait())
 
 
-def frames() -> list[Any]:
-    found = []
-    for frame in sys._current_frames().values():
-        while frame is not None:
-            found.append(frame)
-            frame = frame.f_back
-    return found
+def test_a_timeout_ends_a_wait_for_a_database_that_does_not_answer(
+    home: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = start_sync(paying, "fine").run_id
+    answers, has_read = threading.Event(), threading.Event()
+    read = home.engine.database.read
+
+    def reads_late(work: Any) -> Any:
+        assert answers.wait(30)
+        try:
+            return read(work)
+        finally:
+            has_read.set()
+
+    monkeypatch.setattr(home.engine.database, "read", reads_late)
+    try:
+        with pytest.raises(ReturnValueTimeoutError, match="database has not answered") as caught:
+            asyncio.run(Run(run_id).return_value(0.05))
+    finally:
+        answers.set()
+        assert has_read.wait(30)  # or it opens the database again that is closed after the test
+    assert caught.value.is_worker_alive is None
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_asks_with_threads_of_its_own(home: Installation) -> None:
+    run = start_sync(paying, "fine")
+
+    async def look() -> str:
+        found = await get_run(run.run_id)
+        with pytest.raises(ReturnValueTimeoutError, match="has not ended"):
+            await found.return_value(0)
+        return str(await found.status())
+
+    async def look_together() -> list[str]:
+        return await asyncio.gather(*[look() for _ in range(8)])
+
+    # So that threads are there, and idle: the child would leave its calls to them.
+    (before,) = set(asyncio.run(look_together()))
+    reads, writes = os.pipe()
+    if (pid := os.fork()) == 0:
+        said = "nothing"
+        with contextlib.suppress(BaseException):
+            said = asyncio.run(asyncio.wait_for(look(), 10))
+        os.write(writes, said.encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writes)
+    with os.fdopen(reads) as answers:
+        assert answers.read() == before

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ from ckworkflow.hooks import use_step
 from ckworkflow.model import NodeStatus
 from ckworkflow.store import runs
 from ckworkflow.store.tables import attempts
-from ckworkflow.testing import worker
 from waiting import failure_of, until
 
 if TYPE_CHECKING:
@@ -114,7 +112,7 @@ async def patient() -> None:
 
 
 def test_a_step_without_retries_has_one_attempt(running: Installation) -> None:
-    assert "failed after 1 attempts" in str(failure_of(start_sync(single_attempt)))
+    assert "failed after 1 attempt" in str(failure_of(start_sync(single_attempt)))
     assert journal == ["tried"]
 
 
@@ -336,36 +334,6 @@ def test_an_error_of_the_body_has_not_the_error_of_the_step_before_it_for_its_ca
 
 def test_an_error_with_broken_text_is_recorded_all_the_same(running: Installation) -> None:
     assert "half a character" in start_sync(paying, "surrogate").return_value(10)["why"]
-
-
-@dataclass
-class Order:
-    number: int
-
-
-@step(max_retries=0)
-def ships(order: Order) -> int:
-    return order.number
-
-
-@workflow
-async def shipping(order: Order) -> int:
-    return await ships(order)
-
-
-def test_an_argument_whose_class_is_gone_costs_attempts_and_says_so(
-    home: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = start_sync(shipping, Order(7))
-    monkeypatch.delattr(sys.modules[__name__], "Order")
-
-    with worker():
-        until(lambda: run.steps()[0].status is NodeStatus.FAILED)
-
-    (only,) = run.steps()
-    assert only.attempt == 1
-    assert "ships failed after 1 attempts: UnreadableValueError: A stored " in (only.error or "")
-    assert "The code has changed since it was stored" in (only.error or "")
 
 
 @step

@@ -55,6 +55,25 @@ def test_the_record_of_a_step_claims_the_next_one_and_nothing_is_published(desk:
     assert desk.claim(run_id, "0:2") == Dropped("the node is running")
 
 
+def test_a_body_that_has_ended_is_not_run_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, looking = desk.start(chain), desk.start(looks)
+    ran: list[str] = []
+    run = desk.engine.budget.run
+    monkeypatch.setattr(
+        desk.engine.budget,
+        "run",
+        lambda tracer, *args: (ran.append(tracer.run_id), run(tracer, *args))[1],
+    )
+
+    for run_id in (ahead, looking):
+        claimed: Claimed | None = desk.claim(run_id)
+        while claimed is not None:
+            claimed = go_on(desk, claimed).next
+
+    assert ran == [looking] * 3
+    assert desk.run(ahead).status is RunStatus.COMPLETED
+
+
 def test_the_last_record_of_a_chain_ends_the_run(desk: Desk) -> None:
     run_id = desk.start(chain)
     following = go_on(desk, desk.claim(run_id), 7).next

@@ -321,19 +321,17 @@ def test_a_pid_that_another_program_has_now_is_no_life(desk: Desk, other: Desk) 
     assert desk.node(run_id).owner is None
 
 
-def test_a_process_of_another_host_keeps_what_it_owns_until_its_row_lapses(
+def test_a_process_of_another_host_keeps_what_it_owns_until_it_was_silent_for_long(
     desk: Desk, other: Desk
 ) -> None:
     run_id = desk.start(pair)
     other.claim(run_id)
     desk.register(other, host="elsewhere")
 
-    desk.clock.advance(29 * SECOND)
-    presence.bury_dead(desk.engine)
+    desk.watch(29 * SECOND)
     assert desk.node(run_id).owner == other.engine.owner
 
-    desk.clock.advance(2 * SECOND)
-    presence.bury_dead(desk.engine)
+    desk.watch(2 * SECOND)
     assert desk.node(run_id).owner is None
 
 
@@ -385,7 +383,7 @@ def test_a_step_that_kills_its_workers_ends_after_ten_losses_with_the_story(
     desk.succeed(desk.claim(beside), 1)
 
 
-def test_the_neighbours_of_a_step_that_kills_its_workers_are_not_charged(
+def test_the_neighbours_of_a_step_that_kills_its_workers_do_not_fail_with_it(
     desk: Desk, other: Desk
 ) -> None:
     killer = desk.start(pair)
@@ -403,7 +401,8 @@ def test_the_neighbours_of_a_step_that_kills_its_workers_are_not_charged(
                 other.succeed(claimed, 1)
                 finished.add(run_id)
 
-    assert max(desk.node(run_id).losses for run_id in neighbours) == 3
+    # Together until they were suspects, then in smaller and smaller groups.
+    assert max(desk.node(run_id).losses for run_id in neighbours) <= 6
     for run_id in neighbours:
         assert desk.node(run_id).status is not NodeStatus.FAILED
         assert desk.node(run_id).attempt - desk.node(run_id).free_attempts <= 1
@@ -496,7 +495,7 @@ def test_one_run_that_cannot_be_recovered_does_not_hold_up_the_others(
 
     desk.tick()
 
-    assert "run not recovered" in caplog.text
+    assert "not recovered" in caplog.text
     assert [RunId(run_id) for run_id, _ in desk.messages] == [fine]
 
 

@@ -34,7 +34,7 @@ def test_a_greeting_runs_on_the_workers(celery_setup: CeleryTestSetup, home: Wor
     assert second["at"] - first["at"] >= 1
     for note in (first, second):
         node = {worker.worker_name: worker for worker in celery_setup.worker_cluster}[note["worker"]]
-        node.assert_log_exists("Task integration.greetings.greet_user[ckw:")
+        node.assert_log_exists("step integration.greetings.greet_user (")
     for worker in celery_setup.worker_cluster:
         assert "Traceback" not in worker.logs()
 

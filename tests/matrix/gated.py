@@ -6,6 +6,7 @@ No retries at all: an attempt that a fault has cost must not count, and a step t
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 from ckworkflow import sleep, step, workflow
@@ -13,6 +14,9 @@ from ckworkflow.hooks import use_step
 from journal import note
 
 NAP = "1 second"
+
+# The lines of messages that come, by which a test counts them.
+logging.getLogger("ckworkflow.worker.reports").setLevel(logging.DEBUG)
 
 
 def ran(place: str) -> None:

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckworkflow.engine.procfs import children_of
 from crash_everywhere.site import Child, ForkServer, Reader, wait_for
 from effect_flows import FLOWS, HORIZON_SECONDS
 from effects import LINGER_VARIABLE, VARIABLE
 from nemesis import tuning
+from nemesis.tuning import pid_of
 from services import PostgresProcess, RedisProcess
 
 POOLS = ("threads", "threads", "prefork")
@@ -174,7 +176,7 @@ class Cluster:
         except psycopg.OperationalError:
             self.reader.close()
             return set()
-        return {int(owner.split(":")[-2]) for (owner,) in rows if owner is not None}
+        return {pid_of(owner) for (owner,) in rows if owner is not None}
 
     def kill_child(self, slot: Slot, chance: random.Random, wanted: set[int]) -> bool:
         """Kill one pool process of a worker, one of those that are wanted if it can be; whether there was one."""
@@ -182,9 +184,10 @@ class Cluster:
         if slot.worker is None or not children:
             return False
         pid = chance.choice(sorted(children & wanted or children))
+        since = time.time()  # before: on a busy machine its loss is recorded before this goes on
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        self.troubles.append(Trouble(slot.worker.pid, pid, time.time()))
+        self.troubles.append(Trouble(slot.worker.pid, pid, since))
         self.note(f"process {pid} of worker {slot.worker.pid} was killed")
         return True
 
@@ -221,9 +224,9 @@ class Cluster:
             if slot.worker is None:
                 self.start_worker(slot)
 
-    def group_of(self, pid: int) -> int:
+    def group_of(self, owner: str) -> int:
         """The process group of a worker process, also of one that is gone."""
-        return dict(tuning.children(self.folder)).get(pid, pid)
+        return dict(tuning.children(self.folder)).get(owner, pid_of(owner))
 
     def close(self) -> None:
         for slot in self.slots:
@@ -357,17 +360,6 @@ class Cluster:
         return "\n".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in newest
         )
-
-
-def children_of(parent: int) -> list[int]:
-    """The child processes of a process."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent and fields[0] != "Z":
-                found.append(int(path.parent.name))
-    return found
 
 
 def wait_until_up(cluster: Cluster) -> None:

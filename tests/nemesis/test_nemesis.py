@@ -22,7 +22,7 @@ from nemesis.cluster import Cluster, wait_until_up
 from nemesis.faults import Nemesis
 from nemesis.witness import Witness
 
-SECONDS = float(os.environ.get("CKWORKFLOW_NEMESIS_SECONDS") or 180)
+SECONDS = float(os.environ.get("CKWORKFLOW_NEMESIS_SECONDS") or 90)
 SEED = int(os.environ["CKWORKFLOW_SEED"])
 RUNS_PER_SECOND = 3.0
 LEAST_RUNS_PER_SECOND = 1.0

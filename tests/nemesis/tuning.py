@@ -37,13 +37,21 @@ def install() -> None:
 
 
 def _note_child(**_: Any) -> None:
+    from ckworkflow.engine.identity import this_process
+
+    # By its name in the database: in an hour, pids come again.
     with Path(CHILDREN).open("a") as file:
-        file.write(f"{os.getpid()} {os.getpgrp()}\n")
+        file.write(f"{this_process().process_id} {os.getpgrp()}\n")
 
 
-def children(folder: Path) -> Iterator[tuple[int, int]]:
+def pid_of(owner: str) -> int:
+    """The pid in a process's name."""
+    return int(owner.split(":")[-2])
+
+
+def children(folder: Path) -> Iterator[tuple[str, int]]:
     """The processes of pools in this folder, each with its group."""
     path = folder / CHILDREN
     for line in path.read_text().splitlines() if path.exists() else ():
-        pid, group = line.split()
-        yield int(pid), int(group)
+        name, group = line.split()
+        yield name, int(group)

@@ -21,7 +21,7 @@ from crash_everywhere.site import FINAL
 from effect_flows import FLOWS, Flow
 from effects import Effect, effects_of
 from nemesis.cluster import Cluster
-from nemesis.tuning import HEARTBEAT_SECONDS, LEASE_SECONDS
+from nemesis.tuning import HEARTBEAT_SECONDS, LEASE_SECONDS, pid_of
 
 SLACK_SECONDS = 0.05
 
@@ -83,17 +83,25 @@ class Witness:
         known.update(found)
 
     def unfinished(self) -> list[str]:
-        """The runs that have not ended, as lines."""
-        rows = self._cluster.reader.all(
+        """The runs that have not ended, and the attempts that have not, as lines.
+
+        A run may end while a step of it still runs: in a `gather` whose other member fails. Its effect may be there and
+        its record not yet, for as long as the worker waits for a database that was away, or until its death is found.
+        """
+        reader = self._cluster.reader
+        runs = reader.all(
             "SELECT id, workflow, status, wake_at, dispatches FROM runs WHERE status NOT IN (?, ?, ?)",
             *FINAL,
         )
-        return [" ".join(map(str, row)) for row in rows]
+        steps = reader.all(
+            "SELECT run_id, node_id, name, status, attempt, owner FROM nodes WHERE owner IS NOT NULL"
+        )
+        return [" ".join(map(str, row)) for row in (*runs, *steps)]
 
     # --- the end -------------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        """Look at every run, once all have ended."""
+        """Look at every run, once nothing is unfinished."""
         reader = self._cluster.reader
         runs = reader.all("SELECT id, workflow, status, output, error FROM runs")
         attempts: dict[str, dict[tuple[str, int], Ended]] = defaultdict(dict)
@@ -127,15 +135,15 @@ class Witness:
         for place, ended in attempts.items():
             if ended.outcome != "lost":
                 continue
-            pid = int(ended.owner.split(":")[-2])
-            if self._was_troubled(pid, self._cluster.group_of(pid), ended.since, ended.at):
+            group = self._cluster.group_of(ended.owner)
+            if self._was_troubled(pid_of(ended.owner), group, ended.since, ended.at):
                 self._cluster.counts["attempts lost with their worker"] += 1
             elif place not in had_effect and self._was_database_away(ended.since):
                 self._cluster.counts["claims that the database did not answer"] += 1
             else:
                 yield (
                     f"attempt {place[1]} of {place[0]} was lost, and nothing was done to its worker {ended.owner} "
-                    f"of group {self._cluster.group_of(pid)}:\n"
+                    f"of group {group}:\n"
                     f"{self._cluster.events_between(ended.since, ended.at)}"
                 )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+
+from ckworkflow.engine.procfs import read_file
 
 MEGABYTE = 1_000_000
 SETTLED_BYTES, SETTLED_SECONDS = 256 * 1024, 1.5
@@ -14,10 +15,10 @@ SETTLE_TIMEOUT_SECONDS = 60.0
 
 def memory_of(pid: int) -> int:
     """Bytes that a process has asked for: no pages of files, whose share changes as other processes come and go."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    for line in (read_file(pid, "smaps_rollup") or "").splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"no memory of {pid}")
+    raise AssertionError(f"process {pid} has ended, and with it its memory")
 
 
 def memory_of_this_process() -> int:

@@ -24,10 +24,12 @@ import sqlalchemy as sa
 
 import services
 from broker_taps import FileTap, RedisTap, opened
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.model import RunStatus
 from ckworkflow.store import Database, tables
 from ckworkflow.testing import FakeDiscord
 from ckworkflow.worker import runtime
+from waiting import until
 from worker_home import WorkerHome
 
 if TYPE_CHECKING:
@@ -228,22 +230,24 @@ def test_a_loop_that_is_thrown_out_does_not_say_by_what_words(caplog: pytest.Log
     async def leave() -> None:
         sys.exit(PRIVATE)
 
-    with contextlib.closing(asyncio.new_event_loop()) as loop:
-        task = loop.create_task(leave())
-        assert not runtime._has_ended(loop)
+    own = runtime._OwnLoop(on_death=lambda: None)
+    ended = asyncio.run_coroutine_threadsafe(leave(), own.loop)
+    with pytest.raises(SystemExit):
+        ended.result(10)
+    until(lambda: "SystemExit" in caplog.text)
+    own.end()
 
-        assert isinstance(task.exception(), SystemExit)
-        assert "SystemExit" in caplog.text
-        assert PRIVATE not in caplog.text
+    assert PRIVATE not in caplog.text
 
 
 def test_an_error_of_the_database_does_not_quote_what_was_to_be_written(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'runs.sqlite3'}")
     broken = sa.insert(tables.store).values(key="k", value=PRIVATE)  # there is no such table
 
-    with pytest.raises(sa.exc.OperationalError) as caught:
+    with pytest.raises(DatabaseUnavailableError) as caught:
         database.transact(lambda tx: tx.execute(broken))
 
-    assert "no such table" in str(caught.value)
-    assert PRIVATE not in str(caught.value)
+    for error in (caught.value, caught.value.__cause__):
+        assert "no such table" in str(error)
+        assert PRIVATE not in str(error)
     database.dispose()

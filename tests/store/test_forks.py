@@ -27,16 +27,18 @@ PATIENCE_SECONDS = 4.0  # less than SQLite's own patience with a lock, the broke
 
 
 @pytest.fixture(params=["database", "broker file"])
-def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], object]:
+def write(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], object]]:
     """Write something to a SQLite file, as every thread and child does here."""
     if request.param == "broker file":
         file = BrokerFile.at(str(tmp_path / "broker.sqlite3"))
-        return lambda: file.put(["work"], "{}")
+        yield lambda: file.put(["work"], "{}")
+        return
     database = Database(f"sqlite:///{tmp_path / 'runs.sqlite3'}")
     schema.ensure(database)
-    return lambda: database.transact(
+    yield lambda: database.transact(
         lambda tx: keyvalue.put(tx, "key", "1", now=database.now(tx)),
     )
+    database.dispose()
 
 
 @pytest.fixture

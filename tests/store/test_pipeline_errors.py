@@ -11,6 +11,7 @@ import engine_flows
 from ckworkflow.store import runs
 from ckworkflow.store.tables import runs as table
 from ckworkflow.store.transaction import Prepared, Transaction
+from ckworkflow.store.verdicts import ConstraintError
 from desk import Desk, ManualClock
 
 UNREAD = Prepared(
@@ -26,7 +27,7 @@ def test_an_error_that_a_commit_meets_leaves_a_connection_as_it_was(postgres_url
         def break_off(tx: Transaction) -> None:
             tx.execute(UNREAD, {"b_run": run_id, "v_status": None})  # nobody reads what comes of it
 
-        with pytest.raises(sa.exc.IntegrityError):
+        with pytest.raises(ConstraintError):
             database.transact(break_off)
 
         # One connection is in the pool, and it is that one.

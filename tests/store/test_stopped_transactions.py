@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 import engine_flows
-from ckworkflow.engine import presence
 from ckworkflow.model import NodeStatus
 from ckworkflow.store import runs
 from desk import Desk, ManualClock
@@ -53,12 +52,11 @@ def test_what_a_process_has_locked_that_is_stopped_holds_up_no_clock(postgres_ur
         closing(desk.another("other")) as other,
     ):
         run_id = desk.start(engine_flows.doubling, 3)
-        desk.register(other)
+        desk.register(other, host="elsewhere")
         other.claim(run_id)
 
         with stopped_amid_a_transaction(other, run_id) as begun:
-            desk.clock.advance(2 * desk.engine.settings.silence)
-            presence.bury_dead(desk.engine)
+            desk.watch(2 * desk.engine.settings.silence)
 
             assert desk.node(run_id).status is NodeStatus.PLANNED
             assert begun == [1]

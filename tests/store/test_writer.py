@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,14 +136,14 @@ def test_works_of_one_run_follow_one_another_while_those_of_others_go_on_beside_
 def test_a_group_that_cannot_have_its_locks_dissolves_and_each_goes_on_by_itself() -> None:
     alone: list[object] = []
 
-    def transact(_work: object, _is_lasting: bool) -> Any:
+    def transact(_work: object, _is_lasting: bool, _until: float) -> Any:
         raise BusyError
 
-    def by_itself(work: Callable[[Any], Any]) -> Any:
+    def by_itself(work: Callable[[Any], Any], _until: float) -> Any:
         alone.append(threading.current_thread())
         return work(None)
 
-    writer = GroupWriter(transact, alone=by_itself)
+    writer = GroupWriter(transact, longest_seconds=30, alone=by_itself)
 
     assert writer.run(lambda _: "done", key="a") == "done"
     assert alone == [threading.current_thread()]
@@ -218,11 +219,13 @@ def test_an_error_of_a_work_that_was_handed_in_is_told_to_nobody_else(database: 
 
 
 def test_a_work_that_was_handed_in_and_has_to_go_alone_is_given_back(database: Database) -> None:
-    def transact(_work: object, _is_lasting: bool) -> None:
+    def transact(_work: object, _is_lasting: bool, _until: float) -> None:
         raise BusyError
 
     ends = Ends()
-    alone = GroupWriter(transact, alone=lambda _work: pytest.fail("nobody waits for it"))
+    alone = GroupWriter(
+        transact, longest_seconds=30, alone=lambda *_: pytest.fail("nobody waits for it")
+    )
 
     alone.submit(lambda tx: None, ends.done, key="a")
 
@@ -265,3 +268,24 @@ def test_the_writers_own_thread_ends_when_it_has_nothing_to_do_and_another_begin
     assert numbers(database) == list(range(300))
     until(lambda: database._writer._thread is None)
     until(lambda: "ckworkflow-writer" not in {thread.name for thread in threading.enumerate()})
+
+
+@pytest.mark.parametrize("use", ["read", "transact", "transact_run"])
+def test_a_session_that_is_under_way_when_all_are_closed_is_closed_at_its_end(
+    database: Database, use: str
+) -> None:
+    held: list[Any] = []
+
+    def work(tx: Transaction) -> None:
+        held.append(tx.connection.connection.driver_connection)
+        database.dispose()
+
+    run = {
+        "read": database.read,
+        "transact": database.transact,
+        "transact_run": lambda work: database.transact_run(RunId("a"), work),
+    }[use]
+    run(work)
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        held[0].execute("SELECT 1")

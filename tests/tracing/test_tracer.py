@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from ckworkflow import (
 from ckworkflow.definition import Workflow
 from ckworkflow.model import Json, NodeId, NodeKind, RunId
 from ckworkflow.tracing import Deferred, Known, Outcome, ReplayNeededError, Trace, TracedNode, Tracer
+from ckworkflow.tracing.loop import TraceTask
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 LOG: list[str] = []
@@ -225,8 +227,25 @@ async def yields_only() -> str:
     ids=lambda d: d.name.rpartition(".")[2],
 )
 def test_what_is_not_durable_is_refused_with_the_way_out(definition: Workflow[..., Any]) -> None:
-    with pytest.raises(BodyAwaitError, match=r"Move it into a @step"):
+    with pytest.raises(BodyAwaitError, match=r"Move it into a @step|Write `await sleep\("):
         tracer(definition).resume()
+
+
+def test_what_is_not_durable_is_refused_with_its_line_in_the_body() -> None:
+    def refused(definition: Workflow[..., Any]) -> str:
+        with pytest.raises(BodyAwaitError) as caught:
+            tracer(definition).resume()
+        return str(caught.value)
+
+    def line(definition: Workflow[..., Any], nth: int) -> str:
+        return f"(line {definition.function.__code__.co_firstlineno + nth} of test_tracer.py)"
+
+    assert f"used asyncio.sleep() {line(sleeps_in_the_process, 2)}. Write" in refused(
+        sleeps_in_the_process
+    )
+    assert f"create_connection()) {line(opens_a_connection, 2)}. Move" in refused(opens_a_connection)
+    assert line(hides_it, 3) in refused(hides_it)
+    assert " (line " not in refused(waits_for_nothing)  # nothing of it runs any more
 
 
 def test_to_yield_is_no_wait() -> None:
@@ -494,3 +513,48 @@ def test_a_set_of_tasks_has_one_order_in_every_replay() -> None:
         padding.append([object() for _ in range(1_000)])  # so that objects lie elsewhere
 
     assert all(names == found[0] for names in found)
+
+
+def test_a_body_costs_as_much_to_begin_beside_a_thousand_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # asyncio keeps one set of the tasks of all bodies: were their hashes the same, each new task would be compared
+    # with every other.
+    compared = 0
+
+    def counting(self: object, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return self is other
+
+    @workflow(name="begun beside others")
+    async def body() -> Any:
+        return await ping() == 1
+
+    alive = [tracer(body) for _ in range(1_000)]
+    monkeypatch.setattr(TraceTask, "__eq__", counting)
+    for one in alive:
+        one.resume()
+    for one in alive:
+        one.close()
+    assert compared < 2 * len(alive)
+
+
+def test_a_set_of_tasks_has_the_same_order_in_every_body() -> None:
+    orders: list[list[str]] = []
+
+    @workflow(name="a set of tasks")
+    async def body() -> Any:
+        tasks = {asyncio.create_task(one(n), name=str(n)) for n in range(50)}
+        orders.append([task.get_name() for task in tasks])
+        await asyncio.gather(*tasks)
+
+    @workflow(name="one of a set")
+    async def one(n: int) -> Any:
+        return await ping(n)
+
+    for _ in range(100):
+        with contextlib.closing(tracer(body)) as found:
+            found.resume()
+    assert len(orders) == 100
+    assert all(order == orders[0] for order in orders)

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import importlib
 import inspect
+import pydoc
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_a_step_is_the_plain_function_outside_a_body() -> None:
 
 
 def test_a_step_called_by_a_step_is_the_plain_function() -> None:
-    @step
+    @step(name="outer")
     async def outer(number: int) -> Any:
         return add(number, 5), await greet("2")
 
@@ -133,6 +134,17 @@ def test_the_default_name_is_the_place_in_the_code_and_name_overrides_it() -> No
     assert registry.require_workflow("a-workflow") is flow
 
 
+@pytest.mark.parametrize("bad", ["a\0b", "a\ud83db"])
+@pytest.mark.parametrize("define", [step, workflow])
+def test_a_name_that_no_database_holds_is_refused_when_the_module_is_imported(
+    define: Any, bad: str
+) -> None:
+    async def nothing() -> None: ...
+
+    with pytest.raises(ValueError, match=r"cannot be named 'a\\.+b'.*Take that out of its `name=`"):
+        define(name=bad)(nothing)
+
+
 def test_a_definition_knows_its_file_and_line() -> None:
     assert greet.site.file == __file__
     assert Path(__file__).read_text().splitlines()[greet.site.line - 1] == "@step"
@@ -149,12 +161,12 @@ def test_sync_and_async_steps_are_told_apart() -> None:
 def test_a_step_under_staticmethod_works() -> None:
     class Tools:
         @staticmethod
-        @step
+        @step(name="Tools.double")
         def double(number: int) -> int:
             return number * 2
 
     assert Tools.double(2) == 4  # type: ignore[comparison-overlap]
-    assert Tools.double.name.endswith("Tools.double")
+    assert Tools.double.qualname.endswith("Tools.double")
 
 
 # -- what cannot be decorated ----------------------------------------------------------------------
@@ -175,9 +187,15 @@ class Callable_:
     async def __call__(self) -> None: ...
 
 
+class Cog:
+    async def remind(self, user_id: str) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("decorator", "function", "reason"),
     [
+        (workflow, Cog.remind, r"cannot go over Cog\.remind, a method: .* with ids in place of `self`"),
+        (step(name="remind"), Cog.remind, r"@step cannot go over Cog\.remind, a method"),
         (workflow, plain, r"@workflow goes over an `async def`, and plain is a `def`"),
         (workflow, agen, "which is a generator"),
         (workflow, gen, "which is a generator"),
@@ -207,7 +225,10 @@ def test_a_step_has_celerys_options_with_our_defaults() -> None:
     assert greet.options == StepOptions()
     assert (greet.options.max_retries, greet.options.retry_delay) == (3, timedelta(seconds=1))
 
-    @step(max_retries=5, retry_delay="1 minute", timeout=2.5, queue="bot", rate_limit="10/m", priority=3)
+    @step(
+        name="configured", max_retries=5, retry_delay="1 minute", timeout=2.5, queue="bot", rate_limit="10/m",
+        priority=3,
+    )  # fmt: skip
     async def configured() -> None: ...
 
     assert configured.options == StepOptions(
@@ -499,32 +520,70 @@ def test_a_definition_of_the_main_script_is_found_out() -> None:
         check_main(made_in("__main__", "greet"))
 
 
+def made_by_a_factory(number: int, **options: Any) -> Any:
+    @step(name="made by a factory", **options)
+    async def made() -> int:
+        return number
+
+    return made
+
+
 def test_a_factory_cannot_make_two_steps_of_one_name() -> None:
-    def make(number: int) -> Any:
-        @step
-        async def made() -> int:
-            return number
-
-        return made
-
-    first = make(1)
-    with pytest.raises(ValueError, match="defined twice"):
-        make(2)
+    first = made_by_a_factory(1)
+    with pytest.raises(
+        ValueError, match=r"named 'made by a factory': .*made is defined twice, at .*\.py:\d+, each time"
+    ):
+        made_by_a_factory(2)
 
     assert registry.steps[first.name] is first
 
 
-def test_two_lambdas_need_names() -> None:
-    step(lambda x: x + 1)
+def test_two_functions_of_one_place_and_name_are_both_pointed_at() -> None:
+    @step(name="one place")
+    def one() -> None: ...
+
+    here = one.site.line
+    with pytest.raises(ValueError, match=rf"at \S+\.py:{here} and at \S+\.py:{here + 6}\. "):
+
+        @step(name="one place")  # type: ignore[no-redef]
+        def one() -> int: ...  # noqa: F811
+
+
+def test_the_options_are_a_part_of_what_a_name_means() -> None:
+    def make(retries: int) -> None:
+        @step(name="one function, two options", max_retries=retries)
+        def made() -> None: ...
+
+    make(1)
+    make(1)
     with pytest.raises(ValueError, match="defined twice"):
-        step(lambda x: x + 2)
+        make(2)
+
+
+@pytest.mark.parametrize("decorator", [step, workflow])
+def test_what_a_function_defines_needs_a_name(decorator: Any) -> None:
+    async def inner() -> None: ...
+
+    with pytest.raises(
+        ValueError, match=r"<locals>\.inner \(.*\.py:\d+\) needs a name of its own"
+    ) as caught:
+        decorator(inner)
+    assert f"Write @{decorator.__name__}(name=...)" in str(caught.value)
+    assert decorator(name=f"an inner {decorator.__name__}")(inner).function is inner
+
+
+def test_a_lambda_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="<lambda> .* needs a name of its own"):
+        step(lambda x: x + 1)
+    assert step(name="a lambda")(lambda x: x + 1)(1) == 2
 
 
 def test_one_function_under_one_name_may_be_defined_again() -> None:
     def plain_one() -> int:
         return 1
 
-    assert step(plain_one)() == step(plain_one)() == 1
+    named = step(name="plain one")
+    assert named(plain_one)() == named(plain_one)() == 1
 
 
 def test_a_step_over_a_decorator_has_the_signature_that_is_called() -> None:
@@ -549,3 +608,17 @@ def test_a_step_may_have_a_parameter_named_self() -> None:
         return self
 
     assert named(self=3) == 3
+
+
+@pytest.mark.parametrize("docs", ["Greet a user.", None])
+def test_help_of_a_definition_shows_the_function(docs: str | None) -> None:
+    async def greet(user_id: str, *, again: bool = False) -> int:
+        return 1
+
+    greet.__doc__ = docs
+    for made in (step(name="helped")(greet), workflow(name="helped")(greet)):
+        text = pydoc.plain(pydoc.render_doc(made))
+        assert "greet(user_id: " in text
+        assert ("Greet a user." in text) is (docs is not None)
+        assert "__call__" not in text
+        assert type("Holder", (), {"made": made})().made is made  # it binds to nothing

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+import discord
 import pytest
+from discord.ext import commands
 
 from ckworkflow.definition import discover, registry
 
@@ -139,9 +142,7 @@ def test_a_broken_module_is_reported_with_its_line_and_the_others_load(
     assert isinstance(failures[0].__cause__, ValueError)
     assert "No module named 'nothing_of_this_name'" in str(failures[3])
     assert "@workflow goes over an `async def`" in str(failures[5])
-    assert [record.__dict__["workflow_module"] for record in caplog.records] == [
-        f.module for f in failures
-    ]
+    assert caplog.messages == [f"workflow module not loaded: {failure}" for failure in failures]
 
 
 def test_a_package_whose_init_fails_is_reported_once(write: Callable[[Tree], Path]) -> None:
@@ -176,6 +177,56 @@ def test_a_reloaded_module_takes_its_names_again(write: Callable[[Tree], Path]) 
     importlib.reload(sys.modules["flows.a"])
     assert registry.workflows["flows.a.a"] is not old
     assert registry.workflows["flows.a.a"] is sys.modules["flows.a"].a
+
+
+FACTORY = (
+    HEAD
+    + """
+def make(text):
+    @step(name="made")
+    def made(): return text
+    return made
+"""
+)
+
+
+def test_a_module_that_calls_the_factory_of_another_may_be_reloaded(
+    write: Callable[[Tree], Path],
+) -> None:
+    write({"flows/lib.py": FACTORY, "flows/a.py": "from .lib import make\nmade = make('hi')\n"})
+    discover(["flows"])
+    importlib.reload(sys.modules["flows.a"])
+    assert registry.steps["made"] is sys.modules["flows.a"].made
+
+
+def test_two_modules_that_call_one_factory_may_not_share_a_name(
+    write: Callable[[Tree], Path],
+) -> None:
+    caller = "from .lib import make\nmade = make({!r})\n"
+    write({
+        "flows/lib.py": FACTORY, "flows/a.py": caller.format("hi"), "flows/b.py": caller.format("bye"),
+    })  # fmt: skip
+    (failure,) = discover(["flows"])
+    assert failure.module == "flows.b"
+    assert "flows.lib:make.<locals>.made is defined twice" in str(failure)
+    assert registry.steps["made"]() == "hi"
+
+
+def test_an_extension_of_discord_py_that_makes_steps_when_it_is_loaded_may_be_reloaded(
+    write: Callable[[Tree], Path],
+) -> None:
+    """Its `setup` runs long after its module; `reload_extension` executes that anew and calls it again."""
+    extension = "from .lib import make\nasync def setup(bot): bot.made = make('hi')\n"
+    write({"flows/lib.py": FACTORY, "flows/cog.py": extension})
+
+    async def reload() -> None:
+        async with commands.Bot("!", intents=discord.Intents.none()) as bot:
+            await bot.load_extension("flows.cog")
+            old = registry.steps["made"]
+            await bot.reload_extension("flows.cog")
+            assert registry.steps["made"] is bot.made is not old  # type: ignore[attr-defined]
+
+    asyncio.run(reload())
 
 
 def test_a_link_to_a_folder_above_ends(write: Callable[[Tree], Path]) -> None:

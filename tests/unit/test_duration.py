@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckworkflow.duration import LONGEST, parse_span, parse_wait
+from ckworkflow.duration import LONGEST, parse_duration, parse_span, parse_wait
 from ckworkflow.errors import CkWorkflowError, InvalidDurationError
 
 UNITS = {
@@ -149,3 +149,12 @@ def test_a_sum_is_the_sum_of_its_terms(terms: list[tuple[int, tuple[str, timedel
     total = sum((number * size for number, (_, size) in terms), timedelta(0))
     if total <= LONGEST:
         assert parse_span(text) == total
+
+
+def test_what_a_user_types_is_read_as_sleep_reads_it() -> None:
+    assert parse_duration("1h 30M") == timedelta(minutes=90)
+    with pytest.raises(InvalidDurationError) as caught:
+        parse_duration("10")
+    assert caught.value.reason.startswith("the number 10 has no unit")
+    with pytest.raises(TypeError, match="reads text, and got 10"):
+        parse_duration(10)  # type: ignore[arg-type]

@@ -63,6 +63,19 @@ def test_a_hook_in_a_body_says_to_use_a_step_even_beside_one() -> None:
     assert "this is the body of a workflow" in str(end.error)
 
 
+def test_a_body_knows_its_run_even_beside_a_step() -> None:
+    async def flow() -> list[str]:
+        return [hooks.use_run().run_id, hooks.use_run().workflow]
+
+    token = hooks.current_step.set(context())
+    try:
+        traced = tracing.Tracer(RunId("run"), flow, workflow="flows.flow", started_at=START).resume()
+    finally:
+        hooks.current_step.reset(token)
+    assert traced.end is not None
+    assert traced.end.result == ["run", "flows.flow"]
+
+
 def test_hooks_find_the_running_step_in_helpers_tasks_and_threads() -> None:
     async def helper() -> list[str]:
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,51 @@ def pool_of(home, *options):
 )
 def test_the_pool_is_threads_unless_the_user_says_otherwise(make_home, config, options, expected):
     assert pool_of(make_home(**config), *options) == expected
+
+
+SHOP = """
+from celery import Celery
+from ckworkflow import WorkflowPlugin
+
+app = Celery("shop")
+app.config_from_object("celeryconfig")
+WorkflowPlugin(app)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "says"),
+    [
+        (
+            ["-c", "2"],
+            "prefork 2",
+            "steps run on the prefork pool, 2 at a time; `worker_pool = 'threads'`",
+        ),
+        (
+            ["-P", "threads"],
+            f"thread {os.cpu_count()}",
+            f"on the threads pool, {os.cpu_count()} at a time",
+        ),
+    ],
+)
+def test_an_app_of_the_users_own_keeps_its_pool_and_says_which(make_home, options, expected, says):
+    home = make_home()
+    (home.folder / "shop.py").write_text(SHOP)
+    home.spawn("worker", "celery", "-A", "shop", "worker", "--loglevel=INFO", *options)
+
+    home.wait_for(lambda: " ready." in home.logs(), "the worker")
+
+    found = re.search(r"concurrency: (\d+) \((\w+)\)", (home.folder / "worker.log").read_text())
+    assert f"{found[2]} {found[1]}" == expected
+    assert says in (home.folder / "worker.log").read_text()
+
+
+def test_a_pool_that_was_chosen_is_said(make_home):
+    home = make_home()
+
+    assert pool_of(home) == "thread 200"
+
+    assert "steps run on the threads pool, 200 at a time; `worker_pool = 'prefork'`" in home.logs()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
 from kombu import Connection
 
-from ckworkflow.worker.consumer import Consumer
+from ckworkflow.worker.consumer import Consumer, _handing_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,3 +91,16 @@ def test_the_prefork_pool_finds_the_acknowledgements_that_it_must_send_at_its_en
     threads.call_soon_ack(message.reject_log_error, logger, ERRORS)
 
     assert all(_is_ack_callback(callback) for callback in threads.hub.ready)
+
+
+def test_a_pool_that_takes_nothing_more_is_not_blamed_on_the_message(message: Message) -> None:
+    threads = consumer(ThreadPool)
+    threads.connection_errors = threads.channel_errors = ERRORS
+
+    def closed(request: object) -> None:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        threads._guarded(_handing_over(closed))(message)
+
+    assert not message.acknowledged

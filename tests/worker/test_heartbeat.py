@@ -8,26 +8,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckworkflow.engine import claims
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.settings import Settings
-from ckworkflow.store import processes
+from ckworkflow.engine.start import start_run
+from ckworkflow.model import NodeId, NodeStatus
+from ckworkflow.store import nodes, processes
 from ckworkflow.worker.heartbeat import Heartbeat
+from engine_flows import one, twice
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ckworkflow.store.processes import ProcessRow
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
+def engine(tmp_path: Path) -> Iterator[Engine]:
     settings = Settings(
         database_url=f"sqlite:///{tmp_path / 'runs.sqlite3'}", heartbeat=timedelta(seconds=0.02)
     )
     engine = Engine(settings, lambda _run_id, _pieces: True)
     engine.ensure_schema()
-    return engine
+    yield engine
+    engine.database.dispose()
 
 
 def rows(engine: Engine) -> list[ProcessRow]:
@@ -56,3 +62,18 @@ def test_one_that_never_began_touches_nothing(engine: Engine) -> None:
 
     assert len(rows(engine)) == 1
     other.stop()
+
+
+def test_what_a_process_still_owns_it_gives_back_before_it_is_gone(engine: Engine) -> None:
+    heartbeat = Heartbeat(engine)
+    heartbeat.start()
+    run_id = start_run(engine, twice, (), {})
+    claimed = claims.claim(engine, run_id, NodeId("0:1"), 1, step=one.name)
+    assert isinstance(claimed, claims.Claimed)
+
+    heartbeat.stop()
+
+    node = engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId("0:1")))
+    assert node is not None
+    assert (node.status, node.owner, node.losses) == (NodeStatus.PLANNED, None, 0)
+    assert node.attempt == node.free_attempts == 1

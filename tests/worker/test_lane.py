@@ -17,6 +17,8 @@ import pytest
 from celery import Celery, signals
 
 from ckworkflow import start_sync, step, workflow
+from ckworkflow.engine import advance, attempts, budget
+from ckworkflow.engine.budget import Limits, LostThreadError
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import FatalError, UnserializableValueError
 from ckworkflow.hooks import use_step
@@ -126,6 +128,27 @@ async def chain_that_hangs() -> str:
     return await note("c")
 
 
+@workflow
+async def looks_at_each() -> list[str]:
+    seen = []
+    for name in ("a", "b", "c"):
+        found = await note(name)
+        threads.append(f"body in {threading.current_thread().name}")
+        seen.append(found)
+    return seen
+
+
+@workflow
+async def hangs_between_steps() -> list[str]:
+    first = await note("a")
+    second = await note(f"{first}b")
+    if not go_on.is_set():
+        inside.set()
+        go_on.wait(PATIENCE_SECONDS)  # in C: nothing interrupts it
+    third = await note(f"{second}c")
+    return [first, second, third]
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def app(request: pytest.FixtureRequest, make_app: Callable[..., Celery]) -> Iterator[Celery]:
     begun.clear()
@@ -172,6 +195,70 @@ def test_a_plain_step_runs_on_the_thread_and_the_lane_goes_on_behind_it(
     assert begun == dict.fromkeys(("a", "b", "plain", "c", "d"), 1)
     assert [each.claimed.args for each in handed] == [("b",), ("d",)]
     assert len(set(threads)) == 2
+
+
+def test_a_body_that_looks_at_each_result_does_not_bring_the_thread_back(
+    app: Celery, handed: list[Handed]
+) -> None:
+    with worker():
+        assert start_sync(looks_at_each).return_value(PATIENCE_SECONDS) == ["a", "b", "c"]
+
+    assert begun == dict.fromkeys("abc", 1)
+    bodies = [name for name in threads if name.startswith("body in ")]
+    assert set(bodies) == {"body in ckworkflow-body"}  # where nobody waits who is needed
+    assert [each.claimed.args for each in handed] == [("c",)]
+
+
+def test_a_body_that_gets_no_thread_brings_the_thread_back(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, handed: list[Handed]
+) -> None:
+    begin = budget.SpareThreads.begin
+
+    def begins(self: budget.SpareThreads, job: Callable[..., object], *args: Any) -> None:
+        if getattr(job, "__func__", None) is Lane._record_with_body:
+            raise RuntimeError("can't start new thread")
+        begin(self, job, *args)
+
+    monkeypatch.setattr(budget.SpareThreads, "begin", begins)
+    with worker():
+        assert start_sync(looks_at_each).return_value(PATIENCE_SECONDS) == ["a", "b", "c"]
+
+    assert begun == dict.fromkeys("abc", 1)
+    assert [each.claimed.args for each in handed] == [("a",), ("b",), ("c",)]
+
+
+def test_a_thread_that_is_lost_to_a_body_records_nothing_when_it_comes_back(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, handed: list[Handed]
+) -> None:
+    monkeypatch.setattr(budget, "CONTINUE", Limits(busy=0.1, blocked=0.1))
+    monkeypatch.setattr(budget, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(budget, "INTERRUPT_SECONDS", 0.05)
+    monkeypatch.setattr(budget, "INTERRUPTIONS", 1)
+    monkeypatch.setattr(advance, "TRY_DELAY", timedelta(seconds=60))
+    ended: list[BaseException] = []
+    record = attempts.record_success
+
+    def recorded(*args: Any, **options: Any) -> Any:
+        try:
+            return record(*args, **options)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    monkeypatch.setattr(attempts, "record_success", recorded)
+    with worker():
+        run = start_sync(hangs_between_steps)
+        assert inside.wait(PATIENCE_SECONDS)
+        until(lambda: [each.status for each in run.steps()] == [NodeStatus.COMPLETED] * 2)
+        until(lambda: bool(handed))
+
+        go_on.set()  # its thread comes back, and could go on
+        until(lambda: bool(ended))
+        assert run.return_value(PATIENCE_SECONDS) == ["a", "ab", "abc"]
+
+    assert [type(error) for error in ended] == [LostThreadError]
+    assert begun == {"a": 1, "ab": 1, "abc": 1}
+    assert handed[0].claimed.args == ("ab",)
 
 
 def test_a_step_that_fails_on_the_lane_is_tried_again(app: Celery) -> None:
@@ -279,7 +366,7 @@ def test_a_step_that_would_begin_after_all_were_cancelled_does_not(app: Celery) 
         stopping.cancel_steps()
 
         with pytest.raises(asyncio.CancelledError):
-            stopping.run_step(lambda: note.function("late"))
+            stopping.run_step("late", lambda: note.function("late"))
 
     assert begun == {}
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
+from ckworkflow import start_sync, step, workflow
 from ckworkflow.errors import DatabaseUnavailableError
+from ckworkflow.store import Database, schema
+from ckworkflow.testing import worker
 from ckworkflow.worker import runtime, task
 from ckworkflow.worker.ahead import Told
 from ckworkflow.worker.lane import Handed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
 
 STOPPING: Any = SimpleNamespace(is_stopping=True)
 
@@ -63,3 +73,58 @@ def test_a_result_that_could_not_be_recorded_is_no_failure_of_its_step(
         task.StepTask._attempt(nothing, stopping, handed, frozenset(), ahead, [])
     assert failed == []
     assert not stopping.engine.active  # so that the heartbeat frees it
+
+
+ran: list[str] = []
+
+
+@step
+def fails_over(url: str) -> int:
+    """Run while the server becomes one that only reads, as in a failover."""
+    ran.append(url)
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {admin.info.dbname} SET default_transaction_read_only = on")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    return len(ran)
+
+
+@workflow
+async def failing_over(url: str) -> int:
+    return await fails_over(url)
+
+
+class Repairer(logging.Handler):
+    """Makes the server write again once a worker has said that it cannot record."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(logging.WARNING)
+        self._url = url
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == task.__name__ and "database unreachable" in record.getMessage():
+            with psycopg.connect(self._url, autocommit=True) as admin:
+                admin.execute("SET default_transaction_read_only = off")
+                admin.execute(f"ALTER DATABASE {admin.info.dbname} RESET default_transaction_read_only")
+
+
+def test_a_step_that_ran_while_the_server_failed_over_runs_once(
+    make_app: Callable[..., Celery], postgres_url: str
+) -> None:
+    database = Database(postgres_url)
+    schema.upgrade(database)
+    database.dispose()
+    make_app(workflow_database_url=postgres_url, is_own=True)
+    url = postgres_url.replace("+psycopg", "")
+    ran.clear()
+    task._database.ends()  # what other tests have left
+    repairer = Repairer(url)
+    logging.getLogger(task.__name__).addHandler(repairer)
+    try:
+        with worker():
+            assert start_sync(failing_over, url).return_value(timeout=20) == 1
+    finally:
+        logging.getLogger(task.__name__).removeHandler(repairer)
+    assert len(ran) == 1

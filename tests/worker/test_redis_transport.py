@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 
+import pytest
 from celery import Celery
 from kombu import Connection
 from redis import Redis
 
+import services
 from ckworkflow.worker import redis_transport
 
 SECONDS = 20
@@ -60,6 +64,27 @@ def test_a_message_goes_through_and_the_url_is_as_it_was(redis_url: str) -> None
         assert connection.as_uri().startswith("redis://")
 
 
+def test_what_is_noted_as_delivered_and_is_no_message_is_forgotten_and_keeps_no_other(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_transport.install()
+    with Connection(redis_url) as connection, Redis.from_url(redis_url) as direct:
+        queue = connection.SimpleQueue("letters")
+        queue.put("a letter")
+        queue.get(timeout=SECONDS)
+        for tag, text in (("no-json", "{"), ("a-number", "5"), ("a-list", "[1, 2]")):
+            direct.hset("unacked", tag, text)
+            direct.zadd("unacked_index", {tag: 1})
+        for tag in direct.zrange("unacked_index", 0, -1):
+            direct.zadd("unacked_index", {tag: 1})  # delivered long ago
+
+        queue.channel.qos.restore_visible(num=10, interval=1)
+
+        assert direct.hlen("unacked") == direct.zcard("unacked_index") == 0
+        assert queue.get(timeout=SECONDS).payload == "a letter"
+        assert caplog.text.count("from queue 'unacked' rejected for good") == 3
+
+
 def test_what_was_delivered_is_noted_until_it_is_acknowledged(redis_url: str) -> None:
     redis_transport.install()
     with Connection(redis_url) as connection, Redis.from_url(redis_url) as direct:
@@ -76,3 +101,25 @@ def test_what_was_delivered_is_noted_until_it_is_acknowledged(redis_url: str) ->
         second.requeue()
         assert direct.hlen("unacked") == direct.zcard("unacked_index") == 0
         assert queue.get(timeout=SECONDS).payload == "second"
+
+
+def test_a_redis_that_refuses_to_write_is_no_error_of_what_restores(tmp_path: Path) -> None:
+    program = shutil.which("redis-server")
+    if program is None:
+        services.absent("Redis", "install redis-server: this test makes it refuse")
+    redis_transport.install()
+    server = services.RedisProcess(program, tmp_path)
+    try:
+        with Connection(f"{server.url}/0") as connection, Redis(port=server.port) as direct:
+            queue = connection.SimpleQueue("letters")
+            queue.put("a letter")
+            queue.get(timeout=SECONDS)
+            direct.zadd("unacked_index", {direct.zrange("unacked_index", 0, -1)[0]: 1})
+            direct.config_set("min-replicas-to-write", 1)
+            queue.channel.qos.restore_visible(num=10, interval=1)
+
+            direct.config_set("min-replicas-to-write", 0)
+            queue.channel.qos.restore_visible(num=10, interval=1)
+            assert queue.get(timeout=SECONDS).payload == "a letter"
+    finally:
+        server.kill()

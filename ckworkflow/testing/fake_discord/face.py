@@ -7,11 +7,14 @@ across threads or over HTTP.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .handles import FakeFault, FakeInteraction, Ref, id_of, option_value
@@ -31,18 +34,23 @@ _LONGEST_LOOK_SECONDS = 0.1
 """A predicate may look at things that are not the fake's: look again at least this often."""
 
 
+def _nothing() -> None:
+    """Point nothing back."""
+
+
 class FakeDiscord:
     """A Discord of one's own: REST and gateway that real discord.py clients connect to.
 
         with FakeDiscord() as fake:
             guild, user = fake.add_guild("Home"), fake.add_user("ada")
             fake.join(guild, user)
-            ...                                    # start a bot with fake.env in its environment
-            fake.wait_for_bot()
+            bot = subprocess.Popen([sys.executable, "bot.py"], env=os.environ | fake.env)
+            fake.wait_for_bot(bot=bot)
             fake.slash("greet", user=user, guild=guild)
             fake.wait_for(lambda: len(fake.dms(user)) == 2)
 
-    It runs on a thread of its own, so that every method may be called from any thread, also inside a
+    While it runs, discord.py in this process is pointed at it, so a client made here cannot reach the real
+    Discord. It runs on a thread of its own, so that every method may be called from any thread, also inside a
     running loop (each takes a millisecond; use `until` there instead of `wait_for`).
     `python -m ckworkflow.testing.fake_discord` runs it as a program, and `FakeDiscord.connect(url)` is
     the same face for it. It knows one bot; every valid token is that bot's.
@@ -59,6 +67,7 @@ class FakeDiscord:
         self._thread: ServerThread | None = None
         self._control_url: str | None = None
         self._info: Payload = {}
+        self._point_back: Callable[[], None] = _nothing
 
     # --- life --------------------------------------------------------------------------------------
 
@@ -92,10 +101,16 @@ class FakeDiscord:
         self._thread = ServerThread(world)
         self._thread.start(self._host, self._port)
         self._info = self.call("info")
+        with contextlib.suppress(ImportError):  # without discord.py there is nothing to point
+            from ckworkflow.discord.endpoints import point_at
+
+            self._point_back = point_at(self.env)
         return self
 
     def stop(self) -> None:
         """Stop listening. A fake that runs elsewhere goes on."""
+        self._point_back()
+        self._point_back = _nothing
         if self._thread is not None:
             self._thread.stop()
             self._thread = None
@@ -239,13 +254,48 @@ class FakeDiscord:
         """How many gateway sessions are connected now."""
         return sum(1 for each in self.call("sessions") if each["connected"])
 
-    def wait_for_bot(self, timeout: float = 20.0) -> None:
+    def wait_for_bot(
+        self, timeout: float = 20.0, *, bot: subprocess.Popen[Any] | Future[Any] | None = None
+    ) -> None:
         """Wait until a bot has identified itself at the gateway.
 
+        Args:
+            timeout: Seconds.
+            bot: What runs the bot, so that one that dies is not waited for: its process, or the future of
+                `asyncio.run_coroutine_threadsafe`.
+
         Raises:
+            FakeDiscordError: The bot ended first; the cause is the error of a future.
             TimeoutError: None has.
         """
-        self.wait_for(lambda: self.connected_bots, timeout)
+        self.wait_for(lambda: self._is_there(bot), timeout)
+
+    async def until_bot(self, timeout: float = 20.0, *, bot: asyncio.Future[Any] | None = None) -> None:  # noqa: ASYNC109  the twin of wait_for_bot
+        """`wait_for_bot` for a bot that runs in the loop of the test: `bot` is the task of `bot.start(...)`.
+
+        Raises:
+            FakeDiscordError: The bot ended first; the cause is its error.
+            TimeoutError: None has.
+        """
+        await self.until(lambda: self._is_there(bot), timeout)
+
+    def _is_there(self, bot: subprocess.Popen[Any] | Future[Any] | asyncio.Future[Any] | None) -> bool:
+        if isinstance(bot, subprocess.Popen):
+            if bot.poll() is not None:
+                raise FakeDiscordError(
+                    f"The bot ended with exit code {bot.returncode} before it connected; its output says why."
+                )
+        elif bot is not None and bot.done():
+            error = None if bot.cancelled() else bot.exception()
+            why = (
+                "was cancelled"
+                if bot.cancelled()
+                else "returned"
+                if error is None
+                else f"raised {error!r}"
+            )
+            raise FakeDiscordError(f"The bot {why} before it connected.") from error
+        return self.connected_bots > 0
 
     def drop_gateway(self, *, code: int = 4000, resumable: bool = True) -> int:
         """Cut every gateway connection; the number cut. Bots resume and hear what they missed."""

@@ -21,7 +21,20 @@ from .wire import FakeDiscordError, Payload
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aiohttp.typedefs import Handler
+
     from .state import World
+
+
+@web.middleware
+async def _refuse_browsers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what a browser sends for a page: a site that somebody visits must not reach a fake on their machine.
+
+    Browsers name the page's origin with every POST and WebSocket to another one, and no bot does.
+    """
+    if "Origin" in request.headers:
+        return web.json_response({"error": "FakeDiscord takes no requests from web pages."}, status=403)
+    return await handler(request)
 
 
 class FakeServer:
@@ -36,7 +49,7 @@ class FakeServer:
 
     async def start(self, host: str, port: int) -> Payload:
         """Listen; the addresses."""
-        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app = web.Application(client_max_size=64 * 1024 * 1024, middlewares=[_refuse_browsers])
         app.router.add_route("*", API_PREFIX + "/{path:.*}", self._api.handle)
         app.router.add_get("/gateway", self._gateway.handle)
         app.router.add_get("/gateway/", self._gateway.handle)

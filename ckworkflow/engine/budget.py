@@ -1,0 +1,409 @@
+"""The budget: a body that computes, or blocks, without awaiting anything holds up nobody for long.
+
+A body only decides what comes next, so between two awaits it takes microseconds. Bodies run on threads of their own, and one more
+thread looks at how far each has come. A body that has not come further for its limit of processor time is interrupted: an
+exception is raised in it, wherever it is. So is one that blocks for longer than its limit by the clock. A body that goes on
+nevertheless (it catches everything, or waits inside C code) is given up, and its thread with it.
+
+Guarantee: `run` returns, or raises, within the limits and the time for interruptions; its own thread runs no user code. A thread that
+may itself be lost runs a body in place (`run_here`): somebody else is told that it is lost, and it does nothing more.
+
+Not here: what becomes of the run (`ckworkflow.engine.advance`, `.start`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from ckworkflow.background import BackgroundThread
+from ckworkflow.errors import BodyTimeoutError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from ckworkflow.tracing import Tracer
+
+__all__ = [
+    "CONTINUE",
+    "START",
+    "BodyStoppedError",
+    "Budget",
+    "Limits",
+    "LostThreadError",
+    "SpareThreads",
+]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Tell = Callable[[], object] | None
+"""Reports the end of a job; `None` where nobody waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a body may go on without coming further, in seconds.
+
+    Attributes:
+        busy: Of processor time.
+        blocked: By the clock.
+    """
+
+    busy: float
+    blocked: float
+
+
+CONTINUE: Final = Limits(busy=5.0, blocked=30.0)
+"""Where a worker runs the body."""
+START: Final = Limits(busy=2.0, blocked=10.0)
+"""Where somebody waits for `start`; a worker tries again what takes longer."""
+LOOK_SECONDS: Final = 0.25
+INTERRUPT_SECONDS: Final = 0.5
+"""Between two interruptions of a body that goes on."""
+INTERRUPTIONS: Final = 6
+"""After so many a body is given up."""
+IDLE_SECONDS: Final = 5.0
+"""After so long without work a thread ends."""
+
+
+class _Interrupt(BaseException):
+    """Raised in a body from outside. Not an `Exception`, which bodies catch."""
+
+
+class BodyStoppedError(Exception):
+    """The worker stops while a body goes on, or before: another one continues it."""
+
+
+class LostThreadError(BaseException):
+    """This thread was given up while it ran a body: another one has done what it was to do. Not an `Exception`: nobody handles it."""
+
+
+class Budget:
+    """See the module.
+
+    Args:
+        threads: Where bodies run.
+    """
+
+    def __init__(self, threads: SpareThreads) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._watched: set[_Watched[Any]] = set()
+        self._is_watching = self._is_stopping = False
+
+    def run(
+        self, tracer: Tracer, workflow: str, call: Callable[[], T], limits: Limits | None = None
+    ) -> T:
+        """Run a body, and wait for it.
+
+        Args:
+            tracer: The body. One that is given up is closed by its own thread, if that ever comes back.
+            workflow: Its workflow's name.
+            call: Runs it.
+            limits: Its limits; `CONTINUE` by default.
+
+        Raises:
+            BodyTimeoutError: It did not come further for its limits.
+            BodyStoppedError: The worker stops.
+        """
+        if self._is_stopping and limits is not START:
+            raise BodyStoppedError
+        watched = _Watched(tracer, workflow, call, limits or CONTINUE)
+        # In the context of the caller: a body reads its context variables.
+        context = copy_context()
+        self._threads.begin(lambda: context.run(self._run_body, watched))
+        watched.is_done.acquire()
+        return watched.outcome()
+
+    def run_here(
+        self, tracer: Tracer, workflow: str, call: Callable[[], T], lost: Callable[[], object]
+    ) -> T:
+        """Run a body on this thread, which is one of `SpareThreads`.
+
+        Args:
+            tracer: As for `run`, like `workflow` and `call`; the limits are `CONTINUE`.
+            workflow: See there.
+            call: See there.
+            lost: Told, on another thread, that this one is given up; to do what it was to do.
+
+        Raises:
+            BodyTimeoutError: As `run`, where the body could be interrupted.
+            BodyStoppedError: The worker stops, and the body had not begun.
+            LostThreadError: It has come back after `lost` was told.
+        """
+        if self._is_stopping:
+            raise BodyStoppedError
+        watched = _Watched(tracer, workflow, call, CONTINUE, lost)
+        self._run_body(watched)
+        if watched.is_given_up:
+            raise LostThreadError
+        return watched.outcome()
+
+    def _run_body(self, watched: _Watched[Any]) -> Tell:
+        """Run a body; return the function that wakes its caller."""
+        watched.thread, watched.clock = threading.get_ident(), _thread_clock()
+        watched.trace, watched.profile = sys.gettrace(), sys.getprofile()
+        self._watched.add(watched)
+        if not self._is_watching:
+            self._watch()
+        try:
+            try:
+                watched.value = watched.call()
+            except Exception as error:  # noqa: BLE001  # raised where it is waited for
+                watched.error = watched.error or error
+            finally:
+                self._leave(watched)
+        except _Interrupt:  # in the body, or between two lines of ours: `error` says it
+            self._leave(watched)
+        except BaseException as error:  # noqa: BLE001  # as above
+            watched.error = watched.error or error
+        if not watched.is_given_up:
+            return watched.is_done.release
+        watched.tracer.is_lost = False
+        watched.tracer.close()
+        return None
+
+    def _leave(self, watched: _Watched[Any]) -> None:
+        watched.is_over = True  # first: one interruption at most is under way from now on
+        with self._lock:
+            self._watched.discard(watched)
+        if watched.interruptions:
+            _end_interruption()
+        if sys.gettrace() is not watched.trace or sys.getprofile() is not watched.profile:
+            sys.settrace(watched.trace)  # what a body sets is not for what comes after it on this thread
+            sys.setprofile(watched.profile)
+
+    def begin(self) -> None:
+        """Let bodies go on in this process: it is a worker again."""
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Let no body go on in this process; those that do are given up, at no cost to their runs. Starts are left alone."""
+        self._is_stopping = True
+        for watched in self._watched.copy():
+            with self._lock:
+                if watched.is_over or watched.limits is START:
+                    continue
+                watched.error = watched.error or BodyStoppedError()
+                self._give_up(watched)
+            watched.lost()
+
+    def _give_up(self, watched: _Watched[Any]) -> None:
+        """Let nobody wait for a body any more; under the lock."""
+        watched.is_over = watched.is_given_up = watched.tracer.is_lost = True
+        self._watched.discard(watched)
+        watched.is_done.release()
+
+    # --- the thread that looks -------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        with self._lock:
+            if not self._is_watching:
+                self._is_watching = True
+                BackgroundThread(
+                    self._look_on, name="ckworkflow-budget", loss="a body may go on for ever"
+                ).start()
+
+    def _look_on(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            time.sleep(LOOK_SECONDS)
+            for watched in self._watched.copy():
+                self._look_at(watched)
+            now = time.monotonic()
+            if self._watched:
+                idle_since = now
+            elif now - idle_since > IDLE_SECONDS:
+                with self._lock:
+                    if not self._watched:  # who comes after this looks at `_is_watching`
+                        self._is_watching = False
+                        return
+
+    def _look_at(self, watched: _Watched[Any]) -> None:
+        if not watched.is_overdue():
+            return
+        with self._lock:
+            if watched.is_over:
+                return
+            if watched.interruptions < INTERRUPTIONS:
+                watched.interrupt()
+                return
+            error = watched.error
+            self._give_up(watched)
+        watched.lost()
+        logger.critical(
+            "%s It cannot be interrupted, so its thread is lost to it: restart this process once the workflow is mended.",
+            error,
+        )
+
+
+class _Watched(Generic[T]):
+    """A body that runs now, and how far it has come."""
+
+    thread: int
+    clock: Callable[[], float]
+    trace: Any
+    profile: Any
+    value: T
+
+    def __init__(
+        self, tracer: Tracer, workflow: str, call: Callable[[], T], limits: Limits,
+        lost: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.tracer, self.call, self.lost = tracer, call, lost
+        self.is_done = threading.Lock()  # held until it is over, or given up
+        self.is_done.acquire()
+        self.error: BaseException | None = None
+        self.interruptions = 0
+        self.is_over = self.is_given_up = False
+        self._workflow, self.limits = workflow, limits
+        self._progress = tracer.progress
+        self._busy_at: float | None = None
+        self._looks = 0
+
+    def outcome(self) -> T:
+        """Return what it returned, or raise what it raised, or what it was given up for; asked once."""
+        error, self.error = self.error, None  # whose traceback leads here: it would take the collector
+        if error is None:
+            return self.value
+        try:
+            raise error
+        finally:
+            del error
+
+    def is_overdue(self) -> bool:
+        """Whether it is to be interrupted now; asked every `LOOK_SECONDS`."""
+        progress, busy = self.tracer.progress, self._busy()
+        if self._busy_at is None or progress != self._progress:
+            self._progress, self._busy_at, self._looks = progress, busy, 0
+            return False
+        # Looks, and not the time: a process that was stopped has not looked.
+        self._looks += 1
+        seconds = self._looks * LOOK_SECONDS
+        if self.interruptions:
+            return seconds >= INTERRUPT_SECONDS
+        is_busy = busy - self._busy_at >= self.limits.busy
+        return is_busy or seconds >= self.limits.blocked
+
+    def interrupt(self) -> None:
+        """Raise an exception in it; it is not over."""
+        if not self.interruptions:
+            is_blocked = self._looks * LOOK_SECONDS >= self.limits.blocked
+            what = (
+                f"did not return for {self.limits.blocked:g} s"
+                if is_blocked
+                else f"computed for {self.limits.busy:g} s without awaiting anything"
+            )
+            self.error = BodyTimeoutError(
+                self.tracer.run_id, self._workflow, f"{what}, last {_place(self.thread)}"
+            )
+            self.tracer.interrupt(self.error)
+        self.interruptions += 1
+        self._looks = 0
+        _set_interrupt(self.thread)
+        _end_interruption()  # of this thread; CPython announces the other one again when it takes the GIL
+
+    def _busy(self) -> float:
+        try:
+            return self.clock()
+        except OSError:  # its thread has ended just now
+            return 0.0
+
+
+class SpareThreads:
+    """Threads that may be lost to what they run. They are made when needed, kept for a while, and never joined."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[Callable[[], Tell]]] = []
+
+    def begin(self, job: Callable[..., Tell], *args: Any) -> None:
+        """Run a job, which raises nothing, on a thread that has nothing to do; return at once.
+
+        The function that the job returns is called after its thread has become idle. So a caller that is woken by it gets the
+        same thread for its next job; two threads in turn cost a quarter more processor time.
+
+        Raises:
+            RuntimeError: The system gives no more threads.
+        """
+        with self._lock:
+            jobs = self._idle.pop() if self._idle else None
+        if jobs is None:
+            jobs = SimpleQueue()
+            threading.Thread(target=self._run, args=(jobs,), name="ckworkflow-body", daemon=True).start()
+        jobs.put(lambda: job(*args))
+
+    def _run(self, jobs: SimpleQueue[Callable[[], Tell]]) -> None:
+        while True:
+            try:
+                job = jobs.get(timeout=IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if jobs in self._idle:
+                        self._idle.remove(jobs)
+                        return
+                continue  # it is about to come
+            tell = job()
+            del job  # and with it the body
+            with self._lock:
+                self._idle.append(jobs)
+            if tell is not None:
+                tell()
+                del tell
+
+
+class _Clocks(threading.local):
+    clock: Callable[[], float] | None = None
+
+
+_clocks = _Clocks()
+
+
+def _thread_clock() -> Callable[[], float]:
+    """What tells the processor time of this thread, on any thread."""
+    found = _clocks.clock
+    if found is None:
+        clock_of = getattr(time, "pthread_getcpuclockid", None)
+        if clock_of is None:  # macOS, Windows: only the limit by the clock holds
+            found = lambda: 0.0  # noqa: E731
+        else:
+            clock_id: int = clock_of(threading.get_ident())
+            found = lambda: time.clock_gettime(clock_id)  # noqa: E731
+        _clocks.clock = found
+    return found
+
+
+def _set_interrupt(thread: int) -> None:
+    """Have a thread raise an `_Interrupt` as soon as it runs Python code."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Interrupt))
+
+
+def _end_interruption() -> None:
+    """Withdraw a pending interrupt of this thread, and leave no interrupt announced in the process.
+
+    Up to Python 3.12 one flag of the interpreter announces an interrupt, and only a thread that raises one clears it. While it is
+    set, every thread takes the slow path, and on 3.11 a thread with a trace function (a debugger, coverage) never gets past the
+    first line of a function.
+    """
+    try:
+        _set_interrupt(threading.get_ident())
+        while True:
+            pass
+    except _Interrupt:
+        pass
+
+
+def _place(thread: int) -> str:
+    frame: FrameType | None = sys._current_frames().get(thread)  # noqa: SLF001  # as `faulthandler` does
+    if frame is None:
+        return "nowhere"
+    return f"in {frame.f_code.co_filename}, line {frame.f_lineno}, in {frame.f_code.co_qualname}"

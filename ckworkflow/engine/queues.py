@@ -1,0 +1,90 @@
+"""Queues that nobody consumes: a step whose message lies in one waits for ever, and somebody has to say so.
+
+Each worker tells in its row which queues it consumes. A clock that publishes a step again, since its message was not
+claimed, looks whether any live worker could have claimed it. While one lives that does not tell (of an older release),
+nothing is known, and nothing is said.
+
+Not here: to which queue a step goes (`ckworkflow.canvas`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from ckworkflow.store import processes
+
+if TYPE_CHECKING:
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.model import RunId
+    from ckworkflow.store.transaction import Transaction
+
+__all__ = ["QueueWatch", "advice", "unconsumed"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0
+"""How long a queue that was consumed is taken to be consumed still."""
+SAY_SECONDS = 300.0
+"""How long it is before the same is said of a queue again."""
+
+
+def unconsumed(
+    engine: Engine, tx: Transaction, names: Iterable[str], queue_of: Callable[[str], str | None]
+) -> dict[str, list[str]]:
+    """Return the queues that no live worker consumes, each with the steps that go to it.
+
+    Args:
+        engine: The engine.
+        tx: A transaction.
+        names: Names of steps.
+        queue_of: Tells to which queue a step goes; `None` where it cannot be told.
+    """
+    queues: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        queue = queue_of(name)
+        if queue is not None:
+            queues.setdefault(queue, []).append(name)
+    consumed = processes.consumed_queues(tx, now=engine.database.now(tx)) if queues else None
+    return {} if consumed is None else {q: steps for q, steps in queues.items() if q not in consumed}
+
+
+def advice(queue: str, steps: Iterable[str]) -> str:
+    """Say of a queue that nobody consumes it, and what helps."""
+    return (
+        f"No live worker consumes the queue {queue}, to which {', '.join(steps)} goes: start one with "
+        f"`celery -A ckworkflow worker -Q {queue}`, or name another queue in task_routes or the step's queue="
+    )
+
+
+class QueueWatch:
+    """What a clock has found of queues; it says it once in a while."""
+
+    def __init__(self) -> None:
+        self._looks_at: dict[str, float] = {}
+
+    def look(self, engine: Engine, run_id: RunId, names: Iterable[str]) -> None:
+        """Look whether anybody consumes the queues of steps that were not claimed, and log of those that nobody does.
+
+        Args:
+            engine: The engine; it knows to which queue a step goes.
+            run_id: A run that waits for these steps.
+            names: Their names.
+        """
+        now = time.monotonic()
+        suspects = [
+            name for name in names if now >= self._looks_at.get(engine.queue_of(name) or "", 0.0)
+        ]
+        if not suspects:
+            return
+        found = engine.database.read(lambda tx: unconsumed(engine, tx, suspects, engine.queue_of))
+        for name in suspects:
+            queue = engine.queue_of(name) or ""
+            self._looks_at[queue] = now + (SAY_SECONDS if queue in found else LOOK_SECONDS)
+        for queue, steps in found.items():
+            logger.warning(
+                "%s (run %s waits)", advice(queue, steps), run_id,
+                extra={"run_id": run_id, "queue": queue, "steps": steps},
+            )  # fmt: skip
