@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ckworkflow.hooks import use_step
+from journal import append, whole_lines
 
 VARIABLE = "CKWORKFLOW_TEST_EFFECTS"
 LINGER_VARIABLE = "CKWORKFLOW_TEST_LINGER"
@@ -49,11 +50,7 @@ def effect(label: str) -> int:
         "run_id": step.run_id, "node_id": step.node_id, "label": label, "key": step.idempotency_key,
         "attempt": step.attempt, "pid": os.getpid(), "group": os.getpgrp(), "at": time.time(),
     }  # fmt: skip
-    file = os.open(_of_run(step.run_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(file, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(file)
+    append(_of_run(step.run_id), json.dumps(line) + "\n")
     return before
 
 
@@ -74,8 +71,4 @@ def _of_run(run_id: str) -> Path:
 
 
 def _read(path: Path) -> list[Effect]:
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    return [Effect(**json.loads(line)) for line in lines]
+    return [Effect(**json.loads(line)) for line in whole_lines(path)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
+from journal import whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,11 +103,7 @@ class WorkerHome:
     def journal(self, what: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """What was noted, oldest first; only lines that have these fields."""
         wanted = fields if what is None else {"what": what, **fields}
-        try:
-            lines = self.journal_file.read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        notes = [json.loads(line) for line in lines]
+        notes = [json.loads(line) for line in whole_lines(self.journal_file)]
         return [note for note in notes if wanted.items() <= note.items()]
 
     def wait_for_note(self, what: str, **fields: Any) -> dict[str, Any]:

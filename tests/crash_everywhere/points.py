@@ -117,9 +117,18 @@ class Points:
     def __init__(self, control: Control, role: int) -> None:
         self._control, self._role = control, role
         self._lock = threading.Lock()
-        self._file = os.open(control.trace_file, os.O_WRONLY | os.O_APPEND)
-        # Its lock may be held by a thread that is not there.
-        os.register_at_fork(after_in_child=lambda: setattr(self, "_lock", threading.Lock()))
+        self._file = self._open()
+        os.register_at_fork(after_in_child=self._begin_again)
+
+    def _open(self) -> int:
+        return os.open(self._control.trace_file, os.O_WRONLY | os.O_APPEND)
+
+    def _begin_again(self) -> None:
+        """In the child of a fork: the lock may be held by a thread that is not there; and what is opened once
+        has one place for all, so `lseek` would tell of a line that another process has written since."""
+        self._lock = threading.Lock()
+        os.close(self._file)
+        self._file = self._open()
 
     def reach(self, what: str) -> None:
         """Come to a point, and perhaps not further."""

@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from journal import append, whole_lines
+
 HEARTBEAT_SECONDS = 0.6
 LEASE_SECONDS = 6 * HEARTBEAT_SECONDS
 """How long a process may be silent before it is taken for dead."""
@@ -40,8 +42,7 @@ def _note_child(**_: Any) -> None:
     from ckworkflow.engine.identity import this_process
 
     # By its name in the database: in an hour, pids come again.
-    with Path(CHILDREN).open("a") as file:
-        file.write(f"{this_process().process_id} {os.getpgrp()}\n")
+    append(Path(CHILDREN), f"{this_process().process_id} {os.getpgrp()}\n")
 
 
 def pid_of(owner: str) -> int:
@@ -51,7 +52,6 @@ def pid_of(owner: str) -> int:
 
 def children(folder: Path) -> Iterator[tuple[str, int]]:
     """The processes of pools in this folder, each with its group."""
-    path = folder / CHILDREN
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in whole_lines(folder / CHILDREN):
         name, group = line.split()
         yield name, int(group)
