@@ -28,7 +28,10 @@ DEEPEST: Final = 100
 # Python refuses to turn ints of more than 4,300 digits into decimal text, both ways; hexadecimal has no limit.
 _LONGEST_DECIMAL_BITS: Final = 1_024
 _LONGEST_KEY: Final = 100
-_to_text: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+# A tree is made by `_Encoder`, which has met any circle before.
+_to_text: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
 _to_ascii: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -57,7 +60,8 @@ def dumps(tree: Json) -> str:
     """Return a tree as compact JSON text; the order of keys is kept."""
     text = _to_text(tree)
     try:
-        text.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError:
         # Half of a surrogate pair, as cutting an emoji in two leaves it: no database takes it as it is.
         return _to_ascii(tree)

@@ -83,6 +83,7 @@ class Definition:
         self.site = _site(function)
         # Not that of what another decorator has wrapped: it is this function that is called.
         self.signature = inspect.signature(function, follow_wrapped=False)
+        self._fitting = _fitting(self.signature)
         self.executions = _executions(function)
 
     @property
@@ -96,6 +97,8 @@ class Definition:
         Raises:
             TypeError: Python would not call the function with them.
         """
+        if not kwargs and len(args) in self._fitting:
+            return
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -119,6 +122,17 @@ class Definition:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>"
+
+
+def _fitting(signature: inspect.Signature) -> range:
+    """How many arguments without names fit a signature if there are no others."""
+    parameters = signature.parameters.values()
+    if any(each.kind is each.KEYWORD_ONLY and each.default is each.empty for each in parameters):
+        return range(0)
+    plain = [each for each in parameters if each.kind <= each.POSITIONAL_OR_KEYWORD]
+    needed = sum(each.default is each.empty for each in plain)
+    is_open = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    return range(needed, sys.maxsize if is_open else len(plain) + 1)
 
 
 def _executions(function: Callable[..., Any]) -> dict[str, object]:

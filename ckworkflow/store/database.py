@@ -22,7 +22,7 @@ from typing import Any, TypeVar, overload
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError, RefusedValueError
 from ckworkflow.model import RunId
@@ -33,6 +33,7 @@ from ckworkflow.store.guesses import GuessError, is_wrong_guess
 from ckworkflow.store.location import SETTING, read_url, shown
 from ckworkflow.store.transaction import (
     BUSY_SECONDS,
+    PRAGMAS,
     SESSION,
     Transaction,
     is_direct,
@@ -538,8 +539,11 @@ def _note_file(file: OpenFile, _connection: object, _record: object) -> None:
     file.note()
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # It says which mode there is: not this one where processes cannot share memory, as on a network's file system.
+    (mode,) = cursor.execute("PRAGMA journal_mode=WAL").fetchone()
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+    record.info[PRAGMAS] = {"journal_mode": mode, "synchronous": "FULL"}

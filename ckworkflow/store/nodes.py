@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -93,11 +93,12 @@ def node_row(values: Any) -> NodeRow:
     )
 
 
+_NEW: Final = {"free_attempts": 0, "losses": 0, "is_carried": False}
+
+
 def new_row(values: dict[str, Any]) -> NodeRow:
     """Make the row of a node that is about to be inserted with these values."""
-    rest: dict[str, Any] = {"free_attempts": 0, "losses": 0, "is_carried": False}
-    found: Any = (values.get(name, rest.get(name)) for name in NodeRow._fields)
-    return NodeRow(*found)
+    return NodeRow._make(map({**_NEW, **values}.get, NodeRow._fields))
 
 
 def load_targets(text: str) -> list[str]:

@@ -119,10 +119,16 @@ class _Form:
         self.is_plain = not any(self.decoders)
 
     def values(self, parameters: Parameters) -> list[Any]:
-        """The parameters as the driver wants them."""
+        """The parameters as the driver wants them.
+
+        Raises:
+            RefusedValueError: A text has a NUL character.
+        """
+        given = [parameters.get(name, default) for name, default, _ in self.binds]
+        refuse_nul(given)
         return [
-            (parameters.get(name, default) if encode is None else encode(parameters.get(name, default)))
-            for name, default, encode in self.binds
+            value if encode is None else encode(value)
+            for value, (_, _, encode) in zip(given, self.binds, strict=True)
         ]
 
     def rows(self, found: list[Any]) -> list[Any]:
@@ -156,6 +162,25 @@ class _TextForm(_Form):
         # By what it says: behind a pooler that knows nothing of names, another process may have prepared this one.
         self.name = b"ckworkflow_" + hashlib.sha256(self.text).hexdigest()[:32].encode()
 
+    def values(self, parameters: Parameters) -> list[bytes | None]:
+        """The parameters as libpq wants them; see the base class."""
+        # Some fifty for each step, so what most of them are is asked here.
+        values: list[bytes | None] = []
+        for name, default, _ in self.binds:
+            value = parameters.get(name, default)
+            if value is None:
+                values.append(None)
+            elif type(value) is str:
+                text = value.encode()
+                if b"\0" in text:
+                    refuse_nul([value])
+                values.append(text)
+            elif type(value) is int:
+                values.append(b"%d" % value)
+            else:
+                values.append(_to_text(value))
+        return values
+
     def result(self, result: Any) -> list[Any]:
         """The rows of a result of libpq."""
         get, decoders = result.get_value, self.decoders
@@ -167,8 +192,8 @@ class _TextForm(_Form):
             for row in range(result.ntuples)
         ]
 
-    def _encoder(self, type_: Any) -> Convert:  # noqa: ARG002  # as text, whatever it is
-        return _to_text
+    def _encoder(self, type_: Any) -> None:  # noqa: ARG002  # as text, whatever it is
+        return None
 
     def _decoder(self, type_: Any) -> Convert:
         if isinstance(type_, sa.Boolean):
@@ -224,6 +249,8 @@ BUSY_SECONDS: Final = 30.0
 QUIET_SECONDS: Final = 5.0
 """How long it is waited for in silence."""
 BUSY_PAUSE_SECONDS: Final = (0.0001, 0.0006)
+PRAGMAS: Final = "ckworkflow_pragmas"
+"""Where a connection to an SQLite file keeps what its pragmas were set to."""
 _GONE: Final = ("08", "57P01", "57P02", "57P03", "26000")
 """SQL states that a server says goodbye with; and that it has forgotten a prepared statement, as poolers may."""
 
@@ -246,7 +273,6 @@ class Transaction:
         self._is_direct = is_direct(connection.dialect)
         self.is_write = is_write
         self.is_piped = self._is_direct and connection.dialect.name == "postgresql"
-        self._is_slack = False
         self._pipeline: Pipeline | None = None
         self._driver: Any = connection.connection.driver_connection
 
@@ -270,7 +296,6 @@ class Transaction:
             result = self._connection.execute(statement.statement, parameters)
             return Rows(list(result) if result.returns_rows else [])
         form = statement.form(self._dialect)
-        refuse_nul((parameters or {}).values())
         try:
             values = form.values(parameters or {})
             if isinstance(form, _TextForm):
@@ -290,11 +315,8 @@ class Transaction:
         """Run a statement for each of the parameters; its rows are not given."""
         if len(parameters) > 1 and self._is_direct and not self.is_piped:
             form = statement.form(self._dialect)
-            for each in parameters:
-                refuse_nul(each.values())
-            values = [form.values(each) for each in parameters]
             try:
-                self._driver.executemany(form.sql, values)
+                self._driver.executemany(form.sql, [form.values(each) for each in parameters])
             except UnicodeEncodeError:
                 raise no_unicode() from None
             except self._dialect.loaded_dbapi.Error as error:
@@ -315,12 +337,11 @@ class Transaction:
         if not self._is_direct:
             self._connection.begin()
         elif not self.is_piped:
-            if not is_lasting:
-                self._say("PRAGMA synchronous=NORMAL")
-                self._is_slack = True
             if self.is_write:
+                self._set("synchronous", "FULL" if is_lasting else "NORMAL")
                 self._lock_file(until)
             else:
+                self._be_patient()
                 self._say("BEGIN")
         elif self.is_write:
             self._say("BEGIN")
@@ -334,34 +355,33 @@ class Transaction:
         long finished, for a transaction takes less than a millisecond.
         """
         quiet_until: float | None = time.monotonic() + QUIET_SECONDS
-        self._say("PRAGMA busy_timeout=0")
-        try:
-            while True:
-                try:
-                    # IMMEDIATE: one that reads first and writes later could not be tried again.
-                    self._say("BEGIN IMMEDIATE")
-                except exc.OperationalError as error:
-                    now = time.monotonic()
-                    if give_verdict(error) is not Verdict.AGAIN or now >= until:
-                        raise
-                    if quiet_until is not None and now > quiet_until:
-                        quiet_until = None
-                        logger.warning(
-                            "another process keeps the database file locked: it is waited for, %.0f s more",
-                            until - now,
-                        )
-                    time.sleep(random.uniform(*BUSY_PAUSE_SECONDS))  # noqa: S311  # jitter, not a secret
-                else:
-                    return
-        finally:
-            self._say(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
+        self._set("busy_timeout", "0")
+        while True:
+            try:
+                # IMMEDIATE: one that reads first and writes later could not be tried again.
+                self._say("BEGIN IMMEDIATE")
+            except exc.OperationalError as error:
+                now = time.monotonic()
+                if give_verdict(error) is not Verdict.AGAIN or now >= until:
+                    raise
+                if quiet_until is not None and now > quiet_until:
+                    quiet_until = None
+                    logger.warning(
+                        "another process keeps the database file locked: it is waited for, %.0f s more",
+                        until - now,
+                    )
+                time.sleep(random.uniform(*BUSY_PAUSE_SECONDS))  # noqa: S311  # jitter, not a secret
+            else:
+                break
+        if self._pragmas().get("journal_mode") != "wal":
+            # There, and only there, the commit itself must wait for those who read.
+            self._be_patient()
 
     def commit(self) -> None:
         """Commit, and wait until it is done."""
         if self._is_direct and (self.is_write or not self.is_piped):
             self._say("COMMIT")
         self._leave_pipeline()
-        self._be_strict()
         if self._connection.in_transaction():  # as SQLAlchemy sees it
             self._connection.commit()
 
@@ -373,7 +393,6 @@ class Transaction:
                 if pipeline is not None:
                     pipeline.close()
                 self._driver.rollback()
-                self._be_strict()
             except (self._dialect.loaded_dbapi.Error, exc.DBAPIError) as error:
                 # In whatever state it is, nobody else may have it.
                 self._connection.invalidate(error)
@@ -381,11 +400,21 @@ class Transaction:
             if self._connection.in_transaction():
                 self._connection.rollback()
 
-    def _be_strict(self) -> None:
-        """Have the connection wait for the disk again; no transaction is open."""
-        if self._is_slack:
-            self._say("PRAGMA synchronous=FULL")
-            self._is_slack = False
+    def _be_patient(self) -> None:
+        """Have SQLite itself wait while others keep the file locked."""
+        self._set("busy_timeout", f"{BUSY_SECONDS * 1000:.0f}")
+
+    def _pragmas(self) -> dict[str, str]:
+        """The pragmas of this connection to an SQLite file that were set last."""
+        pragmas: dict[str, str] = self._connection.connection.info.setdefault(PRAGMAS, {})
+        return pragmas
+
+    def _set(self, pragma: str, value: str) -> None:
+        """Set a pragma for what this connection does next; mostly it is set so already."""
+        pragmas = self._pragmas()
+        if pragmas.get(pragma) != value:
+            self._say(f"PRAGMA {pragma}={value}")
+            pragmas[pragma] = value
 
     def _say(self, words: str) -> None:
         try:

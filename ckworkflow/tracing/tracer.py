@@ -375,7 +375,7 @@ class Tracer:
         try:
             tree: dict[str, Json] = {
                 "args": [codec.encode(arg, path=f"args[{i}]", ref=note) for i, arg in enumerate(args)],
-                "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=note),
+                "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=note) if kwargs else {},
             }
         except UnserializableValueError:
             if calls:

@@ -15,7 +15,6 @@ Not here: the claim itself (`ckworkflow.engine.claims`).
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +32,6 @@ from ckworkflow.worker.events import events_of
 from ckworkflow.worker.limits import has_rate_limit, has_time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Celery
 
     from ckworkflow.engine.claims import Claimed
@@ -82,7 +79,8 @@ class RunAhead:
     ) -> None:
         self._limits = limits
         self._app, self._runtime, self._hostname = app, runtime, hostname
-        self._queue = canvas.queue_of(app, step.name)
+        self._queues = {step.name: canvas.queue_of(app, step.name)}
+        self._queue = self._queues[step.name]
         ordinal = int(claimed.row.node_id.rpartition(":")[2])
         extra = BOX_SECONDS_PER_NODE * ordinal
         self._began_at = time.monotonic()
@@ -92,8 +90,7 @@ class RunAhead:
         self._own = self._on_lane = 0.0
         self._parent: str | None = None
         if has_message:
-            self._parent = canvas.task_id(claimed.run_id, claimed.row.node_id, claimed.row.generation)
-        self._root = claimed.run_id
+            self._parent = _task_id(claimed)
 
     def note_own_time(self) -> None:
         """Note what processor time the thread of the message has had; called on it."""
@@ -116,8 +113,11 @@ class RunAhead:
         is_in_box = now < self._ends_at and self._own + self._on_lane < self._box
         if not is_in_box and (now > self._began_at + LONGEST_SECONDS or self._is_slot_wanted()):
             return False
-        queue = queue_without_message(self._app, self._runtime, name)
-        return queue is not None and queue == self._queue
+        if self._queue is None or not is_without_message(self._app, self._runtime, name):
+            return False
+        if name not in self._queues:
+            self._queues[name] = canvas.queue_of(self._app, name)
+        return self._queues[name] == self._queue
 
     def _is_free_of(self, limits: Limits, name: str) -> bool:
         # Celery times messages: the limit of one step would end the next.
@@ -130,71 +130,106 @@ class RunAhead:
         waiting = 0 if local is None else local.waiting
         return waiting > 0 or len(state.reserved_requests) > len(state.active_requests)
 
-    @contextlib.contextmanager
-    def telling(self, claimed: Claimed) -> Iterator[Told]:
-        """Tell Celery's signals and events of a step that runs inside; set what it failed with, if it does."""
-        row = claimed.row
-        task = canvas.task_of(self._app, row.name)
-        task_id = canvas.task_id(claimed.run_id, row.node_id, row.generation)
-        told = Told()
-        args = (claimed.run_id, row.node_id, row.generation)
-        began = time.monotonic()
-        events = events_of(self._app, self._hostname)
-        if events is not None:
-            events.add(
-                "task-received", uuid=task_id, name=row.name, args=repr(args), kwargs="{}",
-                root_id=self._root, parent_id=self._parent, retries=row.attempt - 1, eta=None, expires=None,
-            )  # fmt: skip
-            events.add("task-started", uuid=task_id)
-        _send(signals.task_prerun, task, task_id=task_id, task=task, args=args, kwargs={})
-        try:
-            yield told
-        finally:
-            self._parent = task_id
-            failure = told.failure
-            if events is not None and failure is None:
-                took = time.monotonic() - began
-                events.add("task-succeeded", uuid=task_id, result="None", runtime=took)
-            elif events is not None and failure is not None:
-                kind = "task-retried" if told.is_tried_again else "task-failed"
-                text = failures.public_text(failure.data, claimed.run_id)
-                events.add(kind, uuid=task_id, exception=text, traceback=None)
-            state = states.SUCCESS
-            if failure is None:
-                _send(signals.task_success, task, result=None)
-            elif told.is_tried_again:
-                state = states.RETRY
-                if failure is not judging.RELEASED:  # of which no message tells either
-                    send_retry(task, claimed, failure, hostname=self._hostname)
-            else:
-                state = states.FAILURE
-                error = FatalError(failures.public_text(failure.data, claimed.run_id))
-                _send(
-                    signals.task_failure, task, task_id=task_id, exception=error, args=args, kwargs={},
-                    traceback=None, einfo=_einfo(error),
-                )  # fmt: skip
-            _send(
-                signals.task_postrun, task, task_id=task_id, task=task, args=args, kwargs={}, retval=None,
-                state=state,
-            )  # fmt: skip
-
-
-def queue_without_message(app: Celery, runtime: Runtime, name: str) -> str | None:
-    """The queue of a step that may go without a message; `None` where only a message will do.
-
-    That is so while the worker stops, and for steps with a rate limit, which Celery keeps at its queues.
-    """
-    step = registry.steps.get(name)
-    if step is None or runtime.is_stopping or has_rate_limit(app, name):
-        return None
-    return canvas.queue_of(app, name)
+    def telling(self, claimed: Claimed) -> Told:
+        """Tell Celery's signals and events that a step begins, and of its end when what this gives is closed."""
+        parent, self._parent = self._parent, _task_id(claimed)
+        return _Telling(self._app, claimed, hostname=self._hostname, parent=parent)
 
 
 class Told:
-    """What the world is to be told of a step."""
+    """What the world is told of a step as it ends; of one with a message nothing, since Celery tells of those.
 
-    failure: Failure | None = None
-    is_tried_again = False
+    Attributes:
+        failure: What went wrong, if anything did.
+        is_tried_again: Whether another attempt follows.
+    """
+
+    __slots__ = ("failure", "is_tried_again")
+
+    def __init__(self) -> None:
+        self.failure: Failure | None = None
+        self.is_tried_again = False
+
+    def close(self) -> None:
+        """Tell it: the step has ended."""
+
+
+class _Telling(Told):
+    __slots__ = ("_app", "_args", "_began", "_claimed", "_events", "_hostname", "_task", "_task_id")
+
+    def __init__(
+        self, app: Celery, claimed: Claimed, *, hostname: str | None, parent: str | None
+    ) -> None:
+        super().__init__()
+        row = claimed.row
+        self._app, self._claimed, self._hostname = app, claimed, hostname
+        self._task, self._task_id = canvas.task_of(app, row.name), _task_id(claimed)
+        self._args = (claimed.run_id, row.node_id, row.generation)
+        self._began = time.monotonic()
+        self._events = events = events_of(app, hostname)
+        if events is not None:
+            events.add(
+                "task-received", uuid=self._task_id, name=row.name, args=repr(self._args), kwargs="{}",
+                root_id=claimed.run_id, parent_id=parent, retries=row.attempt - 1, eta=None, expires=None,
+            )  # fmt: skip
+            events.add("task-started", uuid=self._task_id)
+        _send(
+            signals.task_prerun, self._task, task_id=self._task_id, task=self._task, args=self._args,
+            kwargs={},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        if self.failure is None:
+            self._succeed()
+        else:
+            self._fail(self.failure)
+
+    def _succeed(self) -> None:
+        if self._events is not None:
+            took = time.monotonic() - self._began
+            self._events.add("task-succeeded", uuid=self._task_id, result="None", runtime=took)
+        _send(signals.task_success, self._task, result=None)
+        self._end(states.SUCCESS)
+
+    def _fail(self, failure: Failure) -> None:
+        text = failures.public_text(failure.data, self._claimed.run_id)
+        if self._events is not None:
+            kind = "task-retried" if self.is_tried_again else "task-failed"
+            self._events.add(kind, uuid=self._task_id, exception=text, traceback=None)
+        if self.is_tried_again:
+            if failure is not judging.RELEASED:  # of which no message tells either
+                send_retry(self._task, self._claimed, failure, hostname=self._hostname)
+            self._end(states.RETRY)
+            return
+        error = FatalError(text)
+        _send(
+            signals.task_failure, self._task, task_id=self._task_id, exception=error, args=self._args,
+            kwargs={}, traceback=None, einfo=_einfo(error),
+        )  # fmt: skip
+        self._end(states.FAILURE)
+
+    def _end(self, state: str) -> None:
+        _send(
+            signals.task_postrun, self._task, task_id=self._task_id, task=self._task, args=self._args, kwargs={},
+            retval=None, state=state,
+        )  # fmt: skip
+
+
+def _task_id(claimed: Claimed) -> str:
+    return canvas.task_id(claimed.run_id, claimed.row.node_id, claimed.row.generation)
+
+
+def queue_without_message(app: Celery, runtime: Runtime, name: str) -> str | None:
+    """The queue of a step that may go without a message; `None` where only a message will do."""
+    return canvas.queue_of(app, name) if is_without_message(app, runtime, name) else None
+
+
+def is_without_message(app: Celery, runtime: Runtime, name: str) -> bool:
+    """Whether a step may go without a message.
+
+    Not while the worker stops, and not with a rate limit, which Celery keeps at its queues.
+    """
+    return name in registry.steps and not runtime.is_stopping and not has_rate_limit(app, name)
 
 
 _SIGNALS = (signals.task_prerun, signals.task_success, signals.task_postrun)

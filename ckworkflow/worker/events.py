@@ -124,10 +124,10 @@ def events_of(app: Celery, hostname: str | None = None) -> Events | None:
         app: The app.
         hostname: The worker's name, as Celery prints it; of a process that is none, Celery makes one up.
     """
-    if not app.conf.worker_send_task_events:
-        return None
     found = _made.get(app)
     if found is None or found.pid != os.getpid():
+        if not app.conf.worker_send_task_events:  # which costs as much as the rest
+            return None
         with _made_lock:
             found = _made.get(app)
             if found is None or found.pid != os.getpid():

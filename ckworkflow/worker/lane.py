@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -51,15 +50,13 @@ class Handed:
 
     Attributes:
         claimed: The step.
-        told: What the world is to be told of it, as its event for Flower.
-        telling: What tells it, when it is closed.
+        told: What the world is told of it, as its event for Flower, when it is closed.
         outcome: Returns what the step returned, or raises what it raised; runs it, if that is not done yet.
         recorded: What came of its record, if that is written already.
     """
 
     claimed: Claimed
     told: Told
-    telling: ExitStack
     outcome: Callable[[], Any]
     recorded: Recorded | None = None
 
@@ -216,12 +213,10 @@ class Lane:
         following = recorded.next if recorded.is_next_all else None
         if following is None or not may_carry(self._runtime.app, following) or self._is_over_soon():
             return None
-        handed.telling.close()
+        handed.told.close()
         log_attempt(self._runtime.engine, handed.claimed, None, recorded, is_final=False)
         pass_by(self._chain, following)
-        telling = ExitStack()
-        told = telling.enter_context(self._ahead.telling(following))
-        return Handed(following, told, telling, _stopped)
+        return Handed(following, self._ahead.telling(following), _stopped)
 
     def _is_over_soon(self) -> bool:
         """Whether nothing more begins here: who watches may block, or look at the thread."""

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -106,7 +106,7 @@ class StepTask(Task):
                 self.app, self.step, claimed, runtime, hostname=self.request.hostname,
                 limits=limits.of_request(self.request),
             )  # fmt: skip
-            handed = self._carry(runtime, claimed, chain, ahead, Told(), ExitStack())
+            handed = self._carry(runtime, claimed, chain, ahead, Told())
         attempt: Attempt | None = None
         if handed.claimed is claimed:
             attempt = self._attempt(runtime, handed, self._carries(), ahead, chain)
@@ -136,20 +136,17 @@ class StepTask(Task):
         """Run a step that was claimed without a message, and perhaps others after it; return the next such."""
         with given_up(runtime.engine, claimed):
             ahead.note_own_time()
-            telling = ExitStack()
-            told = telling.enter_context(ahead.telling(claimed))
-            handed = self._carry(runtime, claimed, chain, ahead, told, telling)
+            handed = self._carry(runtime, claimed, chain, ahead, ahead.telling(claimed))
         return self._end_in_place(runtime, handed, chain, ahead)
 
     def _carry(
-        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead, told: Told,
-        telling: ExitStack,
+        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead, told: Told
     ) -> Handed:  # fmt: skip
         """Run a step, and on a lane those after it, up to one that this thread has to do with."""
         step = registry.require_step(claimed.row.name)
         if revokes.is_revoked(claimed):
-            return Handed(claimed, told, telling, partial(_raise, verdicts.revoked(step.name)))
-        handed = Handed(claimed, told, telling, partial(execute, runtime, step, claimed))
+            return Handed(claimed, told, partial(_raise, verdicts.revoked(step.name)))
+        handed = Handed(claimed, told, partial(execute, runtime, step, claimed))
         return Lane(runtime, ahead, chain).run(handed) if may_carry(self.app, claimed) else handed
 
     def _end_in_place(
@@ -160,7 +157,7 @@ class StepTask(Task):
         attempt: Attempt | None = None
         with ExitStack() as leaving:
             leaving.enter_context(given_up(runtime.engine, claimed))
-            with handed.telling:
+            with closing(told):
                 try:
                     carries = first_nodes(chain[-1]) if chain else frozenset()
                     attempt = self._attempt(runtime, handed, carries, ahead, chain)

@@ -172,7 +172,13 @@ def test_a_rate_limit_by_remote_control_reaches_pool_processes(
     home = make_home()
     home.wait_for(lambda: " ready." in home.logs(), "the worker")
     with Celery(broker=redis_url, set_as_current=False) as app:
-        assert app.control.rate_limit("crashing.limited.quick", "5/s", reply=True, timeout=5, limit=1)
+        # A worker on Redis says that it is ready before it listens to remote control.
+        home.wait_for(
+            lambda: app.control.rate_limit(
+                "crashing.limited.quick", "5/s", reply=True, timeout=1, limit=1
+            ),
+            "the worker's answer",
+        )
     program = home.start_program()
 
     program.result(program.start("crashing.limited:five_quick", "place"))

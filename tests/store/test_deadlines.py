@@ -8,15 +8,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 import engine_flows
 from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import database as store
-from ckworkflow.store import transaction, writer
+from ckworkflow.store import tables, transaction, writer
 from ckworkflow.store.writer import GroupWriter
 from desk import Desk, ManualClock
 from waiting import until
@@ -129,3 +130,52 @@ def test_those_of_a_group_whose_time_is_not_up_go_on_without_the_others(
             late.result(20)
         assert early.result(20) == "written"
     assert groups == [30, 30, 40]
+
+
+def test_a_file_says_that_it_has_no_write_ahead_log(tmp_path: Path) -> None:
+    record = SimpleNamespace(info={})
+    # Without locks there is no memory that processes share, as on a network's file system.
+    with closing(sqlite3.connect(f"file:{tmp_path / 'runs'}?vfs=unix-none", uri=True)) as connection:
+        store._prepare_sqlite(connection, record)  # type: ignore[arg-type]
+
+    assert record.info[transaction.PRAGMAS]["journal_mode"] == "delete"
+
+
+def test_without_a_write_ahead_log_a_commit_waits_for_those_who_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(connection: sqlite3.Connection, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        record.info[transaction.PRAGMAS] = {"journal_mode": "delete"}
+
+    monkeypatch.setattr(store, "_prepare_sqlite", prepare)
+    path = tmp_path / "desk.sqlite3"
+    with (
+        closing(Desk(f"sqlite:///{path}", ManualClock(), "here")) as desk,
+        closing(sqlite3.connect(path, isolation_level=None)) as reader,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as newcomer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+
+        def is_committing() -> bool:
+            # Until those who read have gone, nobody else may begin to.
+            try:
+                newcomer.execute("SELECT * FROM runs").fetchall()
+            except sqlite3.OperationalError as error:
+                return "locked" in str(error)
+            return False
+
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM runs").fetchall()
+        begun: list[int] = []
+        writing = pool.submit(
+            desk.engine.database.transact, lambda tx: (begun.append(1), tx.execute(_A_WRITE))
+        )
+        until(is_committing)
+        reader.execute("COMMIT")
+        writing.result()
+
+    assert begun == [1]
+
+
+_A_WRITE = transaction.Prepared(sa.update(tables.runs).values(status="running"))

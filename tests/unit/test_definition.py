@@ -622,3 +622,31 @@ def test_help_of_a_definition_shows_the_function(docs: str | None) -> None:
         assert ("Greet a user." in text) is (docs is not None)
         assert "__call__" not in text
         assert type("Holder", (), {"made": made})().made is made  # it binds to nothing
+
+
+def _none() -> None: ...
+def _two(a: int, b: int) -> None: ...
+def _default(a: int, b: int = 2) -> None: ...
+def _only_by_place(a: int, /, b: int = 2) -> None: ...
+def _any_number(a: int, *rest: int) -> None: ...
+def _by_name(a: int, *, b: int) -> None: ...
+def _by_name_or_not(a: int, *, b: int = 2, **rest: int) -> None: ...
+
+
+@pytest.mark.parametrize("named", [{}, {"a": 1}, {"b": 1}, {"c": 1}])
+@pytest.mark.parametrize("count", range(4))
+@pytest.mark.parametrize(
+    "function", [_none, _two, _default, _only_by_place, _any_number, _by_name, _by_name_or_not]
+)
+def test_arguments_are_refused_where_python_refuses_them(
+    function: Callable[..., None], count: int, named: dict[str, int]
+) -> None:
+    made = step(name=f"bound {function.__name__}")(function)
+    args = tuple(range(count))
+    try:
+        function(*args, **named)
+    except TypeError:
+        with pytest.raises(TypeError, match=f"^{function.__name__}"):
+            made.bind(args, named)
+    else:
+        made.bind(args, named)

@@ -407,7 +407,7 @@ def test_of_a_loop_that_has_ended_the_thread_gives_the_step_back(app: Celery) ->
         def soon(self, call: object) -> None:
             raise RuntimeError("Event loop is closed")
 
-    handed: Any = Handed(None, None, None, lambda: "never", None)  # type: ignore[arg-type]  # none is looked at
+    handed: Any = Handed(None, None, lambda: "never", None)  # type: ignore[arg-type]  # none is looked at
     ended: Any = Ended()
     unused: Any = None
 

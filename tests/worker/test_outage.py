@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,7 @@ def test_a_result_that_could_not_be_recorded_is_no_failure_of_its_step(
     stopping: Any = SimpleNamespace(is_stopping=True, engine=SimpleNamespace(active={("run", "0:0")}))
     claimed: Any = SimpleNamespace(run_id="run", row=SimpleNamespace(node_id="0:0"))
     nothing: Any = None
-    handed = Handed(claimed, Told(), ExitStack(), outcome=lambda: 1)
+    handed = Handed(claimed, Told(), outcome=lambda: 1)
 
     with pytest.raises(DatabaseUnavailableError):
         task.StepTask._attempt(nothing, stopping, handed, frozenset(), ahead, [])
