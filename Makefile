@@ -12,6 +12,8 @@ SOAK_PROGRAMS ?= 5000
 OTHER_PROGRAMS ?= 160
 # Activated, so that `celery` and `ckworkflow` started by a test are those of the environment.
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
+# Where it is set, each of the thousand processes that the tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 BOT_READY = $(VENV)/.ckworkflow-bot
 DEV_READY = $(VENV)/.ckworkflow-dev
 # Apart from the other one: what the peers bring along must not be there when the tests run.

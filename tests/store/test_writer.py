@@ -255,19 +255,22 @@ def test_the_writers_own_thread_ends_when_it_has_nothing_to_do_and_another_begin
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "IDLE_SECONDS", 0.001)
-    ends = Ends()
+    ends, threads = Ends(), set()
 
     for n in range(300):  # so that some come just as it goes
         database.submit_run(
             RunId("a"), lambda tx, n=n: tx.execute(sa.insert(TABLE), {"number": n}) and None, ends.done
         )
+        threads.add(database._writer._thread)
         if n % 3 == 0:
             until(lambda n=n: len(ends.found) == n + 1)
 
     until(lambda: len(ends.found) == 300)
     assert numbers(database) == list(range(300))
     until(lambda: database._writer._thread is None)
-    until(lambda: "ckworkflow-writer" not in {thread.name for thread in threading.enumerate()})
+    threads.discard(None)
+    assert len(threads) > 1
+    until(lambda: not any(thread.is_alive() for thread in threads))
 
 
 @pytest.mark.parametrize("use", ["read", "transact", "transact_run"])
