@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, claims, judging, presence, recovery
+from ckworkflow.engine import attempts, claims, judging, liveness, recovery
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.core import LONGEST_GAP, Engine
@@ -154,16 +154,16 @@ class Desk:
     def lose(self, other: Desk) -> None:
         """Another process has died, and that is found out."""
         self.register(other, pid_started="1")
-        presence.bury_dead(self.engine)
+        liveness.reap_dead(self.engine)
         other.engine.active.clear()  # from now on it stands for another process
 
     def watch(self, span: timedelta) -> None:
         """Let time pass in which this process looks at the others again and again."""
         heartbeat = self.engine.settings.heartbeat
-        presence.bury_dead(self.engine)
+        liveness.reap_dead(self.engine)
         while span > timedelta():
             self.clock.advance(min(heartbeat, span))
-            presence.bury_dead(self.engine)
+            liveness.reap_dead(self.engine)
             span -= heartbeat
 
     def take_lease(self, run_id: RunId) -> None:

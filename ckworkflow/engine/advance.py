@@ -7,7 +7,7 @@ is still what was seen when the outcomes were read. So no wake-up is lost, and n
 A continuation is **foreseen** where this process keeps the body and is about to record the last of what it
 waits for: the body is told before the record is written, and all of it is one transaction, without a
 lease. It stands only if the run is as the body left it (`epoch` and `signals`); if not, the body is thrown
-away and the usual way is gone.
+away and the normal path is taken.
 
 Crash windows: before the commit nothing has happened but a lease, which the clock takes back when its
 owner is gone; after it, what was not published the clock publishes.
@@ -408,7 +408,7 @@ def foresee(
         else:
             trace = engine.budget.run_here(body.tracer, workflow, resume, lost)
         trace = _known_here(trace)
-    except Exception:  # noqa: BLE001  # whatever it is, the usual way meets it again, and tells it
+    except Exception:  # noqa: BLE001  # whatever it is, the normal path meets it again, and reports it
         body.tracer.close()
         return None
     return Foreseen(body, trace, at)

@@ -30,7 +30,7 @@ from ckworkflow.engine.resolve import resolve_known
 from ckworkflow.errors import RefusedValueError, UnreadableValueError
 from ckworkflow.model import NodeId, NodeStatus
 from ckworkflow.store import claims, nodes, records, runs, windows
-from ckworkflow.store.guesses import GuessError
+from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.records import Followup
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import LAST, Work, finish
@@ -244,11 +244,11 @@ def _end(engine: Engine, claimed: Claimed, work: Work[Recorded]) -> Recorded:
 def _record_at_once(
     engine: Engine, claimed: Claimed, output: str, may_run: MayRun | None, foreseen: Foreseen | None
 ) -> Recorded | None:
-    """Record a result in one round trip, where this process knows what follows; `None`: the usual way.
+    """Record a result in one round trip, where this process knows what follows; `None`: the normal path is taken.
 
-    It takes for granted that the run is as it was left (`guesses`).
+    It expects that the run is as it was left (`ckworkflow.store.expectations`).
     """
-    if may_run is None or not engine.database.can_guess:
+    if may_run is None or not engine.database.can_expect:
         return None
     try:
         if foreseen is not None and foreseen.run is not None:
@@ -260,7 +260,7 @@ def _record_at_once(
         taking = _taking(engine, claimed, output, may_run) if foreseen is None else None
         if taking is not None:
             return taking.recorded(engine.database.transact_run(claimed.run_id, taking.work))
-    except GuessError:
+    except ExpectationError:
         pass
     return None
 
@@ -269,8 +269,8 @@ def _commit_foreseen(
     engine: Engine, tx: Transaction, run: RunRow, claimed: Claimed, output: str, foreseen: Foreseen,
     may_run: MayRun,
 ) -> Recorded:  # fmt: skip
-    runs.sure_run(tx, run)
-    records.sure_end(
+    runs.expect_run(tx, run)
+    records.expect_end(
         tx, run.run_id, claimed.row, output=output, at=run.now, place=foreseen.place_of_last
     )
     return _foreseen(engine, tx, run, foreseen, may_run)
@@ -298,7 +298,7 @@ class _Taking:
 def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _Taking | None:
     """Record a result, and take the step after it in place; `None` if that or its arguments are not at hand."""
     run_id, row, after = claimed.run_id, claimed.row, claimed.row.after
-    if after is None or not engine.database.can_guess or not may_run(after.name):
+    if after is None or not engine.database.can_expect or not may_run(after.name):
         return None
     value = resolve_known(codec.loads(after.args), {row.node_id: output})
     if value is None:
@@ -307,13 +307,13 @@ def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _
     def work(tx: Transaction) -> Works[NodeRow]:
         now = engine.database.about_now()
         runs.ask_lock(tx, run_id, engine.database)
-        records.sure_end(tx, run_id, row, output=output, at=now)
+        records.expect_end(tx, run_id, row, output=output, at=now)
         (node_id,) = nodes.load_targets(row.next)
-        taking = claims.sure_take(
+        taking = claims.expect_take(
             tx, run_id, NodeId(node_id), generation=after.generation, owner=engine.owner, at=now
         )
         yield LAST
-        return claims.sure_taken(taking)
+        return claims.expected_take(taking)
 
     def recorded(taken: NodeRow) -> Recorded:
         args, kwargs = tuple(value["args"]), value["kwargs"]

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
-from ckworkflow.engine.presence import beat
+from ckworkflow.engine.liveness import heartbeat
 from ckworkflow.engine.resolve import resolve_value
 from ckworkflow.engine.suspects import SUSPECT_LOSSES, probation
 from ckworkflow.errors import RunNotFoundError, UnreadableValueError
@@ -88,12 +88,12 @@ def claim(
         opens: The message was one of a window: another step of those held back is to begin.
         may_begin: Whether that other one may do so in this process; else it is published.
     """
-    if engine.pulse.is_older_than(engine.settings.silence / 2):
+    if engine.last_heartbeat.is_older_than(engine.settings.silence / 2):
         # Stopped for a while, perhaps taken for dead: who owns something must be known to live.
-        beat(engine, role="worker")
+        heartbeat(engine, role="worker")
     try:
         claimed: Claimed | Early | Dropped | None = None
-        if not opens and engine.database.can_guess:
+        if not opens and engine.database.can_expect:
             claimed = _claim_at_once(engine, run_id, node_id, generation, step)
         if claimed is None:
             claimed = engine.database.transact_run(

@@ -81,21 +81,21 @@ FEW = 3
 LONGEST_BACKOFF = timedelta(minutes=5)
 
 
-class Pulse:
+class LastHeartbeat:
     """When this process last said in SQL that it lives, by the monotonic clock; a client never does."""
 
-    beaten_at: float | None = None
+    at: float | None = None
 
-    def beat(self) -> None:
-        """Note a beat."""
-        self.beaten_at = time.monotonic()
+    def note(self) -> None:
+        """Note that it has said so now."""
+        self.at = time.monotonic()
 
     def is_older_than(self, span: timedelta) -> bool:
-        """Whether the last beat was so long ago."""
-        return self.beaten_at is not None and time.monotonic() - self.beaten_at > span.total_seconds()
+        """Whether it was so long ago."""
+        return self.at is not None and time.monotonic() - self.at > span.total_seconds()
 
 
-class Delay:
+class MessageLatency:
     """How long messages take at present from their publishing to this process.
 
     Args:
@@ -148,7 +148,7 @@ class Engine:
         self.active: set[tuple[RunId, NodeId]] = set()
         """The steps that this process runs now."""
         self._endings: dict[RunId, tuple[str, str | None, str | None]] = {}
-        self.pulse = Pulse()
+        self.last_heartbeat = LastHeartbeat()
         self.detector = FailureDetector(settings.silence, LONGEST_GAP * settings.heartbeat)
         """Of the processes that have died; the clock's thread alone uses it."""
         self.suspects = Suspects()
@@ -157,7 +157,7 @@ class Engine:
         """Set while this process runs steps itself."""
         self.is_saturated: Callable[[], bool] = lambda: False
         """Whether this process is a worker that has no slot free."""
-        self.delay = Delay()
+        self.message_latency = MessageLatency()
         """Of the messages that come to it."""
         self.queues: frozenset[str] | None = None
         """The queues that this process consumes, once that is known."""
@@ -230,13 +230,13 @@ class Engine:
         """
         return min(self.settings.redispatch_after * (1 << min(dispatches, 16)), LONGEST_BACKOFF)
 
-    def looks_within(self, span: timedelta) -> int:
-        """How often a message that is not claimed is looked for within a span after its publishing."""
-        looks, looked_at = 0, self.redispatch_after(0)
-        while looked_at <= span:
-            looks += 1
-            looked_at += self.redispatch_after(looks)
-        return looks
+    def redispatches_within(self, span: timedelta) -> int:
+        """How many turns of the redispatch back-off end within a span after a message was published."""
+        turns, ends_after = 0, self.redispatch_after(0)
+        while ends_after <= span:
+            turns += 1
+            ends_after += self.redispatch_after(turns)
+        return turns
 
     # -- inside a transaction ---------------------------------------------------------------------
 

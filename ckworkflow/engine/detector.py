@@ -10,7 +10,7 @@ silence, by its own monotonic clock, and in looks that were close together. Wall
 do not matter. Time during which this process was stopped, or the database was away, counts as a single look.
 
 Not here: how the kernel is asked (`ckworkflow.engine.identity`), and how a dead process's work is freed
-(`ckworkflow.engine.presence`).
+(`ckworkflow.engine.liveness`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import begun, claim_next
-from ckworkflow.engine.presence import HOLD
+from ckworkflow.engine.liveness import HOLD
 from ckworkflow.engine.wording import listed
 from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 TOGETHER = 25
 """Runs that are recovered in one transaction."""
-PATIENT_LOOKS = 3
-"""So often a worker that is full finds a message late without publishing it again; see `_patience`."""
+TURNS_WHILE_FULL = 3
+"""Turns of the back-off that a worker without a free slot lets pass; see `_redispatch_backoff`."""
 LOCKED_WAIT = timedelta(milliseconds=10)
 """Until the next look, where others have locked all that is due."""
 
@@ -173,7 +173,7 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) 
     held = {row.node_id for row in rows if row.is_held}
     # What is held back waits for those that are published, unless there are none.
     publish = [node_id for node_id in ready if node_id not in held] or ready
-    if run.dispatches < _patience(engine, rows):
+    if run.dispatches < _redispatch_backoff(engine, rows):
         late = {row.node_id for row in rows if row.due_at is None} - set(followup.ready)
         publish = [node_id for node_id in publish if node_id not in late]
     here: Claimed | None = None
@@ -210,18 +210,18 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) 
     return _Recovered(run, pieces, must_advance, begun=here, unclaimed=unclaimed)
 
 
-def _patience(engine: Engine, rows: Sequence[NodeRow]) -> int:
-    """How often a message that was published and not claimed may be found late before it is published again.
+def _redispatch_backoff(engine: Engine, rows: Sequence[NodeRow]) -> int:
+    """How many turns a message that was published and not claimed may be late before it is published again.
 
     It is in the queue, most likely, and copies would make that longer: so a worker sees it that has no slot free, or to
     which messages come that have taken as long. Where other steps of the run are running, messages do arrive.
     """
-    looks = engine.looks_within(engine.delay.recent() * 2)
+    turns = engine.redispatches_within(engine.message_latency.recent() * 2)
     if engine.is_saturated():
-        return max(looks, PATIENT_LOOKS)
+        return max(turns, TURNS_WHILE_FULL)
     if any(row.kind is NodeKind.STEP and row.status is NodeStatus.RUNNING for row in rows):
-        return max(looks, 1)
-    return looks
+        return max(turns, 1)
+    return turns
 
 
 def _is_ready(row: NodeRow, run: RunRow) -> bool:

@@ -9,7 +9,7 @@ A process counts only the suspects that it runs itself, so processes never wait 
 a step is cleared once it has run for twice as long as in any attempt that it was charged for. It then delays no other
 step, and if its process dies, it is not charged, and its losses fall back to the threshold.
 
-Not here: the claims that ask (`ckworkflow.engine.claims`), the losses themselves (`ckworkflow.engine.presence`).
+Not here: the claims that ask (`ckworkflow.engine.claims`), the losses themselves (`ckworkflow.engine.liveness`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The verdict is recorded before the step is stopped. What the process that runs t
 fenced by that, whatever it is and however that process ends.
 
 Not here: who passes them (`ckworkflow.worker.request`, `.revokes`), processes that have died by themselves
-(`ckworkflow.engine.presence`).
+(`ckworkflow.engine.liveness`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
-from ckworkflow.store.guesses import sure
+from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import AFTER, COLUMNS, HERE, NodeRow, node_row, update_node
 from ckworkflow.store.tables import nodes
 from ckworkflow.store.transaction import Prepared, Rows
@@ -43,20 +43,20 @@ def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at:
     return tx.execute(_TAKE, {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at})
 
 
-def sure_take(
+def expect_take(
     tx: Transaction, run_id: RunId, node_id: NodeId, *, generation: int, owner: str, at: datetime
 ) -> Rows:
-    """Take a step that is taken to wait for nothing but what this transaction records: see `sure_taken`."""
+    """Take a step that is taken to wait for nothing but what this transaction records: see `expected_take`."""
     return tx.execute(
-        _SURE_TAKE,
+        _EXPECTED_TAKE,
         {
             "b_run": run_id, "b_node": node_id, "b_generation": generation, "v_owner": owner, "v_now": at,
         },
     )  # fmt: skip
 
 
-def sure_taken(asked: Rows) -> NodeRow:
-    """Return what `sure_take` has taken."""
+def expected_take(asked: Rows) -> NodeRow:
+    """Return what `expect_take` has taken."""
     (row,) = asked.all()
     return node_row(row[1:])
 
@@ -117,7 +117,7 @@ _TAKE_UPDATE = (
     )
 )  # fmt: skip
 _TAKE = Prepared(_TAKE_UPDATE.returning(*COLUMNS))
-_SURE_TAKE = sure(
+_EXPECTED_TAKE = expecting(
     _TAKE_UPDATE.where(nodes.c.generation == sa.bindparam("b_generation")).returning(*COLUMNS, AFTER)
 )
 _CLAIM = Prepared(

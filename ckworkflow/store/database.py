@@ -27,9 +27,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from ckworkflow.errors import DatabaseUnavailableError, InvalidSettingError, RefusedValueError
 from ckworkflow.model import RunId
 from ckworkflow.scrub import conceal_url, scrub
+from ckworkflow.store.expectations import ExpectationError, is_unmet
 from ckworkflow.store.files import OpenFile, make_private
 from ckworkflow.store.forks import ForkGate
-from ckworkflow.store.guesses import GuessError, is_wrong_guess
 from ckworkflow.store.location import SETTING, read_url, shown
 from ckworkflow.store.transaction import (
     BUSY_SECONDS,
@@ -180,7 +180,7 @@ class Database:
         Args:
             run_id: The only run that it locks.
             work: As for `transact`; may yield where it is about to read rows (`writer`).
-                Where it has taken something for granted (`guesses`) that is not so, there is a `GuessError`.
+                If something that it expects is not so, it is undone, and there is an `ExpectationError`.
             is_lasting: Whether it must be there still after a power cut; a death of the process never loses it.
         """
         _ = self.engine  # of this process, and so its writer
@@ -212,8 +212,8 @@ class Database:
         return self.note_now(value)
 
     @property
-    def can_guess(self) -> bool:
-        """Whether a transaction is worth its guesses: there is a server to wait for, and a driver that need not."""
+    def can_expect(self) -> bool:
+        """Whether expecting rows saves anything: there is a server to wait for, and a driver that need not wait."""
         return not self.is_sqlite and is_direct(self.engine.dialect)
 
     @property
@@ -240,7 +240,7 @@ class Database:
         """Have a server give up what a process has under way that is taken for dead; of SQLite nothing is known.
 
         One that was stopped in the middle of a transaction keeps its locks, and so does one whose machine is gone,
-        of which a server may learn after hours. Who waits for them are the clocks of all others, in their burial.
+        of which a server may learn after hours. The clocks of the surviving processes would wait for them as they reap it.
         """
         if not self.is_sqlite:
             self.read(lambda tx: tx.execute(_END_SESSIONS, {"name": _session_name(owner)}))
@@ -297,8 +297,8 @@ class Database:
                 reason = f"all {POOL_SIZE + POOL_OVERFLOW} sessions of this process are in use"
                 raise DatabaseUnavailableError(self.url, reason) from error
             except exc.DBAPIError as error:
-                if is_wrong_guess(error.orig):
-                    raise GuessError from error
+                if is_unmet(error.orig):
+                    raise ExpectationError from error
                 if lock_seconds is not None and sqlstate(error) == _LOCK_NOT_AVAILABLE:
                     raise BusyError from error
                 verdict = give_verdict(error)

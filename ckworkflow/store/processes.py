@@ -68,7 +68,7 @@ def list_processes(tx: Transaction) -> list[ProcessRow]:
     ]  # fmt: skip
 
 
-def list_strangers(tx: Transaction) -> list[str]:
+def list_unknown_owners(tx: Transaction) -> list[str]:
     """Who owns nodes and has no row."""
     query = sa.select(nodes.c.owner).where(
         nodes.c.owner.is_not(None), nodes.c.owner.not_in(sa.select(processes.c.id))

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
-from ckworkflow.store.guesses import sure
+from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import (
     COLUMNS,
     HERE,
@@ -91,7 +91,7 @@ _END_UPDATE = (
     )
 )
 _END = Prepared(_END_UPDATE.returning(nodes.c.status, nodes.c.next))
-_SURE_END = sure(
+_EXPECTED_END = expecting(
     _END_UPDATE.where(
         nodes.c.status == NodeStatus.RUNNING, nodes.c.next == sa.bindparam("b_next")
     ).returning(nodes.c.status)
@@ -134,14 +134,14 @@ def ask_end(
     return rows
 
 
-def sure_end(
+def expect_end(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str, at: datetime,
     place: tuple[int, datetime] | None = None,
 ) -> None:  # fmt: skip
     """Write the result of an attempt that is taken to be still its owner's, as `ask_end` does."""
     delivered, delivered_at = place or (None, None)
     tx.execute(
-        _SURE_END,
+        _EXPECTED_END,
         {
             "b_run": run_id, "b_node": claimed.node_id, "b_owner": claimed.owner, "b_next": claimed.next,
             "b_attempt": claimed.attempt, "v_output": output, "v_error": None, "v_now": at,

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.model import NodeId, RunId, RunStatus
-from ckworkflow.store.guesses import sure
+from ckworkflow.store.expectations import expecting
 from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Prepared, Rows
 from ckworkflow.store.verdicts import ConstraintError
@@ -112,10 +112,10 @@ def ask_lock(tx: Transaction, run_id: RunId, database: Database) -> Rows:
     return tx.execute(statement, {"b_run": run_id})
 
 
-def sure_run(tx: Transaction, run: RunRow) -> None:
+def expect_run(tx: Transaction, run: RunRow) -> None:
     """Lock a run that is taken to be as it is given."""
     tx.execute(
-        _SURE_RUN,
+        _EXPECTED_RUN,
         {
             "b_run": run.run_id, "b_status": run.status, "b_wake_at": run.wake_at, "b_signals": run.signals,
             "b_delivered": run.delivered, "b_epoch": run.epoch,
@@ -165,7 +165,7 @@ _LOCK_RUN_AND_TIME = Prepared(
     .where(_HERE)
     .with_for_update()
 )
-_SURE_RUN = sure(
+_EXPECTED_RUN = expecting(
     sa.select(runs.c.id)
     .where(
         _HERE,

@@ -130,14 +130,14 @@ class RunAhead:
         waiting = 0 if local is None else local.waiting
         return waiting > 0 or len(state.reserved_requests) > len(state.active_requests)
 
-    def telling(self, claimed: Claimed) -> Told:
-        """Tell Celery's signals and events that a step begins, and of its end when what this gives is closed."""
+    def report(self, claimed: Claimed) -> TaskReport:
+        """Report that a step begins; to close the report tells of its end."""
         parent, self._parent = self._parent, _task_id(claimed)
-        return _Telling(self._app, claimed, hostname=self._hostname, parent=parent)
+        return _InPlaceReport(self._app, claimed, hostname=self._hostname, parent=parent)
 
 
-class Told:
-    """What the world is told of a step as it ends; of one with a message nothing, since Celery tells of those.
+class TaskReport:
+    """What Celery's signals and events are told of a step; of one with a message nothing, since Celery reports those.
 
     Attributes:
         failure: What went wrong, if anything did.
@@ -151,10 +151,10 @@ class Told:
         self.is_tried_again = False
 
     def close(self) -> None:
-        """Tell it: the step has ended."""
+        """Report that the step has ended."""
 
 
-class _Telling(Told):
+class _InPlaceReport(TaskReport):
     __slots__ = ("_app", "_args", "_began", "_claimed", "_events", "_hostname", "_task", "_task_id")
 
     def __init__(

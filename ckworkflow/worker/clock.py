@@ -2,7 +2,7 @@
 
 Runs whose time has come, processes that have died, runs that are old, a schema that has gone beyond this code.
 
-Several clocks do not disturb each other: SQL gives each due run to one of them. No beat, no state: killing
+Several clocks do not disturb each other: SQL gives each due run to one of them. No Celery beat, no state: killing
 it loses nothing.
 """
 
@@ -21,7 +21,7 @@ from celery.worker import state
 
 from ckworkflow import canvas
 from ckworkflow.background import BackgroundThread, stop_worker_with
-from ckworkflow.engine import claims, holding, presence, recovery, retention
+from ckworkflow.engine import claims, holding, liveness, recovery, retention
 from ckworkflow.engine.core import one_by_one
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS
@@ -111,7 +111,7 @@ class ClockThread:
             self._wake.set()
 
     def _run(self) -> None:
-        buried = 0.0
+        reaped_at = 0.0
         outage = Outage(logger, "database of the clock")
         # Once a heartbeat at least, since a look counts for so much time only.
         look_seconds = min(BURY_SECONDS, self._engine.settings.heartbeat.total_seconds())
@@ -120,9 +120,9 @@ class ClockThread:
             try:
                 self._check_schema()
                 self._retry_held()
-                if self._is_somebody_lost() or time.monotonic() - buried >= look_seconds:
-                    presence.bury_dead(self._engine)
-                    buried = time.monotonic()
+                if self._is_somebody_lost() or time.monotonic() - reaped_at >= look_seconds:
+                    liveness.reap_dead(self._engine)
+                    reaped_at = time.monotonic()
                 claims.offer_turns(self._engine)
                 self._continuations.begin_next()
                 left = recovery.tick(self._engine)

@@ -324,7 +324,7 @@ def _note_delay(request: Any) -> None:
     if at is not None:
         engine = current().engine
         with contextlib.suppress(DatabaseUnavailableError):
-            engine.delay.note(engine.database.about_now() - at)
+            engine.message_latency.note(engine.database.about_now() - at)
 
 
 # Not one traceback for each message that a lost connection has left, as kombu's own have it: the consumer has

@@ -3,7 +3,7 @@
 Its row is what others go by when they cannot ask the kernel: whoever has let it lapse is taken for dead, and
 what it owned is free.
 
-Not here: who is dead, and what becomes of it (`ckworkflow.engine.presence`).
+Not here: who is dead, and what becomes of it (`ckworkflow.engine.liveness`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow.background import BackgroundThread
-from ckworkflow.engine import presence
+from ckworkflow.engine import liveness
 from ckworkflow.errors import CkWorkflowError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Heartbeat:
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
-        presence.beat(self._engine, role=self._role)
+        liveness.heartbeat(self._engine, role=self._role)
         self._thread.start()
 
     def stop(self) -> None:
@@ -55,7 +55,7 @@ class Heartbeat:
         self._is_stopped.set()
         self._thread.join(5)
         try:
-            presence.leave(self._engine)
+            liveness.leave(self._engine)
         except CkWorkflowError as error:
             logger.warning("process row left behind: %s", error)
 
@@ -63,8 +63,8 @@ class Heartbeat:
         suspects: frozenset[Any] = frozenset()
         while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
             try:
-                presence.beat(self._engine, role=self._role)
-                presence.renew_leases(self._engine)
-                suspects = presence.release_orphans(self._engine, suspects)
-            except Exception as error:  # noqa: BLE001  # the next beat may succeed; a dead database is logged
+                liveness.heartbeat(self._engine, role=self._role)
+                liveness.renew_leases(self._engine)
+                suspects = liveness.release_orphans(self._engine, suspects)
+            except Exception as error:  # noqa: BLE001  # the next one may succeed; a dead database is logged
                 logger.warning("heartbeat failed: %s", error)

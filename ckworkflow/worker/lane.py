@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ckworkflow.engine.attempts import Recorded
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.model import NodeId
-    from ckworkflow.worker.ahead import RunAhead, Told
+    from ckworkflow.worker.ahead import RunAhead, TaskReport
     from ckworkflow.worker.runtime import Runtime
 
 __all__ = ["Handed", "Lane", "may_carry", "pass_by"]
@@ -50,13 +50,13 @@ class Handed:
 
     Attributes:
         claimed: The step.
-        told: What the world is told of it, as its event for Flower, when it is closed.
+        report: What Celery's signals and events are told of it; closed when it has ended.
         outcome: Returns what the step returned, or raises what it raised; runs it, if that is not done yet.
         recorded: What came of its record, if that is written already.
     """
 
     claimed: Claimed
-    told: Told
+    report: TaskReport
     outcome: Callable[[], Any]
     recorded: Recorded | None = None
 
@@ -213,10 +213,10 @@ class Lane:
         following = recorded.next if recorded.is_next_all else None
         if following is None or not may_carry(self._runtime.app, following) or self._is_over_soon():
             return None
-        handed.told.close()
+        handed.report.close()
         log_attempt(self._runtime.engine, handed.claimed, None, recorded, is_final=False)
         pass_by(self._chain, following)
-        return Handed(following, self._ahead.telling(following), _stopped)
+        return Handed(following, self._ahead.report(following), _stopped)
 
     def _is_over_soon(self) -> bool:
         """Whether nothing more begins here: who watches may block, or look at the thread."""

@@ -33,7 +33,7 @@ from ckworkflow.plan import Chain
 from ckworkflow.plan import Task as PlannedTask
 from ckworkflow.worker import interrupts, limits, revokes
 from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.ahead import RunAhead, Told, send_retry
+from ckworkflow.worker.ahead import RunAhead, TaskReport, send_retry
 from ckworkflow.worker.events import flush_events
 from ckworkflow.worker.execution import StoppedError, execute
 from ckworkflow.worker.lane import Handed, Lane, may_carry, pass_by
@@ -106,7 +106,7 @@ class StepTask(Task):
                 self.app, self.step, claimed, runtime, hostname=self.request.hostname,
                 limits=limits.of_request(self.request),
             )  # fmt: skip
-            handed = self._carry(runtime, claimed, chain, ahead, Told())
+            handed = self._carry(runtime, claimed, chain, ahead, TaskReport())
         attempt: Attempt | None = None
         if handed.claimed is claimed:
             attempt = self._attempt(runtime, handed, self._carries(), ahead, chain)
@@ -136,38 +136,38 @@ class StepTask(Task):
         """Run a step that was claimed without a message, and perhaps others after it; return the next such."""
         with given_up(runtime.engine, claimed):
             ahead.note_own_time()
-            handed = self._carry(runtime, claimed, chain, ahead, ahead.telling(claimed))
+            handed = self._carry(runtime, claimed, chain, ahead, ahead.report(claimed))
         return self._end_in_place(runtime, handed, chain, ahead)
 
     def _carry(
-        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead, told: Told
+        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead, report: TaskReport
     ) -> Handed:  # fmt: skip
         """Run a step, and on a lane those after it, up to one that this thread has to do with."""
         step = registry.require_step(claimed.row.name)
         if revokes.is_revoked(claimed):
-            return Handed(claimed, told, partial(_raise, verdicts.revoked(step.name)))
-        handed = Handed(claimed, told, partial(execute, runtime, step, claimed))
+            return Handed(claimed, report, partial(_raise, verdicts.revoked(step.name)))
+        handed = Handed(claimed, report, partial(execute, runtime, step, claimed))
         return Lane(runtime, ahead, chain).run(handed) if may_carry(self.app, claimed) else handed
 
     def _end_in_place(
         self, runtime: Runtime, handed: Handed, chain: list[Any], ahead: RunAhead
     ) -> Claimed | None:
         """Record how a step in place has ended, and do what follows; return the next such."""
-        claimed, told = handed.claimed, handed.told
+        claimed, report = handed.claimed, handed.report
         attempt: Attempt | None = None
         with ExitStack() as leaving:
             leaving.enter_context(given_up(runtime.engine, claimed))
-            with closing(told):
+            with closing(report):
                 try:
                     carries = first_nodes(chain[-1]) if chain else frozenset()
                     attempt = self._attempt(runtime, handed, carries, ahead, chain)
                 except Ignore:  # the worker stops
-                    told.failure, told.is_tried_again = judging.RELEASED, True
+                    report.failure, report.is_tried_again = judging.RELEASED, True
                     chain.clear()
                     return None
                 leaving.enter_context(given_up(runtime.engine, attempt.following))
-                told.failure = attempt.failure
-                told.is_tried_again = not attempt.is_final
+                report.failure = attempt.failure
+                report.is_tried_again = not attempt.is_final
             if attempt.failure is not None and attempt.recorded.retry_in is not None:
                 # Before the next attempt can tell of itself: the last event is what Flower shows.
                 flush_events()

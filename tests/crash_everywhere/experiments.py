@@ -100,7 +100,7 @@ class Bench:
                 raise StuckError(f"the process died by itself\n{site.logs()}")
             tally.killed_at.append(trace[-1])
             site.control.disarm()
-            site.bury(victim)
+            site.clear_away(victim)
             if run_id is not None:
                 crashes.append(site.see(run_id))
                 site.reader.close()

@@ -327,7 +327,7 @@ class Site:
         wait_for(lambda: child.is_dead or child.said() == "ready", lambda: f"a process\n{self.logs()}")
         self.boot_seconds.append(time.monotonic() - began)
 
-    def bury(self, child: Child) -> None:
+    def clear_away(self, child: Child) -> None:
         """After the death of a process: let the database find it out, and note what the broker had given it."""
         child.close()
         self._children.remove(child)
@@ -349,10 +349,10 @@ class Site:
     def wait_until_settled(self, child: Child) -> None:
         """Wait until a process that is up has also dealt with its dead predecessors."""
 
-        def are_buried() -> bool:
+        def are_reaped() -> bool:
             return all(is_running(pid) for (pid,) in self.reader.all("SELECT pid FROM processes"))
 
-        wait_for(lambda: child.is_dead or are_buried(), lambda: f"a burial\n{self.logs()}")
+        wait_for(lambda: child.is_dead or are_reaped(), lambda: f"a reaping\n{self.logs()}")
         self.wait_until_quiet(child)
 
     def forget_dead(self) -> None:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, claims, judging, presence, recovery
+from ckworkflow.engine import attempts, claims, judging, liveness, recovery
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.core import Engine
@@ -33,7 +33,7 @@ from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 from ckworkflow.store import nodes, processes, runs, schema
 from ckworkflow.store.database import Database
-from ckworkflow.store.guesses import GuessError
+from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.processes import ProcessRow
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import Work, finish
@@ -209,7 +209,7 @@ class SimDatabase(Database):
 
         try:
             result = transact(counted)
-        except GuessError:
+        except ExpectationError:
             self.count -= 1  # nothing was done: it is tried again in another way
             raise
         except BaseException:
@@ -330,10 +330,10 @@ class SimWorker:
         if run_id is None:
             found = self.database.read(lambda tx: runs.list_runs(tx, limit=1))
             if not found or found[0].created_at < self._started_at:
-                self._bury(self.processes[0])
+                self._reap(self.processes[0])
                 return None
             run_id = found[0].run_id
-            self._bury(self.processes[0])
+            self._reap(self.processes[0])
         try:
             self.ahead = 0.0  # what a script names comes by a message
             for move in script:
@@ -458,7 +458,7 @@ class SimWorker:
             pass  # as in `_guard`
         else:
             return
-        self._bury(process)
+        self._reap(process)
 
     # -- messages -------------------------------------------------------------------------------------
 
@@ -504,7 +504,7 @@ class SimWorker:
             self.queue.clear()
         else:
             self.queue.append(replace(message, eta=self.clock.now))
-        self._bury(process)
+        self._reap(process)
         return True
 
     def _handle(self, engine: SimEngine, message: Message) -> bool:
@@ -616,14 +616,14 @@ class SimWorker:
     def _ask_kernel(self, process: Identity) -> Look:
         return Look(Standing.ENDED if process.process_id in self._dead else Standing.RUNNING)
 
-    def _bury(self, process: _Process) -> None:
+    def _reap(self, process: _Process) -> None:
         """Replace a process that has died, and let the new one clean up after it."""
         self.database.kill = None
         between, self.database.between = self.database.between, lambda: None
         process.engine.bodies.clear()
         born = self._process(replaces=process)
         self.processes = [born if other is process else other for other in self.processes]
-        presence.bury_dead(born.engine)
+        liveness.reap_dead(born.engine)
         self.clock.tick()
         recovery.tick(born.engine)
         self.database.between = between

@@ -58,14 +58,14 @@ def test_a_chain_that_went_on_beside_a_failure_is_where_the_body_finds_it(desk: 
 
 
 def test_a_guess_from_an_old_plan_takes_no_step_that_waits_for_nothing(desk: Desk) -> None:
-    """Who records the step before guesses what follows it; a newer plan may have another step of that name."""
+    """Who records the step before expects what follows it; a newer plan may have another step of that name."""
     run_id = desk.start(fails_beside_a_chain)
     first = NodeId("0.2:1")  # planned anew: it may begin, and waits for nothing
 
-    def guess(tx: Transaction) -> NodeRow | None:
+    def expect(tx: Transaction) -> NodeRow | None:
         return claims.taken(claims.ask_take(tx, run_id, first, owner="other", at=desk.clock.now))
 
-    assert desk.engine.database.transact(guess) is None
+    assert desk.engine.database.transact(expect) is None
     assert desk.node(run_id, first).unmet == 0
     desk.claim(run_id, first)
 

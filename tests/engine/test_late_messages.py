@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ckworkflow import canvas, step, workflow
-from ckworkflow.engine.core import Delay
-from ckworkflow.engine.recovery import PATIENT_LOOKS
+from ckworkflow.engine.core import MessageLatency
+from ckworkflow.engine.recovery import TURNS_WHILE_FULL
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.plan import Chain, Task
 from waiting import until
@@ -53,8 +53,8 @@ def test_a_message_that_is_late_is_published_again_at_once_where_others_come_in_
 def test_a_message_that_is_late_is_waited_for_twice_as_long_as_others_take(desk: Desk) -> None:
     # They are looked for 2, 6, 14 and 30 s after they were published.
     for seconds, look in ((0.9, 1), (1.0, 2), (6.9, 3), (7.0, 4)):
-        desk.engine.delay = Delay(lambda: 0.0)
-        desk.engine.delay.note(timedelta(seconds=seconds))
+        desk.engine.message_latency = MessageLatency(lambda: 0.0)
+        desk.engine.message_latency.note(timedelta(seconds=seconds))
 
         assert looks_until_published_again(desk) == look
 
@@ -62,22 +62,22 @@ def test_a_message_that_is_late_is_waited_for_twice_as_long_as_others_take(desk:
 def test_a_worker_without_a_free_slot_waits_longer_for_a_message_that_is_late(desk: Desk) -> None:
     desk.engine.is_saturated = lambda: True
 
-    assert looks_until_published_again(desk) == PATIENT_LOOKS + 1
+    assert looks_until_published_again(desk) == TURNS_WHILE_FULL + 1
 
 
 def test_what_messages_have_taken_is_forgotten_within_seconds() -> None:
     now = 100.0
-    delay = Delay(lambda: now)
-    delay.note(timedelta(seconds=9))
-    delay.note(timedelta(seconds=5))
+    latency = MessageLatency(lambda: now)
+    latency.note(timedelta(seconds=9))
+    latency.note(timedelta(seconds=5))
 
     now += 2.1
-    assert delay.recent() == timedelta(seconds=9)
-    delay.note(timedelta(seconds=1))
+    assert latency.recent() == timedelta(seconds=9)
+    latency.note(timedelta(seconds=1))
     now += 2.1
-    assert delay.recent() == timedelta(seconds=1)
+    assert latency.recent() == timedelta(seconds=1)
     now += 4.1
-    assert delay.recent() == timedelta()
+    assert latency.recent() == timedelta()
 
 
 def test_a_worker_sees_how_long_messages_take_to_it(running: Installation, app: Celery) -> None:
@@ -87,7 +87,7 @@ def test_a_worker_sees_how_long_messages_take_to_it(running: Installation, app: 
     # Of a run that is gone: its time is seen, then it is dropped.
     canvas.publish(app, MISSING, [piece], at=at)
 
-    until(lambda: running.engine.delay.recent() > timedelta(seconds=4.9))
+    until(lambda: running.engine.message_latency.recent() > timedelta(seconds=4.9))
 
 
 def test_of_a_message_that_comes_a_second_time_nobody_knows_how_long_it_took() -> None:

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from ckworkflow import sleep, start_sync, step, workflow
-from ckworkflow.engine import attempts, claims, presence
+from ckworkflow.engine import attempts, claims, liveness
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.identity import pid_started, this_process
@@ -302,7 +302,7 @@ def test_what_a_dead_process_of_this_host_owned_is_free_at_once(desk: Desk, othe
     ended.wait()
     desk.register(other, pid=ended.pid, pid_started=started)
 
-    presence.bury_dead(desk.engine)
+    liveness.reap_dead(desk.engine)
 
     row = desk.node(run_id)
     assert (row.status, row.owner, row.losses, row.free_attempts) == (NodeStatus.PLANNED, None, 1, 1)
@@ -316,7 +316,7 @@ def test_a_pid_that_another_program_has_now_is_no_life(desk: Desk, other: Desk) 
     other.claim(run_id)
     desk.register(other, pid=this_process().pid, pid_started="1")
 
-    presence.bury_dead(desk.engine)
+    liveness.reap_dead(desk.engine)
 
     assert desk.node(run_id).owner is None
 
@@ -340,7 +340,7 @@ def test_a_living_process_keeps_what_it_owns(desk: Desk, other: Desk) -> None:
     other.claim(run_id)
     desk.register(other)
 
-    presence.bury_dead(desk.engine)
+    liveness.reap_dead(desk.engine)
 
     assert desk.node(run_id).owner == other.engine.owner
 
@@ -422,12 +422,12 @@ def test_a_message_for_a_run_that_was_deleted_is_dropped(desk: Desk) -> None:
 def test_what_a_process_owns_and_does_not_run_is_free_after_a_while(desk: Desk) -> None:
     run_id = desk.start(pair)
     claimed = desk.claim(run_id)
-    assert presence.release_orphans(desk.engine, frozenset()) == frozenset()
+    assert liveness.release_orphans(desk.engine, frozenset()) == frozenset()
     desk.engine.active.clear()  # as after a commit whose answer was lost
 
-    suspects = presence.release_orphans(desk.engine, frozenset())
+    suspects = liveness.release_orphans(desk.engine, frozenset())
     assert desk.node(run_id).owner == desk.engine.owner
-    assert presence.release_orphans(desk.engine, suspects) == frozenset()
+    assert liveness.release_orphans(desk.engine, suspects) == frozenset()
 
     assert desk.node(run_id).owner is None
     desk.succeed(claimed, 1)  # late

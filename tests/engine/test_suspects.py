@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from ckworkflow import step, workflow
-from ckworkflow.engine import claims, presence
+from ckworkflow.engine import claims, liveness
 from ckworkflow.engine.claims import Claimed, Dropped
 from ckworkflow.engine.suspects import Suspects
 from ckworkflow.model import NodeId, NodeStatus, RunId
@@ -156,7 +156,7 @@ def test_a_claim_that_got_lost_is_no_loss_of_a_worker(desk: Desk) -> None:
     assert isinstance(desk.claim(run_id), Claimed)
     desk.engine.active.clear()  # as after a commit whose answer was lost
 
-    presence.release_orphans(desk.engine, presence.release_orphans(desk.engine, frozenset()))
+    liveness.release_orphans(desk.engine, liveness.release_orphans(desk.engine, frozenset()))
 
     row = desk.node(run_id)
     assert (row.status, row.losses, row.free_attempts) == (NodeStatus.PLANNED, 0, 1)

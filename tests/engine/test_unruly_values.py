@@ -450,7 +450,7 @@ async def plain_two() -> str:
 
 
 @pytest.mark.parametrize("body", [two, plain_two], ids=["loop", "thread"])
-@pytest.mark.parametrize("name", ["note_own_time", "telling", "may_run"])
+@pytest.mark.parametrize("name", ["note_own_time", "report", "may_run"])
 def test_a_step_is_given_up_wherever_its_thread_is_thrown_out(
     running: Installation, monkeypatch: pytest.MonkeyPatch, name: str, body: Any
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import engine_flows
-from ckworkflow.engine import presence
+from ckworkflow.engine import liveness
 from ckworkflow.model import NodeStatus
 from ckworkflow.store import processes
 from desk import Desk, ManualClock
@@ -31,11 +31,11 @@ def let_time_pass(desk: Desk) -> None:
         desk.tick()
 
 
-def test_a_step_claimed_by_a_process_that_was_buried_comes_back_when_it_dies(desk: Desk) -> None:
+def test_a_step_claimed_by_a_process_that_was_reaped_comes_back_when_it_dies(desk: Desk) -> None:
     other = desk.another("other")
     run_id = desk.start(engine_flows.doubling, 3)
     desk.register(other, host="elsewhere")
-    # It is stopped, so its row goes; then it goes on, takes a message before its next beat, and is killed.
+    # It is stopped, so its row goes; then it goes on, takes a message before its next heartbeat, and is killed.
     desk.watch(2 * desk.engine.settings.silence)
     other.claim(run_id)
 
@@ -46,7 +46,7 @@ def test_a_step_claimed_by_a_process_that_was_buried_comes_back_when_it_dies(des
 
 
 @pytest.mark.parametrize("speaks", [True, False])
-def test_what_a_process_claims_that_goes_on_while_it_is_buried_is_not_taken_from_it(
+def test_what_a_process_claims_that_goes_on_while_it_is_reaped_is_not_taken_from_it(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, *, speaks: bool
 ) -> None:
     other = desk.another("other")
@@ -55,7 +55,7 @@ def test_what_a_process_claims_that_goes_on_while_it_is_buried_is_not_taken_from
     desk.watch(desk.engine.settings.silence - timedelta(seconds=1))
 
     def go_on(_owner: str) -> None:
-        # It has just been found to be dead. Now it takes a message, and perhaps it beats, too.
+        # It has just been found to be dead. Now it takes a message, and perhaps sends a heartbeat, too.
         if speaks:
             desk.clock.advance(timedelta(seconds=1))
             other.register(other)
@@ -63,7 +63,7 @@ def test_what_a_process_claims_that_goes_on_while_it_is_buried_is_not_taken_from
 
     monkeypatch.setattr(desk.engine.database, "end_sessions", go_on)
     desk.clock.advance(timedelta(seconds=1))
-    presence.bury_dead(desk.engine)
+    liveness.reap_dead(desk.engine)
 
     assert (desk.node(run_id).status, desk.node(run_id).owner) == (NodeStatus.RUNNING, "other")
     rows = desk.engine.database.read(processes.list_processes)
@@ -71,7 +71,7 @@ def test_what_a_process_claims_that_goes_on_while_it_is_buried_is_not_taken_from
     other.close()
 
 
-def test_a_process_that_speaks_while_it_is_buried_loses_nothing_more(
+def test_a_process_that_speaks_while_it_is_reaped_loses_nothing_more(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = desk.another("other")
@@ -86,7 +86,7 @@ def test_a_process_that_speaks_while_it_is_buried_loses_nothing_more(
 
     monkeypatch.setattr(desk.engine.database, "end_sessions", speak)
     desk.clock.advance(timedelta(seconds=1))
-    presence.bury_dead(desk.engine)
+    liveness.reap_dead(desk.engine)
 
     assert (desk.node(run_id).status, desk.node(run_id).owner) == (NodeStatus.RUNNING, "other")
     other.close()

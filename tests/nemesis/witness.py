@@ -171,7 +171,7 @@ class Witness:
 
     def _was_troubled(self, pid: int, group: int, since: float, until: float) -> bool:
         """Whether a process had died, or been silent for a lease, between two moments."""
-        # A beat may have been due when the process was stopped.
+        # A heartbeat may have been due when the process was stopped.
         least = LEASE_SECONDS - HEARTBEAT_SECONDS - SLACK_SECONDS
         return any(
             end - begin >= least and begin <= until and end >= since - SLACK_SECONDS

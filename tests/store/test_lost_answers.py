@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import engine_flows
-from ckworkflow.engine import attempts, presence
+from ckworkflow.engine import attempts, liveness
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.attempts import Recorded
 from ckworkflow.engine.claims import Claimed, begun
@@ -88,8 +88,8 @@ def test_a_step_that_was_taken_in_place_without_an_answer_is_given_back_and_none
         taken = desk.node(run_id, "0:2")
         assert (taken.status, taken.attempt) == (NodeStatus.RUNNING, 1)
 
-        suspects = presence.release_orphans(desk.engine, frozenset())
-        presence.release_orphans(desk.engine, suspects)
+        suspects = liveness.release_orphans(desk.engine, frozenset())
+        liveness.release_orphans(desk.engine, suspects)
         following: Claimed | None = desk.claim(run_id, "0:2")
         ran = ["0:1"]
         while following is not None:

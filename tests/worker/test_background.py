@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 
 from ckworkflow.background import BackgroundThread, stop_worker_with
-from ckworkflow.engine import presence, recovery
+from ckworkflow.engine import liveness, recovery
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.settings import Settings
 from ckworkflow.model import RunId
@@ -63,7 +63,7 @@ def end_clock(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 def end_heartbeat(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     Heartbeat(engine).start()
-    patch.setattr(presence, "beat", die)
+    patch.setattr(liveness, "heartbeat", die)
 
 
 def end_watch(engine: Engine, patch: pytest.MonkeyPatch) -> ExitStack:

@@ -14,7 +14,7 @@ from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import Database, schema
 from ckworkflow.testing import worker
 from ckworkflow.worker import runtime, task
-from ckworkflow.worker.ahead import Told
+from ckworkflow.worker.ahead import TaskReport
 from ckworkflow.worker.lane import Handed
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_a_result_that_could_not_be_recorded_is_no_failure_of_its_step(
     stopping: Any = SimpleNamespace(is_stopping=True, engine=SimpleNamespace(active={("run", "0:0")}))
     claimed: Any = SimpleNamespace(run_id="run", row=SimpleNamespace(node_id="0:0"))
     nothing: Any = None
-    handed = Handed(claimed, Told(), outcome=lambda: 1)
+    handed = Handed(claimed, TaskReport(), outcome=lambda: 1)
 
     with pytest.raises(DatabaseUnavailableError):
         task.StepTask._attempt(nothing, stopping, handed, frozenset(), ahead, [])

@@ -1,4 +1,4 @@
-"""Presence: each process renews a row, and what a dead one owned is freed by the clocks of all others.
+"""Liveness: each process renews a row, and the clocks of the surviving ones reap the dead: what they owned is freed.
 
 Not here: which of them are dead (`ckworkflow.engine.detector`).
 """
@@ -34,7 +34,7 @@ HOLD = timedelta(seconds=10)
 """For how long a clock keeps runs that it has taken from others; it may die meanwhile."""
 
 
-def beat(engine: Engine, *, role: str) -> None:
+def heartbeat(engine: Engine, *, role: str) -> None:
     """Renew this process's row."""
     here = this_process()
 
@@ -47,7 +47,7 @@ def beat(engine: Engine, *, role: str) -> None:
         processes.renew_process(tx, row, now=now)
 
     engine.database.transact(renew)
-    engine.pulse.beat()
+    engine.last_heartbeat.note()
 
 
 def renew_leases(engine: Engine) -> None:
@@ -122,16 +122,16 @@ def _give_back(engine: Engine, tx: Transaction, run_id: RunId) -> None:
         runs.update_run(tx, run_id, wake_at=run.now)
 
 
-def bury_dead(engine: Engine) -> None:
+def reap_dead(engine: Engine) -> None:
     """Free what dead processes owned; see `ckworkflow.engine.detector` for which are dead, and when."""
     silent = engine.detector.silent()
     # What the silent ones own is read before their rows: if one goes on now, what it claims next is its own, whatever
-    # its row says until its next beat.
+    # its row says until its next heartbeat.
     owned, rows, unknown = engine.database.read(
         lambda tx: (
             {process_id: processes.owned_runs(tx, process_id) for process_id in silent},
             processes.list_processes(tx),
-            processes.list_strangers(tx),
+            processes.list_unknown_owners(tx),
         )
     )
     marks = {row.process_id: row.alive_until for row in rows}
@@ -140,14 +140,14 @@ def bury_dead(engine: Engine) -> None:
         for row in rows
         if row.process_id != engine.owner
     ]
-    # Owners without a row: they were taken for dead, went on, claimed something before their next beat, and died.
+    # Owners without a row: they were taken for dead, went on, claimed something before their next heartbeat, and died.
     signs += [Sign(Identity(owner, "", "", 0, ""), None) for owner in unknown if owner != engine.owner]
     for dead in engine.detector.look(signs):
         process_id = dead.process.process_id
-        _bury(engine, dead, marks.get(process_id), owned.get(process_id))
+        _reap(engine, dead, marks.get(process_id), owned.get(process_id))
 
 
-def _bury(
+def _reap(
     engine: Engine, dead: Dead, mark: datetime | None, owned: dict[RunId, frozenset[Claim]] | None
 ) -> None:
     """Free what a dead process owned, unless it speaks meanwhile.

@@ -1,8 +1,8 @@
-"""Guesses: statements that change exactly one row, or undo their transaction.
+"""Expectations: statements that change exactly one row, or undo their transaction.
 
 A transaction that first reads what it is about to change waits for the server twice. Where this process knows how
 the row should be, it says so instead, and all of the transaction is one round trip; if another process has
-changed the row meanwhile, nothing of it is done, and the usual way is gone.
+changed the row meanwhile, nothing of it is done, and the normal path is taken.
 
 Only on a server: in a file there is nothing to wait for.
 """
@@ -15,21 +15,21 @@ import sqlalchemy as sa
 
 from ckworkflow.store.transaction import Prepared
 
-__all__ = ["GuessError", "is_wrong_guess", "sure"]
+__all__ = ["ExpectationError", "expecting", "is_unmet"]
 
 _DIVISION_BY_ZERO = "22012"
 
 
-class GuessError(Exception):
-    """What a transaction has taken for granted is not so: nothing of it was done."""
+class ExpectationError(Exception):
+    """What a transaction expected is not so: nothing of it was done."""
 
 
-def is_wrong_guess(error: object) -> bool:
-    """Whether a driver's error says that a statement made by `sure` has found no row."""
+def is_unmet(error: object) -> bool:
+    """Whether a driver's error says that a statement made by `expecting` has found no row."""
     return getattr(error, "sqlstate", None) == _DIVISION_BY_ZERO
 
 
-def sure(statement: Any) -> Prepared:
+def expecting(statement: Any) -> Prepared:
     """Make a statement fail that finds no row.
 
     Args:
@@ -42,7 +42,7 @@ def sure(statement: Any) -> Prepared:
     count = sa.select(sa.func.count()).select_from(found).scalar_subquery()
     one = sa.select(sa.literal(1).label("one")).subquery("one")
     return Prepared(
-        sa.select(sa.literal(1, sa.Integer).op("/")(count).label("sure"), *found.c).select_from(
+        sa.select(sa.literal(1, sa.Integer).op("/")(count).label("met"), *found.c).select_from(
             one.outerjoin(found, sa.true())
         )
     )

@@ -1,4 +1,4 @@
-"""Guesses: one round trip where the guess is right, and nothing done where it is wrong."""
+"""Expectations: one round trip where they hold, and nothing done where one does not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ckworkflow.engine.claims import Claimed
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.store import claims as store_claims
 from ckworkflow.store import nodes, records, runs, windows
-from ckworkflow.store.guesses import GuessError
+from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.pipeline import Pipeline
 from commits import count_commits
 from desk import Desk, ManualClock
@@ -83,21 +83,21 @@ def test_a_claim_waits_for_the_server_once(desk: Desk, monkeypatch: pytest.Monke
     assert desk.run(run_id).status is RunStatus.RUNNING
 
 
-def test_a_wrong_guess_does_nothing(desk: Desk) -> None:
+def test_an_expectation_that_does_not_hold_does_nothing(desk: Desk) -> None:
     run_id = desk.start(chain)
     claimed = desk.claim(run_id)
     database = desk.engine.database
 
-    def guess(tx: Transaction) -> None:
+    def expect(tx: Transaction) -> None:
         run = runs.lock_run(tx, run_id, database)
-        records.sure_end(tx, run_id, claimed.row, output="1", at=run.now)
+        records.expect_end(tx, run_id, claimed.row, output="1", at=run.now)
         # Wrong: the plan has no such generation.
-        store_claims.sure_take(
+        store_claims.expect_take(
             tx, run_id, nodes.NodeId("0:2"), generation=77, owner=desk.engine.owner, at=run.now
         )
 
-    with pytest.raises(GuessError):
-        database.transact_run(run_id, guess)
+    with pytest.raises(ExpectationError):
+        database.transact_run(run_id, expect)
 
     assert desk.node(run_id).status is NodeStatus.RUNNING
     assert desk.node(run_id, "0:2").status is NodeStatus.PLANNED
@@ -107,7 +107,7 @@ def test_a_wrong_guess_does_nothing(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("flow", [chain, looks], ids=["chain", "looks"])
-def test_a_run_that_is_not_as_it_was_left_goes_the_usual_way(desk: Desk, flow: Any) -> None:
+def test_a_run_that_is_not_as_it_was_left_takes_the_normal_path(desk: Desk, flow: Any) -> None:
     """A clock has looked at it, say: nothing is lost but the round trip."""
     run_id = desk.start(flow)
     claimed = desk.claim(run_id)
@@ -144,7 +144,7 @@ def explained(tx: Transaction, statement: Prepared) -> str:
 
 
 def test_no_statement_of_a_step_reads_more_rows_than_it_needs(desk: Desk) -> None:
-    """Of a table that the server knows nothing of yet: what it guesses then decides how 10,000 members go."""
+    """Of a table that the server knows nothing of yet: what it estimates then decides how 10,000 members go."""
     desk.start(chain)
     database = desk.engine.database
 
