@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ from kombu import Queue
 
 from ckworkflow import WorkflowPlugin
 from ckworkflow.engine import installation
+from ckworkflow.engine.settings import Settings
 from ckworkflow.errors import (
     CkWorkflowError,
     InvalidDurationError,
@@ -243,3 +246,25 @@ def test_pools_of_patched_sockets_are_refused_with_a_sentence(pool):
 @pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
 def test_other_pools_are_fine(pool):
     check_pool(pool)
+
+
+def test_the_page_of_settings_has_each_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    engine = Settings()
+    defaults = {
+        "workflow_database_url": f'"{engine.database_url}"', "workflow_packages": str(list(engine.packages)),
+        "workflow_horizon": f'"{engine.horizon.total_seconds():g} seconds"', "workflow_retention": str(engine.retention),
+        "workflow_discord_errors": str(engine.discord_errors), "workflow_log_tracebacks": str(engine.log_tracebacks),
+    }  # fmt: skip
+    own = {row[0].strip("`"): row[-1] for row in cells if row[0].startswith("`workflow_")}
+    assert set(own) == set(settings._OWN_NAMES) == set(defaults)
+    for name, default in defaults.items():
+        assert own[name].startswith(f"`{default}`"), name
+
+    filled = {(name, row[1]) for row in cells for name in row[0].replace("`", "").split(", ")}
+    ours = [settings._ALWAYS, settings._OWN, settings._OWN_REDIS, *settings._BY_TRANSPORT.values()]
+    for name, value in ((name, value) for each in ours for name, value in each.items()):
+        text = "True" if value is True else json.dumps(value)
+        assert (name, f"`{text}`") in filled, (name, text)
