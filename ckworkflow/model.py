@@ -61,6 +61,20 @@ class NodeStatus(enum.StrEnum):
         return self in {NodeStatus.COMPLETED, NodeStatus.FAILED}
 
 
+class AttemptOutcome(enum.StrEnum):
+    """How an attempt of a step ended that was not its last, or failed.
+
+    `RETRIED`: it failed and is tried again. `FAILED`: it failed for good. `RELEASED`: its worker gave it back. `HELD`: it
+    needs another deploy. `LOST`: its process died.
+    """
+
+    RETRIED = "retried"
+    FAILED = "failed"
+    RELEASED = "released"
+    HELD = "held"
+    LOST = "lost"
+
+
 @dataclass(frozen=True, slots=True)
 class StepInfo:
     """One node of a run as a reader sees it.

@@ -25,10 +25,10 @@ from ckworkflow.definition import Step
 from ckworkflow.engine import failures, holding
 from ckworkflow.engine.advance import Foreseen, MayRun, foresee
 from ckworkflow.engine.claims import Claimed, begun, claim_next, with_arguments
-from ckworkflow.engine.judging import RELEASED, Failure
+from ckworkflow.engine.judging import RELEASED, Failure, FailureAction
 from ckworkflow.engine.resolve import resolve_known
 from ckworkflow.errors import RefusedValueError, UnreadableValueError
-from ckworkflow.model import NodeId, NodeStatus
+from ckworkflow.model import AttemptOutcome, NodeId, NodeStatus
 from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.records import Followup
@@ -193,32 +193,38 @@ def _record_failure(
     carries: frozenset[tuple[NodeId, int]],
 ) -> Recorded:  # fmt: skip
     data = failure.data
-    if failure.action == "release":
+    if failure.action is FailureAction.RELEASE:
         return _end(
             engine,
             claimed,
-            lambda tx: _suspend(engine, tx, claimed, failure, failure.delay or FAULT_DELAY, "released"),
+            lambda tx: _suspend(
+                engine, tx, claimed, failure, failure.delay or FAULT_DELAY, AttemptOutcome.RELEASED
+            ),
         )
-    if failure.action == "hold":
+    if failure.action is FailureAction.HOLD:
         data, pause, is_again = holding.next_step_hold(claimed.row, data)
         held = replace(failure, data=data)
         recorded = _end(
             engine,
             claimed,
             # To say the same again tells nothing new, and the rows would be many.
-            lambda tx: _suspend(engine, tx, claimed, held, pause, None if is_again else "held"),
+            lambda tx: _suspend(
+                engine, tx, claimed, held, pause, None if is_again else AttemptOutcome.HELD
+            ),
         )
         holding.tell_step(claimed.run_id, claimed.row, data, is_again=is_again)
         return recorded
-    if failure.action == "retry" and step is not None:
+    if failure.action is FailureAction.RETRY and step is not None:
         attempts = claimed.counted_attempt
         if not failure.counts or attempts <= step.options.max_retries:
             delay = failure.delay_for(step.options, max(1, attempts))
             return _end(
-                engine, claimed, lambda tx: _suspend(engine, tx, claimed, failure, delay, "retried")
+                engine,
+                claimed,
+                lambda tx: _suspend(engine, tx, claimed, failure, delay, AttemptOutcome.RETRIED),
             )
         data = failures.exhausted(claimed.row.name, attempts, data)
-    elif failure.action == "hopeless":
+    elif failure.action is FailureAction.HOPELESS:
         data = failures.hopeless(claimed.row.name, data)
     error = codec.dumps(data)
     return _end(engine, claimed, lambda tx: _record(engine, tx, claimed, None, error, carries))
@@ -227,7 +233,9 @@ def _record_failure(
 def release(engine: Engine, claimed: Claimed) -> Recorded:
     """Give a step back at once and at no cost: this worker is stopping."""
     return _end(
-        engine, claimed, lambda tx: _suspend(engine, tx, claimed, RELEASED, timedelta(), "released")
+        engine,
+        claimed,
+        lambda tx: _suspend(engine, tx, claimed, RELEASED, timedelta(), AttemptOutcome.RELEASED),
     )
 
 
@@ -469,13 +477,13 @@ def _carried(
 
 def _suspend(
     engine: Engine, tx: Transaction, claimed: Claimed, failure: Failure, delay: timedelta,
-    outcome: str | None,
+    outcome: AttemptOutcome | None,
 ) -> Recorded:  # fmt: skip
     run = runs.lock_run(tx, claimed.run_id, engine.database)
     due_at = run.now + delay
-    is_free = failure.action in ("release", "hold") or not failure.counts
+    is_free = failure.action in (FailureAction.RELEASE, FailureAction.HOLD) or not failure.counts
     error = codec.dumps(failure.data)
-    is_carried = failure.action == "retry" and delay <= engine.settings.horizon
+    is_carried = failure.action is FailureAction.RETRY and delay <= engine.settings.horizon
     if not records.suspend_attempt(
         tx, run, claimed.row, outcome=outcome, due_at=due_at, error=error, is_free=is_free,
         is_carried=is_carried,
@@ -484,7 +492,7 @@ def _suspend(
     if run.status.is_final:
         return Recorded()
     wake_at = due_at + (engine.settings.redispatch_after if is_carried else timedelta())
-    marks = holding.mark_steps(run) if failure.action == "hold" else {}
+    marks = holding.mark_steps(run) if failure.action is FailureAction.HOLD else {}
     engine.schedule(tx, run, Followup(asleep={claimed.row.node_id: wake_at}), **marks)
     engine.wake_at(wake_at)
     return Recorded(retry_in=delay if is_carried else None)

@@ -5,6 +5,7 @@ It never raises: an error that cannot be judged ends its step, with what went wr
 
 from __future__ import annotations
 
+import enum
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,14 +38,32 @@ _HOPELESS = (
 """Errors of ours that every attempt would meet again: what they name must be changed first."""
 
 
+class FailureAction(enum.StrEnum):
+    """What is done after an error of a step.
+
+    `RETRY`: it is tried again, while attempts are left. `FATAL`: the step has said that it is not. `HOPELESS`: the same,
+    but the step has not said so: the body sees a `FatalError` with the error as its cause. `HOLD`: another deploy is
+    needed (see `holding`). `RELEASE`: the worker is to blame.
+    """
+
+    RETRY = "retry"
+    FATAL = "fatal"
+    HOPELESS = "hopeless"
+    HOLD = "hold"
+    RELEASE = "release"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no attempt follows, however many are left."""
+        return self in {FailureAction.FATAL, FailureAction.HOPELESS}
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What is to happen after an error.
 
     Attributes:
-        action: `fatal`, `hopeless` (as fatal, but the step has not said so: the body sees a `FatalError` with
-            this as its cause), `retry`, `hold` (another deploy is needed, see `holding`), or `release` (the worker
-            is to blame).
+        action: What is done.
         data: The error as data.
         delay: For a retry: how long, or `None` for the step's own delay.
         counts: Whether the attempt is one of the step's.
@@ -52,7 +71,7 @@ class Failure:
         advice: For the log: what is wrong with the worker and what to do; nothing of what the step was told.
     """
 
-    action: str
+    action: FailureAction
     data: Mapping[str, Any] = field(default_factory=dict)
     delay: timedelta | None = None
     counts: bool = True
@@ -66,7 +85,9 @@ class Failure:
         return self.delay
 
 
-RELEASED = Failure("release", {"type": "ckworkflow:Released", "message": "the worker stopped"})
+RELEASED = Failure(
+    FailureAction.RELEASE, {"type": "ckworkflow:Released", "message": "the worker stopped"}
+)
 
 
 def judge(
@@ -100,23 +121,23 @@ def unrecordable(raised: BaseException, error: BaseException | None = None) -> F
     data = failures.to_data(raised)
     if error is not None:
         data = {**data, "cause": failures.to_data(error)}
-    return Failure("hopeless", data)
+    return Failure(FailureAction.HOPELESS, data)
 
 
 def _judge(error: BaseException, now: Callable[[], datetime], discord_errors: DiscordErrors) -> Failure:
     data = failures.to_data(error)
     if isinstance(error, FatalError):
-        return Failure("fatal", data)
+        return Failure(FailureAction.FATAL, data)
     if isinstance(error, holding.STEP_CAUSES):
-        return Failure("hold", data, counts=False)
+        return Failure(FailureAction.HOLD, data, counts=False)
     if isinstance(error, _HOPELESS):
-        return Failure("hopeless", data)
+        return Failure(FailureAction.HOPELESS, data)
     if isinstance(error, RetryableError):
         try:
             delay = _delay(error, now)
         except InvalidDurationError as invalid:
-            return Failure("hopeless", failures.to_data(invalid))
-        return Failure("retry", data, delay)
+            return Failure(FailureAction.HOPELESS, failures.to_data(invalid))
+        return Failure(FailureAction.RETRY, data, delay)
     for integration in installed():
         try:
             verdict = integration.judge(error)
@@ -131,7 +152,7 @@ def _judge(error: BaseException, now: Callable[[], datetime], discord_errors: Di
         verdict = None if verdict is None else _as_wished(verdict, discord_errors)
         if verdict is not None:
             return _follow(verdict, data)
-    return Failure("retry", data)
+    return Failure(FailureAction.RETRY, data)
 
 
 def _as_wished(verdict: Verdict, wish: DiscordErrors) -> Verdict | None:
@@ -169,7 +190,7 @@ def _follow(verdict: Verdict, data: dict[str, Any]) -> Failure:
         fatal = failures.to_data(FatalError(verdict.message, code=verdict.code, kind=verdict.kind,
                                             status=verdict.status, details=verdict.details))  # fmt: skip
         fatal.pop("traceback", None)
-        return Failure("fatal", {**fatal, "cause": told})
-    action = "release" if verdict.action == "fault" else "retry"
+        return Failure(FailureAction.FATAL, {**fatal, "cause": told})
+    action = FailureAction.RELEASE if verdict.action == "fault" else FailureAction.RETRY
     advice = f"{verdict.kind}: {verdict.message}" if verdict.action == "fault" else ""
     return Failure(action, told, verdict.retry_after, verdict.counts, verdict.is_suggestion, advice)

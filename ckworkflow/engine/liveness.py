@@ -19,7 +19,7 @@ from ckworkflow.engine.judging import RELEASED
 from ckworkflow.engine.suspects import losses_after, lost_error
 from ckworkflow.engine.wording import counted, listed
 from ckworkflow.errors import FatalError
-from ckworkflow.model import NodeId, NodeStatus, RunId
+from ckworkflow.model import AttemptOutcome, NodeId, NodeStatus, RunId
 from ckworkflow.store import nodes, processes, records, runs
 from ckworkflow.store.processes import Claim, ProcessRow
 from ckworkflow.store.transaction import Transaction
@@ -115,7 +115,7 @@ def _give_back(engine: Engine, tx: Transaction, run_id: RunId) -> None:
     for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
         if row.owner == engine.owner:
             records.suspend_attempt(
-                tx, run, row, outcome="released", due_at=run.now, is_free=True,
+                tx, run, row, outcome=AttemptOutcome.RELEASED, due_at=run.now, is_free=True,
                 error=codec.dumps(RELEASED.data),
             )  # fmt: skip
     if not run.status.is_final:
@@ -237,7 +237,7 @@ def _free(
                 tx,
                 run,
                 row,
-                outcome="lost",
+                outcome=AttemptOutcome.LOST,
                 due_at=run.now,
                 error=lost_error(process_id, is_cleared=losses <= row.losses),
                 is_free=True,

@@ -43,7 +43,7 @@ def end_owned(engine: Engine, *, pid: int, error: Callable[[str], BaseException]
         name = claimed.row.name
         step = registry.steps.get(name)
         failure = judging.judge(error(name), now=engine.database.about_now)
-        if step is not None and failure.action == "retry":
+        if step is not None and failure.action is judging.FailureAction.RETRY:
             # The process lives for another moment: two attempts must not run at once.
             delay = step.options.delay_after(max(1, claimed.counted_attempt))
             failure = replace(failure, delay=max(delay, judging.LEAST_RETRY))

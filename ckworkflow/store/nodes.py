@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Join, JoinKind, Plan, PlanNode, sleep_delay, sleep_until
 from ckworkflow.store.tables import attempts, joins, nodes
 from ckworkflow.store.transaction import Prepared, Rows
@@ -252,7 +252,7 @@ def lost_attempts(tx: Transaction, run_id: RunId, node_id: NodeId) -> list[tuple
     query = sa.select(attempts.c.started_at, attempts.c.finished_at, attempts.c.error).where(
         attempts.c.run_id == run_id,
         attempts.c.node_id == node_id,
-        attempts.c.outcome == "lost",
+        attempts.c.outcome == AttemptOutcome.LOST,
         attempts.c.started_at.is_not(None),
     )
     return [(row[1] - row[0], row[2]) for row in tx.execute(query)]
@@ -280,7 +280,13 @@ def _update(names: tuple[str, ...]) -> Prepared:
 
 
 def add_attempt(
-    tx: Transaction, run_id: RunId, row: NodeRow, *, outcome: str, error: str | None, now: datetime
+    tx: Transaction,
+    run_id: RunId,
+    row: NodeRow,
+    *,
+    outcome: AttemptOutcome,
+    error: str | None,
+    now: datetime,
 ) -> None:
     """Write how an attempt ended."""
     tx.execute(

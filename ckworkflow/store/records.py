@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import (
@@ -162,12 +162,12 @@ def ended(
     if row is None:
         return None
     if error is not None:  # of one that gave a result the node itself tells all
-        add_attempt(tx, run.run_id, claimed, outcome=NodeStatus.FAILED, error=error, now=run.now)
+        add_attempt(tx, run.run_id, claimed, outcome=AttemptOutcome.FAILED, error=error, now=run.now)
     return None if row[0] == NodeStatus.ABANDONED else load_targets(row[1])
 
 
 def suspend_attempt(
-    tx: Transaction, run: RunRow, claimed: NodeRow, *, outcome: str | None, due_at: datetime,
+    tx: Transaction, run: RunRow, claimed: NodeRow, *, outcome: AttemptOutcome | None, due_at: datetime,
     error: str | None, is_free: bool, losses: int | None = None, is_carried: bool = False,
 ) -> bool:  # fmt: skip
     """End an attempt without an outcome: the node may be claimed again at `due_at`.

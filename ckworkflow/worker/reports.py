@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckworkflow.definition import registry
 from ckworkflow.engine import failures
+from ckworkflow.engine.judging import FailureAction
 
 if TYPE_CHECKING:
     from ckworkflow.engine.attempts import Recorded
@@ -90,11 +91,11 @@ def _write(level: int, claimed: Claimed, text: str) -> None:
 def _level(failure: Failure | None, *, is_final: bool) -> int:
     if failure is None:
         return logging.INFO
-    return logging.ERROR if is_final or failure.action == "release" else logging.WARNING
+    return logging.ERROR if is_final or failure.action is FailureAction.RELEASE else logging.WARNING
 
 
 def _tried(claimed: Claimed, failure: Failure) -> str:
-    if not failure.counts or failure.action == "release":
+    if not failure.counts or failure.action is FailureAction.RELEASE:
         return "did not succeed, at no cost"
     step = registry.steps.get(claimed.row.name)
     most = "" if step is None else f" of {step.options.max_retries + 1}"

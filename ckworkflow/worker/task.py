@@ -317,7 +317,7 @@ class Attempt:
 
 def is_final_failure(failure: Failure | None, recorded: Recorded) -> bool:
     """Whether a step has failed for good."""
-    return failure is not None and (failure.action in ("fatal", "hopeless") or recorded.wakes_body)
+    return failure is not None and (failure.action.is_final or recorded.wakes_body)
 
 
 def _raise(error: Exception) -> Any:
