@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import timedelta
 
-    from ckworkflow.hooks import StepContext
+    from ckworkflow.context import StepContext
 
 __all__ = ["Integration", "Verdict", "install", "installed", "load_providers", "uninstall"]
 

@@ -37,7 +37,7 @@ from ckworkflow.scrub import conceal, scrub
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckworkflow.hooks import StepContext
+    from ckworkflow.context import StepContext
     from ckworkflow.integration import Verdict
 
 __all__ = ["DiscordIntegration", "LiveBotIntegration", "install_for_worker"]

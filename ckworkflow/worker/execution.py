@@ -19,9 +19,9 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import integration as integrations
+from ckworkflow.context import StepContext, current_step
 from ckworkflow.errors import FatalError, StepTimeoutError
 from ckworkflow.foreign import show
-from ckworkflow.hooks import StepContext, current_step
 from ckworkflow.worker import interrupts
 from ckworkflow.worker.shell import call_in_shell, has_shell
 

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ckworkflow.background import BackgroundThread
+from ckworkflow.context import current_step
 from ckworkflow.definition import registry
-from ckworkflow.hooks import current_step
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -10,8 +10,8 @@ import aiohttp
 import discord
 import pytest
 
+from ckworkflow.context import StepContext
 from ckworkflow.discord import DiscordIntegration, LiveBotIntegration
-from ckworkflow.hooks import StepContext
 from discord_bots import FastBot, connected
 
 LOUD = discord.AllowedMentions.all()

@@ -10,6 +10,7 @@ import aiohttp
 import discord
 import pytest
 
+from ckworkflow.context import StepContext
 from ckworkflow.discord import DiscordIntegration, LiveBotIntegration
 from ckworkflow.discord import integration as integration_module
 from ckworkflow.discord.endpoints import apply_endpoints, require_discord_py
@@ -21,7 +22,6 @@ from ckworkflow.errors import (
     InvalidTokenError,
     MissingTokenError,
 )
-from ckworkflow.hooks import StepContext
 from ckworkflow.testing import FakeDiscord
 from discord_bots import FastBot, connected, logged_in
 

@@ -13,10 +13,10 @@ import pytest
 import effect_flows
 import effects
 from ckworkflow import FatalError
+from ckworkflow.context import StepContext, current_step
 from ckworkflow.definition import registry
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Claimed
-from ckworkflow.hooks import StepContext, current_step
 from ckworkflow.model import NodeStatus, RunId, RunStatus
 from crash_everywhere.site import Reader
 from desk import Desk, ManualClock

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckworkflow import hooks, integration, tracing
+from ckworkflow.context import current_step
 from ckworkflow.errors import HookContextError, MissingTokenError
 from ckworkflow.model import RunId
 
@@ -53,11 +54,11 @@ def test_a_hook_in_a_body_says_to_use_a_step_even_beside_one() -> None:
     async def flow() -> None:
         hooks.use_client()
 
-    token = hooks.current_step.set(context())
+    token = current_step.set(context())
     try:
         end = tracing.Tracer(RunId("run"), flow, started_at=START).resume().end
     finally:
-        hooks.current_step.reset(token)
+        current_step.reset(token)
     assert end is not None
     assert isinstance(end.error, HookContextError)
     assert "this is the body of a workflow" in str(end.error)
@@ -67,11 +68,11 @@ def test_a_body_knows_its_run_even_beside_a_step() -> None:
     async def flow() -> list[str]:
         return [hooks.use_run().run_id, hooks.use_run().workflow]
 
-    token = hooks.current_step.set(context())
+    token = current_step.set(context())
     try:
         traced = tracing.Tracer(RunId("run"), flow, workflow="flows.flow", started_at=START).resume()
     finally:
-        hooks.current_step.reset(token)
+        current_step.reset(token)
     assert traced.end is not None
     assert traced.end.result == ["run", "flows.flow"]
 
@@ -85,7 +86,7 @@ def test_hooks_find_the_running_step_in_helpers_tasks_and_threads() -> None:
         ]
 
     async def run(name: str) -> list[str]:
-        hooks.current_step.set(context(name))
+        current_step.set(context(name))
         return await asyncio.create_task(helper())
 
     async def both() -> list[list[str]]:
@@ -95,7 +96,7 @@ def test_hooks_find_the_running_step_in_helpers_tasks_and_threads() -> None:
 
 
 def test_the_surroundings_of_a_step_are_the_workers() -> None:
-    token = hooks.current_step.set(context())
+    token = current_step.set(context())
     try:
         kit = hooks.use_commandkit()
         assert (kit.store, kit.app, kit.config) == ("the store", "the app", {"key": 1})
@@ -104,7 +105,7 @@ def test_the_surroundings_of_a_step_are_the_workers() -> None:
             with pytest.raises(MissingTokenError):
                 use()
     finally:
-        hooks.current_step.reset(token)
+        current_step.reset(token)
 
 
 class Service:
