@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ckworkflow.model import Json, NodeId, NodeKind
     from ckworkflow.tracing.forgotten import Alarm
     from ckworkflow.tracing.nodes import TracedNode
-    from ckworkflow.tracing.tracer import TaskState, Tracer
+    from ckworkflow.tracing.tasks import TaskState
+    from ckworkflow.tracing.tracer import Tracer
 
 
 class Call(Coroutine[Any, Any, Any]):

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import FrameType
 
-    from ckworkflow.tracing.tracer import TaskState, Tracer
+    from ckworkflow.tracing.tasks import TaskState
+    from ckworkflow.tracing.tracer import Tracer
 
 CALLBACK_LIMIT = 1_000_000
 """Callbacks of one pass; a body that spins on `asyncio.sleep(0)` ends here instead of never."""
 
 
+FEW_TASKS = 16
+"""So many may be kept though they have ended."""
 _bodies = itertools.count()
 _BODY_BITS: Final = 16
 _TASK_BITS: Final = 44
@@ -70,6 +73,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._closed = False
         self._task_count = 0
+        self._forget_above = FEW_TASKS
         # Tasks of different bodies meet in asyncio's set of all tasks, and must not all have one hash there.
         self._hash_base = next(_bodies) % (1 << _BODY_BITS) << _TASK_BITS
 
@@ -121,6 +125,19 @@ class TraceLoop(asyncio.AbstractEventLoop):
         task.state = state
         self.tasks.append(task)
         return task
+
+    @property
+    def has_had_tasks(self) -> bool:
+        """Whether there has been another task beside that of the body itself."""
+        return self._task_count > 1
+
+    def forget_done(self) -> None:
+        """Let go of the tasks that have ended and keep nothing: a body that lives long makes many."""
+        if len(self.tasks) > self._forget_above:
+            self.tasks[1:] = [
+                task for task in self.tasks[1:] if not task.done() or _may_keep_frames(task)
+            ]
+            self._forget_above = max(FEW_TASKS, 2 * len(self.tasks))
 
     def time(self) -> float:
         """The time that the body sees, in seconds since 1970."""

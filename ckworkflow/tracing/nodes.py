@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -106,4 +106,3 @@ class Trace:
     nodes: tuple[TracedNode, ...]
     waits: tuple[Wait, ...]
     end: End | None
-    delivered: tuple[NodeId, ...] = field(default=())

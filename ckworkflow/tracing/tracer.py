@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -22,17 +22,17 @@ from ckworkflow import codec
 from ckworkflow.errors import ReplayDivergenceError, UnreadableValueError, UnserializableValueError
 from ckworkflow.model import NodeKind
 from ckworkflow.tracing.calls import Call, NodeCall, OtherCall, WorkflowCall
-from ckworkflow.tracing.deferred import Deferred, UnresolvableError, holds_deferred, project, reference
+from ckworkflow.tracing.deferred import Deferred, holds_deferred, reference
 from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
+from ckworkflow.tracing.history import History
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
+from ckworkflow.tracing.tasks import TaskState, Waiter
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from ckworkflow.model import Json, NodeId, RunId
-
-logger = logging.getLogger(__name__)
 
 SEGMENT_LIMIT = 200
 """Awaits that a task of the body may run ahead of what is recorded (a `gather` is one, and never cut)."""
@@ -40,78 +40,6 @@ SEGMENT_LIMIT = 200
 
 class ReplayNeededError(Exception):
     """The body has run past a node that failed, or to its end: throw it away and replay."""
-
-
-class TaskState:
-    """The place of an asyncio task in the body.
-
-    Attributes:
-        path: `0` for the root, `0.2` for its third child.
-        frontier: The nodes that this task awaited last: what comes next may begin after them.
-        inlined: How many workflows the task is inside of, called one by the other.
-        ahead: Awaits that this task has passed since all it awaited was recorded; a `gather` is one.
-        is_stepwise: Whether it never runs ahead: it, or a task around it, may be cancelled by others than the body's end.
-    """
-
-    __slots__ = (
-        "_children",
-        "_ordinal",
-        "_randoms",
-        "ahead",
-        "frontier",
-        "inlined",
-        "is_stepwise",
-        "path",
-    )
-
-    def __init__(self, path: str, frontier: Iterable[NodeId] = (), *, is_stepwise: bool = False) -> None:
-        self.path, self.is_stepwise = path, is_stepwise
-        self.frontier: set[NodeId] = set(frontier)
-        self._children = self._ordinal = self._randoms = self.ahead = self.inlined = 0
-
-    @property
-    def is_root(self) -> bool:
-        """Whether this is the task of the body itself."""
-        return self.path == "0"
-
-    def next_node(self) -> NodeId:
-        """Return the identity of the task's next node."""
-        self._ordinal += 1
-        return f"{self.path}:{self._ordinal}"  # type: ignore[return-value]  # where NodeIds are made
-
-    def next_child(self) -> TaskState:
-        """Return the state of the task's next child."""
-        self._children += 1
-        return TaskState(f"{self.path}.{self._children}", self.frontier, is_stepwise=self.is_stepwise)
-
-    def next_random(self) -> str:
-        """Return the place of the task's next random value."""
-        self._randoms += 1
-        return f"{self.path}/{self._randoms}"
-
-
-class Waiter:
-    """Something that goes on when the last of some nodes is delivered."""
-
-    def __init__(self, tracer: Tracer, path: str, line: int, reason: str) -> None:
-        self.path, self.line, self.reason = path, line, reason
-        self.nodes: set[NodeId] = set()
-        self._tracer = tracer
-
-    def add(self, node_id: NodeId, callback: Callable[[], None]) -> None:
-        """Call back when the node is delivered."""
-
-        def delivered() -> None:
-            self.nodes.discard(node_id)
-            callback()
-
-        self.nodes.add(node_id)
-        self._tracer.waiters[id(self)] = self
-        self._tracer.on_delivery.setdefault(node_id, []).append(delivered)
-
-    def close(self) -> None:
-        """Wait no longer."""
-        self._tracer.waiters.pop(id(self), None)
 
 
 class Tracer:
@@ -151,11 +79,9 @@ class Tracer:
         self._calls = 0
         self.begun: list[asyncio.Future[Any]] = []
         self._now = started_at
-        self._known = dict(known or {})
-        self._is_same_source = is_same_source
+        self._history = History(run_id, known or {}, is_same_source=is_same_source)
         self._limit = segment_limit
         self._root: TraceTask | None = None
-        self._outcomes: dict[NodeId, Outcome] = {}
         self._coming: dict[NodeId, Outcome] = {}
         self._early: dict[NodeId, Outcome] = {}
         self._has_failure = False
@@ -185,10 +111,11 @@ class Tracer:
         if self._root is not None and (is_outrun or self.has_ended):
             self.close()
             raise ReplayNeededError
+        self.loop.forget_done()
         self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
         self._has_failure = self._has_failure or any(o.error is not None for o in outcomes)
         if self._root is None:
-            self._outcomes = dict(self._coming)
+            self._history.note(outcomes)
             with self.loop.entered():
                 self._root = self.loop.spawn(self._body(), TaskState("0"))
         self._run()
@@ -206,9 +133,7 @@ class Tracer:
                 "a future that no step, sleep or workflow completes (of another loop, say, or an asyncio.Event or "
                 "Queue that nothing in the body sets or fills)"
             )
-        self._check_unmet()
-        if not self._known:
-            self._outcomes.clear()  # they served to compare arguments with recorded ones
+        self._check_met()
         return trace
 
     @property
@@ -339,16 +264,21 @@ class Tracer:
                 stack.extend(self.live[node_id].after)
         return [node for node in self.live.values() if node.node_id in wanted]
 
-    def _check_unmet(self) -> None:
+    def _check_met(self) -> None:
         """A node that was delivered before must be met again, unless failures or an end cut its task."""
-        if self._has_failure or (self._is_cut and len(self.loop.tasks) > 1):
-            return
-        for node_id in self._early:
-            known = self._known.get(node_id)
-            if known is not None and known.is_delivered:
-                raise self._divergence(
-                    node_id, known, "nothing there" if self._end is None else "its end"
-                )
+        is_cut_short = self._is_cut and self.loop.has_had_tasks
+        early = [] if self._has_failure or is_cut_short else self._early
+        with self._faults():
+            self._history.check_met(early, has_ended=self._end is not None)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Make what is raised inside the fault of the run, whatever the body does with it."""
+        try:
+            yield
+        except (ReplayDivergenceError, UnreadableValueError) as error:
+            self.loop.fault = error
+            raise
 
     # -- the body's side --------------------------------------------------------------------------
 
@@ -425,7 +355,9 @@ class Tracer:
         self, call: NodeCall, node_id: NodeId, *, after: Iterable[NodeId] | None = None
     ) -> TracedNode:
         """Record a call as the node of this identity; settle it if its outcome came before it."""
-        self._check_divergence(node_id, call)
+        if self._history.unmet:
+            with self._faults():
+                self._history.meet(node_id, call)
         state = self.state()
         node = TracedNode(
             node_id,
@@ -444,69 +376,6 @@ class Tracer:
         if after is None:
             state.frontier = {node_id}
         return node
-
-    def _check_divergence(self, node_id: NodeId, call: NodeCall) -> None:
-        known = self._known.pop(node_id, None)
-        if known is None:
-            return
-        if (known.kind, known.name) != (call.kind, call.name):
-            raise self._divergence(node_id, known, call.name)
-        if known.args == call.args:
-            return
-        try:
-            if self._plain(known.args) == self._plain(call.args):
-                return
-        except UnresolvableError:
-            pass  # a part that a result no longer has: other arguments
-        except UnreadableValueError as error:
-            if self._is_same_source:
-                self.loop.fault = error
-                raise
-        if self._is_same_source:
-            raise self._divergence(
-                node_id,
-                known,
-                f"{call.name} with other arguments",
-            )
-        logger.warning(
-            "run %s: the replayed step %s (%s) has other arguments; its recorded result counts",
-            self.run_id,
-            call.name,
-            node_id,
-            extra={"run_id": self.run_id, "node_id": node_id, "step": call.name},
-        )
-
-    def _divergence(self, node_id: NodeId, known: Known, traced: str) -> BaseException:
-        why = (
-            "The workflow was edited while the run was under way. Restore the old order of steps; to change it, give the "
-            "edited workflow a name= of its own."
-        )
-        if self._is_same_source:
-            why = (
-                "The workflow's own source is unchanged: a workflow or function that it calls was edited, or the body "
-                "is not repeatable (use now(), random() and uuid4() of ckworkflow, and sort what has no order)."
-            )
-        error = ReplayDivergenceError(
-            self.run_id,
-            node_id,
-            recorded=known.name,
-            traced=traced,
-            why=why,
-        )
-        self.loop.fault = error  # whatever the body does with it
-        return error
-
-    def _plain(self, args: Json) -> Json:
-        """Arguments with every known reference replaced by what it stands for."""
-
-        def known_value(ref: Any) -> Any:
-            node_id, path = ref
-            outcome = self._outcomes.get(node_id)
-            if outcome is None:
-                return ("unknown", node_id, str(path))
-            return project(codec.decode(outcome.output), tuple((kind, key) for kind, key in path))
-
-        return codec.encode(codec.decode(args, ref=known_value), path="args")
 
     def is_alone(self) -> bool:
         """Whether the root task runs, and no other is unfinished."""

@@ -24,7 +24,7 @@ from ckworkflow import codec, tracing
 from ckworkflow.definition import Workflow, registry
 from ckworkflow.engine import failures, judging
 from ckworkflow.model import NodeKind
-from ckworkflow.tracing.tracer import TaskState
+from ckworkflow.tracing.tasks import TaskState
 from differential.simulator import MOMENT, START, Entry, Fault, Move, call_step, canonical
 
 

@@ -558,3 +558,30 @@ def test_a_set_of_tasks_has_the_same_order_in_every_body() -> None:
             found.resume()
     assert len(orders) == 100
     assert all(order == orders[0] for order in orders)
+
+
+@workflow(name="rounds of tasks")
+async def rounds_of_tasks(rounds: int) -> int:
+    seen = 0
+    for _ in range(rounds):
+        for value in await asyncio.gather(asyncio.create_task(ping_of(1)), ping_of(2)):
+            seen += value
+    return seen
+
+
+@workflow(name="a ping of its own")
+async def ping_of(n: int) -> Any:
+    return await ping(n)
+
+
+def test_a_body_that_lives_long_keeps_few_of_the_tasks_that_have_ended() -> None:
+    most = 0
+    with contextlib.closing(tracer(rounds_of_tasks, 200)) as alive:
+        trace = alive.resume()
+        while trace.end is None or trace.end.after:
+            outcomes = [done(node.node_id, node.args["args"][0]) for node in trace.nodes]  # type: ignore[index,call-overload]
+            trace = alive.resume(outcomes)
+            most = max(most, len(alive.loop.tasks))
+
+    assert trace.end.result == 600
+    assert most < 50
