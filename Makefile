@@ -81,7 +81,7 @@ pythons: $(DEV_READY)
 	CKWORKFLOW_PROGRAMS=$(OTHER_PROGRAMS) tools/each_python.sh $(VENV) $(SIDE_BY_SIDE) -m "fast or each_python"
 
 soak: $(DEV_READY)
-	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) tests/crash_everywhere
+	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) -o faulthandler_timeout=0 tests/crash_everywhere
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(ALONE) tests/scale
 	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE) tests/nemesis
 	$(RUN) python -W ignore -m tests.differential.programs --count $(SOAK_PROGRAMS) --seed $$(date +%s) --workers 2

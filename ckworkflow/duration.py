@@ -99,7 +99,7 @@ def parse_span(value: str | float | timedelta) -> timedelta:
     elif isinstance(given, datetime):
         raise InvalidDurationError(given, "it is a moment, and a length of time is needed here")
     else:
-        raise InvalidDurationError(given, f"a {type(given).__name__} has no length in time")
+        raise InvalidDurationError(given, f"a {type(given).__name__} is not a duration")
     if span < timedelta(0):
         raise InvalidDurationError(value, "it is negative")
     if span > LONGEST:
@@ -171,7 +171,7 @@ def _term(value: str, term: re.Match[str]) -> Fraction:
     if not unit:
         raise InvalidDurationError(
             value,
-            f"the number {number} has no unit; say '{number} ms', or give a number of seconds, not text",
+            f"the number {number} has no unit; say '{number} seconds', or '{number} ms'",
         )
     if unit not in _MICROSECONDS:
         units = "ms, seconds, minutes, hours, days, weeks, years"

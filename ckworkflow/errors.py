@@ -153,6 +153,10 @@ class InvalidDurationError(CkWorkflowError, ValueError):
         self.value, self.reason = value, reason
 
 
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
+
+
 class UnserializableValueError(CkWorkflowError, TypeError):
     """A value that cannot be written to the database.
 
@@ -163,7 +167,7 @@ class UnserializableValueError(CkWorkflowError, TypeError):
     def __init__(self, path: str, value: object, hint: str = "") -> None:
         kind = type_name(value)
         super().__init__(
-            f"{path} is a {kind}, which cannot be stored. "
+            f"{path} is {_a(kind)}, which cannot be stored. "
             + (hint or "Pass JSON values, datetimes, enums, dataclasses or an id instead.")
         )
         self.path, self.type_name = path, kind
@@ -316,7 +320,7 @@ class BodyTimeoutError(CkWorkflowError, RuntimeError):
 
 
 class NotAwaitedError(CkWorkflowError, RuntimeError):
-    """The body of a workflow called a step, a workflow, `sleep` or `gather`, and did not await it.
+    """The body of a workflow called a step, a workflow or `sleep`, and did not await it.
 
     Attributes:
         what: What was called.
@@ -325,7 +329,7 @@ class NotAwaitedError(CkWorkflowError, RuntimeError):
 
     def __init__(self, what: str, line: int) -> None:
         super().__init__(
-            f"{what} (line {line}) was called and not awaited, so nothing of it would run. Write `await {what}(...)`, "
+            f"{what} (line {line}) was called but not awaited, so it would never run. Write `await {what}(...)`, "
             f"or give it to asyncio.gather() or asyncio.create_task() and await that."
         )
         self.what, self.line = what, line

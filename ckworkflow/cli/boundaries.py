@@ -132,7 +132,7 @@ def tell(wait: Wait, boundaries: Sequence[Boundary]) -> str:
         named = [b for b in here if b.code and any(word in wait.reason for word in _words(b.code))]
         for boundary in (*named, *here):
             return boundary.sentence
-    return f"line {wait.line}: {wait.reason}"
+    return f"line {wait.line}: {wait.reason}" if wait.line else wait.reason
 
 
 def _words(code: str) -> list[str]:

@@ -6,15 +6,17 @@ Not here: importing the workflows (`home`).
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ckworkflow.cli.words import last_part, say
+from ckworkflow.cli.words import last_part, say, shorten
 from ckworkflow.definition import registry
 
 if TYPE_CHECKING:
@@ -71,10 +73,9 @@ def _unknown(name: str, packages: Sequence[str]) -> str:
     said = f"No workflow is named {name!r}. "
     known = sorted(registry.workflows)
     if not packages and not known:
-        return (
-            said
-            + "workflow_packages in celeryconfig.py names no package: workflow_packages = ['workflows']."
-        )
+        if importlib.util.find_spec("celeryconfig") is None:
+            return f"{said}There is no celeryconfig.py in {Path.cwd()}: run this in the bot's folder."
+        return said + "celeryconfig.py names no package. Write workflow_packages = ['workflows'] there."
     if not known:
         return said + f"There is none in workflow_packages = {list(packages)!r}."
     parts = {last_part(full): full for full in known}
@@ -126,6 +127,9 @@ def _read(text: str, parameter: inspect.Parameter | None) -> Any:
         found = json.loads(text, parse_constant=_refuse)
     except ValueError:
         return text
+    except RecursionError:
+        msg = f"{shorten(text, 40)!r} is nested too deep to be read as JSON. Pass flatter data."
+        raise click.ClickException(msg) from None
     wanted = _TEXT.get(_annotation(parameter))
     return text if wanted is not None and type(found) not in wanted else found
 

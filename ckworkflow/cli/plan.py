@@ -206,7 +206,7 @@ def _boundary_text(found: Preview) -> Iterator[str]:
     perhaps = [_lines(found, one) for one in bodies]
     if any(perhaps):
         said = "; ".join(filter(None, perhaps))
-        yield f"With an object in place of plain data the body would wait at {said} as well; --json says for which value."
+        yield f"If a result is an object and not plain data, the body also waits for it at {said}; --json names the result."
 
 
 def _boundaries_of(found: Preview, workflow: Workflow[..., Any]) -> list[str]:

@@ -338,8 +338,8 @@ def workflow(function: Callable[..., Any] | None = None, /, *, name: str | None 
         _check_function("workflow", function, name)
         if not inspect.iscoroutinefunction(function):
             msg = (
-                f"@workflow goes over an `async def`, and {function.__qualname__} is a `def`. Write `async def "
-                f"{function.__name__}(...)`; a decorator between must give an `async def` too."
+                f"@workflow needs an `async def`, and {function.__qualname__} is a `def`. Write `async def "
+                f"{function.__name__}(...)`; any decorator in between must return an async function, too."
             )
             raise TypeError(msg)
         made: Workflow[..., Any] = Workflow(function, name=name)
@@ -376,9 +376,9 @@ def _check_function(kind: str, function: object, name: str | None) -> None:
         raise TypeError(msg)
     if name is None and "<" in function.__qualname__:
         msg = (
-            f"{function.__module__}.{function.__qualname__} ({_site(function)}) needs a name of its own: a lambda, or what "
-            f"a function defines, has one qualified name however often it is made, and runs in the database know a "
-            f"{kind} by its name alone. Write @{kind}(name=...), another one each time."
+            f"{function.__module__}.{function.__qualname__} ({_site(function)}) needs an explicit name: lambdas and nested "
+            f"functions share one qualified name, and runs in the database know a {kind} by its name alone. Write "
+            f"@{kind}(name=...), a different one for each."
         )
         raise ValueError(msg)
 

@@ -51,6 +51,10 @@ class Installation(Protocol):
         """Whether no broker is configured."""
         ...
 
+    def check_settings(self) -> None:
+        """Read the settings; raises the error of one that cannot be used."""
+        ...
+
     def start_embedded(self, *, loop: asyncio.AbstractEventLoop) -> EmbeddedWorker:
         """Start a worker whose async steps run on `loop`; blocks until it consumes."""
         ...
@@ -198,7 +202,8 @@ async def attach(client: discord.Client) -> None:
         TypeError: It is no client.
         HookContextError: Another client of this process runs the embedded worker.
         DiscordLibraryError: `discord` is not discord.py.
-        InvalidSettingError: An address in the environment is no URL.
+        InvalidSettingError: An address in the environment is no URL; or a setting cannot be used.
+        CkWorkflowError: Another setting cannot be used: the error names it.
     """
     require_discord_py()
     if not isinstance(client, discord.Client):
@@ -214,8 +219,11 @@ async def attach(client: discord.Client) -> None:
         )
     install_log_filter()
     installation = _installation()
+    installation.check_settings()
     if not installation.is_embedded:
-        logger.info("broker configured: steps run in workers of their own")
+        logger.info(
+            "a broker is configured: steps run in workers of their own (`celery -A ckworkflow worker`), not here"
+        )
         return
     if client in _loaded:
         return

@@ -120,7 +120,10 @@ class DiscordIntegration(_DiscordErrors):
         if self._token:
             self._client = await self._login()
         else:
-            logger.info("no Discord token: %s is not set, and steps that ask for the client fail", TOKEN)
+            logger.info(
+                "no Discord token: %s is not set, and steps that ask for the client are held until a worker has it",
+                TOKEN,
+            )
 
     async def close(self) -> None:
         """Close the client's connections. A closed client cannot be opened again; `open` makes a new one."""

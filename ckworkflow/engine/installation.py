@@ -87,6 +87,14 @@ class Installation:
         """Whether no broker is configured, so that the worker belongs into the bot's process."""
         return self._is_embedded()
 
+    def check_settings(self) -> None:
+        """Read the settings, and connect to nothing yet.
+
+        Raises:
+            CkWorkflowError: One of them cannot be used; names it.
+        """
+        _ = self.engine
+
     def start_embedded(self, *, loop: asyncio.AbstractEventLoop | None = None) -> EmbeddedWorker:
         """Start a worker inside this process.
 

@@ -136,7 +136,7 @@ def _judge(error: BaseException, now: Callable[[], datetime], discord_errors: Di
         try:
             delay = _delay(error, now)
         except InvalidDurationError as invalid:
-            return Failure(FailureAction.HOPELESS, failures.to_data(invalid))
+            return unrecordable(invalid, error)
         return Failure(FailureAction.RETRY, data, delay)
     for integration in installed():
         try:
@@ -173,10 +173,19 @@ def _as_wished(verdict: Verdict, wish: DiscordErrors) -> Verdict | None:
 def _delay(error: RetryableError, now: Callable[[], datetime]) -> timedelta:
     if error.retry_after is None:
         return LEAST_RETRY
-    wait = parse_wait(error.retry_after)
+    given = error.retry_after
+    if _is_negative(given):
+        return LEAST_RETRY  # what was to come has come: as with a moment that has passed
+    wait = parse_wait(given)
     if isinstance(wait, datetime):
         wait = wait - now()
     return max(wait, LEAST_RETRY)
+
+
+def _is_negative(given: object) -> bool:
+    if isinstance(given, timedelta):
+        return given < timedelta()
+    return isinstance(given, int | float) and not isinstance(given, bool) and given < 0
 
 
 def _follow(verdict: Verdict, data: dict[str, Any]) -> Failure:

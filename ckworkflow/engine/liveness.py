@@ -162,13 +162,11 @@ def _reap(
     engine.database.end_sessions(process_id)  # or its locks would be waited for
     if owned is None:
         owned = engine.database.read(lambda tx: processes.owned_runs(tx, process_id))
+    what = "it ran no step"
+    if owned:
+        what = f"what it ran of {counted(len(owned), 'run')} is run again: {listed(list(owned))}"
     logger.warning(
-        "process %s is dead (%s); what it ran of %s is run again: %s",
-        process_id,
-        dead.reason,
-        counted(len(owned), "run"),
-        listed(list(owned)),
-        extra={"process_id": process_id},
+        "process %s is dead (%s); %s", process_id, dead.reason, what, extra={"process_id": process_id}
     )
 
     def has_spoken(tx: Transaction) -> bool:

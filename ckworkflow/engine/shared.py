@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ckworkflow import codec
+from ckworkflow.foreign import show
 from ckworkflow.store import keyvalue
 from ckworkflow.store.transaction import Transaction
 
@@ -53,23 +54,27 @@ class SyncStore:
         Raises:
             UnserializableValueError: It cannot be stored.
         """
-        self.put(key, _encoded(key, value))
+        self.put(key, _encoded(_checked(key), value))
 
     def get(self, key: str, default: Any = None) -> Any:
         """Read a value, decoded anew; `default` when the key is not there."""
+        key = _checked(key)
         text = self._engine.database.read(lambda tx: keyvalue.get(tx, key))
         return default if text is None else codec.decode(codec.loads(text))
 
     def delete(self, key: str) -> bool:
         """Remove a key; return whether it was there."""
+        key = _checked(key)
         return self._engine.database.transact(lambda tx: keyvalue.delete(tx, key))
 
     def has(self, key: str) -> bool:
         """Return whether a key is there."""
+        key = _checked(key)
         return self._engine.database.read(lambda tx: keyvalue.get(tx, key)) is not None
 
     def put(self, key: str, text: str) -> None:
         """Write a value that is encoded already."""
+        key = _checked(key)
         database = self._engine.database
 
         def write(tx: Transaction) -> None:
@@ -96,19 +101,22 @@ class SharedStore:
         Raises:
             UnserializableValueError: It cannot be stored; at the call.
         """
-        text = _encoded(key, value)
+        text = _encoded(_checked(key), value)
         return self._submit(lambda: self.sync.put(key, text))
 
     def get(self, key: str, default: Any = None) -> Pending[Any]:
         """Read a value, decoded anew; `default` when the key is not there."""
+        key = _checked(key)
         return self._submit(lambda: self.sync.get(key, default))
 
     def delete(self, key: str) -> Pending[bool]:
         """Remove a key; give whether it was there."""
+        key = _checked(key)
         return self._submit(lambda: self.sync.delete(key))
 
     def has(self, key: str) -> Pending[bool]:
         """Give whether a key is there."""
+        key = _checked(key)
         return self._submit(lambda: self.sync.has(key))
 
     def flush(self) -> None:
@@ -121,6 +129,15 @@ class SharedStore:
 
     def _submit(self, call: Callable[[], T]) -> Pending[T]:
         return Pending(self._executor.submit(call))
+
+
+def _checked(key: object) -> str:
+    if not isinstance(key, str):
+        msg = (
+            f"a key of the store is text, and {show(key)} is a {type(key).__name__}: pass str(...) of it"
+        )
+        raise TypeError(msg)
+    return str(key)
 
 
 def _encoded(key: str, value: object) -> str:

@@ -29,7 +29,7 @@ from ckworkflow.model import RunId
 from ckworkflow.scrub import conceal_url, scrub
 from ckworkflow.store.expectations import ExpectationError, is_unmet
 from ckworkflow.store.files import OpenFile, make_private
-from ckworkflow.store.forks import ForkGate
+from ckworkflow.store.forks import ForkedInTransactionError, ForkGate
 from ckworkflow.store.location import SETTING, read_url, shown
 from ckworkflow.store.transaction import (
     BUSY_SECONDS,
@@ -101,7 +101,7 @@ class Database:
         self._file: OpenFile | None = None
         self._writer = self._make_writer()
         self._engine = self._make_engine()
-        self._gate = ForkGate(self.dispose) if self.is_sqlite else None
+        self._gate = ForkGate(self.dispose, str(self._path)) if self.is_sqlite else None
         self._inherited: list[object] = []
         self._kept: sa.Connection | None = None
         self._disposals = 0
@@ -236,6 +236,11 @@ class Database:
             return self.read(self.now)
         return last[1] + timedelta(seconds=time.monotonic() - last[0])
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process can never use the database, since it was forked during a transaction."""
+        return self._gate is not None and self._gate.is_lost
+
     def end_sessions(self, owner: str) -> None:
         """Have a server give up what a process has under way that is taken for dead; of SQLite nothing is known.
 
@@ -293,6 +298,10 @@ class Database:
                     except exc.DBAPIError as error:
                         self._give_up(connection, number, error)
                         raise
+            except ForkedInTransactionError as error:
+                raise DatabaseUnavailableError(
+                    self.url, str(error), "Start this process again"
+                ) from None
             except exc.TimeoutError as error:  # of the pool
                 reason = f"all {POOL_SIZE + POOL_OVERFLOW} sessions of this process are in use"
                 raise DatabaseUnavailableError(self.url, reason) from error

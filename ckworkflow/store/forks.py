@@ -5,7 +5,8 @@ with a copy of it: it would wait for ever for a lock that its parent has long gi
 none where it believes that it does, so that another process may reset the log under its feet. Closing the
 child's copies makes it worse. So the parent closes all of its own first: a fork waits for the transactions
 that are under way, and those that want to begin wait for the fork. It takes a millisecond and is rare: a
-worker with the prefork pool, when it starts and when it replaces a process.
+worker with the prefork pool, when it starts and when it replaces a process. A child that is forked all the same, since
+a transaction took too long, can never use the file: it is told so, and a pool process ends and is replaced.
 
 Not here: servers, whose connections a child just leaves alone (`ckworkflow.store.database`).
 """
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["ForkGate"]
+__all__ = ["ForkGate", "ForkedInTransactionError"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,17 @@ LONGEST_WAIT_SECONDS = 5.0
 _gates: weakref.WeakSet[ForkGate] = weakref.WeakSet()
 _gates_lock = threading.Lock()
 _closed: list[ForkGate] = []
+_lost: set[str] = set()
+"""The files that this process can never use."""
+
+
+class ForkedInTransactionError(sqlite3.OperationalError):
+    """This process was forked while a transaction of its parent was under way: SQLite would wait for it for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this process was forked during a transaction that took long, and can never use the file"
+        )
 
 
 class ForkGate:
@@ -36,10 +49,12 @@ class ForkGate:
 
     Args:
         close: Closes every connection; called before a fork, while no thread is inside.
+        path: The file.
     """
 
-    def __init__(self, close: Callable[[], object]) -> None:
-        self._close = close
+    def __init__(self, close: Callable[[], object], path: str) -> None:
+        self._close, self._path = close, path
+        self._is_used = False
         self._reset()
         with _gates_lock:
             _gates.add(self)
@@ -49,9 +64,20 @@ class ForkGate:
         self._inside = 0
         self._is_closed = False
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process can never use the file."""
+        return self._path in _lost
+
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Use connections; waits while the process forks."""
+        """Use connections; waits while the process forks.
+
+        Raises:
+            ForkedInTransactionError: This process can never use the file.
+        """
+        if self._path in _lost:
+            raise ForkedInTransactionError
         with self._condition:
             while self._is_closed:
                 self._condition.wait()
@@ -67,9 +93,9 @@ class ForkGate:
         """Let nobody in, wait until nobody is inside, and close the connections."""
         with self._condition:
             self._is_closed = True
-            is_empty = self._condition.wait_for(lambda: not self._inside, LONGEST_WAIT_SECONDS)
-        if not is_empty:
-            logger.warning("fork during a long transaction: the child may have to wait for the database")
+            self._is_used = not self._condition.wait_for(lambda: not self._inside, LONGEST_WAIT_SECONDS)
+        if self._is_used:
+            logger.warning("fork during a long transaction: the child can never use %s", self._path)
         self._close()
 
     def after_fork_in_parent(self) -> None:
@@ -80,6 +106,8 @@ class ForkGate:
 
     def after_fork_in_child(self) -> None:
         """Start over: whoever was waiting is in the parent."""
+        if self._is_used:
+            _lost.add(self._path)
         self._reset()
 
 

@@ -22,7 +22,7 @@ _FORMS: Final = "sqlite:///runs.sqlite3 or postgresql+psycopg://user:password@ho
 _HIDDEN: Final = "***"
 
 
-def read_url(text: str) -> sa.URL:
+def read_url(text: object) -> sa.URL:
     """Read a database URL, and see that its driver is here.
 
     Returns:
@@ -31,6 +31,8 @@ def read_url(text: str) -> sa.URL:
     Raises:
         InvalidSettingError: It names no database that could be used.
     """
+    if not isinstance(text, str):
+        raise InvalidSettingError(SETTING, text, f"a database URL is text, such as {_FORMS}")
     try:
         url = sa.make_url(text)
         dialect_name = url.get_backend_name()
@@ -85,7 +87,10 @@ def path_in_url(text: str) -> Path:
     if path in ("", ":memory:") or "mode=memory" in rest:
         msg = "what is in memory ends with its process, and no other process sees it. Name a file"
         raise ValueError(msg)
-    if not rest.startswith("/") or path.startswith("file:"):
+    if "\0" in path:
+        msg = "no file has a NUL character in its name. Take it out"
+        raise ValueError(msg)
+    if not rest.startswith("/") or path.startswith("file:") or "uri=" in rest.partition("?")[2]:
         msg = "it does not name a file by its path. Three slashes and a path are needed"
         raise ValueError(msg)
     try:

@@ -81,7 +81,7 @@ def ensure(database: Database, *, creates: bool = True) -> None:
     if not database.is_there:
         if not creates:
             raise NoRunsYetError(
-                database.url, "there is no such file", "It is made when the first run is started: check that this is the "
+                database.url, "there is no such file", "The first run creates it: check that this is the "
                 "folder in which the bot is started, or name the file in workflow_database_url",
             )  # fmt: skip
         database.make_folder()

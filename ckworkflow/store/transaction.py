@@ -170,7 +170,7 @@ class _TextForm(_Form):
             value = parameters.get(name, default)
             if value is None:
                 values.append(None)
-            elif type(value) is str:
+            elif isinstance(value, str):
                 text = value.encode()
                 if b"\0" in text:
                     refuse_nul([value])
@@ -216,7 +216,7 @@ def refuse_nul(values: Iterable[object]) -> None:
         RefusedValueError: One has it.
     """
     for value in values:
-        if type(value) is str and "\0" in value:
+        if isinstance(value, str) and "\0" in value:
             raise RefusedValueError("a text with a NUL character", _TEXTS)
 
 

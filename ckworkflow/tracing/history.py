@@ -93,8 +93,8 @@ class History:
 
     def _divergence(self, node_id: NodeId, known: Known, traced: str) -> ReplayDivergenceError:
         why = (
-            "The workflow was edited while the run was under way. Restore the old order of steps; to change it, give the "
-            "edited workflow a name= of its own."
+            "The workflow was edited while the run was under way. Restore the old order of steps. To change it, add the edited "
+            "workflow as a new function with a name= of its own, and keep the old one until its runs have ended."
         )
         if self._is_same_source:
             why = (

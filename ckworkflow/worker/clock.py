@@ -13,6 +13,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -21,6 +22,7 @@ from celery.worker import state
 
 from ckworkflow import canvas
 from ckworkflow.background import BackgroundThread, stop_worker_with
+from ckworkflow.definition import registry
 from ckworkflow.engine import claims, holding, liveness, recovery, retention
 from ckworkflow.engine.core import one_by_one
 from ckworkflow.engine.installation import current
@@ -45,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 """How often a clock looks for what other processes have scheduled."""
-BURY_SECONDS = 1.0
+REAP_SECONDS = 1.0
 SCHEMA_SECONDS = 5.0
 """How often it looks whether this code may still use the database."""
 EXIT_CODE = 1
@@ -114,7 +116,7 @@ class ClockThread:
         reaped_at = 0.0
         outage = Outage(logger, "database of the clock")
         # Once a heartbeat at least, since a look counts for so much time only.
-        look_seconds = min(BURY_SECONDS, self._engine.settings.heartbeat.total_seconds())
+        look_seconds = min(REAP_SECONDS, self._engine.settings.heartbeat.total_seconds())
         while not self._is_stopped:
             wait = POLL_SECONDS
             try:
@@ -210,7 +212,14 @@ class Clock(bootsteps.StartStopStep):
             # Celery would add the traceback of what the sentence says.
             logger.critical("the worker stops: %s", error)
             raise SystemExit(EXIT_CODE) from None
-        logger.info(describe(worker))
+        is_embedded = getattr(worker, "ckworkflow_is_embedded", False)
+        logger.info(describe(worker, is_embedded=is_embedded))
+        if not registry.steps and not is_embedded:
+            logger.warning(
+                "this worker knows no workflow and no step. celeryconfig.py is looked for in %s; its workflow_packages "
+                "names the packages to import",
+                Path.cwd(),
+            )
         engine, local = current().engine, None
         executor = getattr(worker.pool, "executor", None)
         if self._children is None and executor is not None:

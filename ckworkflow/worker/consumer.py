@@ -224,10 +224,11 @@ class Consumer(CeleryConsumer):
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Hold a step that this worker does not know, so that its run says so; anything else is Celery's to reject."""
         match message.headers, _arguments(message):
+            # By its id: what Celery itself sends, the next of a chain, has none of our headers.
             case (
-                {"task": str(step), canvas.PUBLISHED_AT: float()},
+                {"task": str(step), "id": str(id_)},
                 [str(run_id), str(node_id), int(generation)],
-            ):
+            ) if id_ == canvas.task_id(RunId(run_id), NodeId(node_id), generation):
                 pass
             case _:
                 super().on_unknown_task(body, message, exc)

@@ -128,7 +128,7 @@ class EmbeddedWorker:
     def _make_controller(self, concurrency: int) -> Any:
         with _made_as_it_was(self._app):
             trace.setup_worker_optimizations(self._app, self.name)
-            return WorkController(
+            controller = WorkController(
                 app=self._app,
                 hostname=self.name,
                 pool_cls=pools.POOL,
@@ -139,6 +139,8 @@ class EmbeddedWorker:
                 without_mingle=True,
                 ready_callback=self._on_ready,
             )
+            controller.ckworkflow_is_embedded = True
+            return controller
 
     def _run(self) -> None:
         # WorkController.start catches what goes wrong, logs it and stops.

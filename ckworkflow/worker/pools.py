@@ -66,12 +66,12 @@ def check_pool(pool: object) -> None:
             raise UnsupportedPoolError(green)
 
 
-def describe(worker: Any) -> str:
-    """Say on which pool a worker runs its steps, and how to have another."""
+def describe(worker: Any, *, is_embedded: bool = False) -> str:
+    """Say on which pool a worker runs its steps, and how to have another, which one inside another process cannot."""
     name = worker.pool_cls.__module__.rpartition(".")[2]
     slots = worker.pool.limit or 1
     text = f"steps run on the {_NAMES.get(name, name)} pool, {slots} at a time"
-    if worker.app.conf.value_set_for("worker_pool"):
+    if worker.app.conf.value_set_for("worker_pool") or is_embedded:
         return text
     other = "prefork" if name == "thread" else POOL
     return f"{text}; `worker_pool = {other!r}` in the app's settings chooses another"

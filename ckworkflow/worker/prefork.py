@@ -103,6 +103,11 @@ async def _try_integrations() -> None:
 def _open(**_: Any) -> None:
     signal.signal(_CANCEL_STEPS, _on_grace_over)
     current().engine.queues = frozenset()  # the main process consumes
+    if current().engine.database.is_lost:
+        logger.warning(
+            "pool process ends: it was forked during a transaction. Another one takes its place"
+        )
+        os._exit(0)
     # Celery replaces a child that has ended.
     stop_worker_with(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:

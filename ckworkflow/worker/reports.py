@@ -96,7 +96,7 @@ def _level(failure: Failure | None, *, is_final: bool) -> int:
 
 def _tried(claimed: Claimed, failure: Failure) -> str:
     if not failure.counts or failure.action is FailureAction.RELEASE:
-        return "did not succeed, at no cost"
+        return "could not run (this attempt is not counted)"
     step = registry.steps.get(claimed.row.name)
     most = "" if step is None else f" of {step.options.max_retries + 1}"
     return f"failed at attempt {claimed.counted_attempt}{most}"

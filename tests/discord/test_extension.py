@@ -15,7 +15,7 @@ from discord.ext import commands
 from ckworkflow import integration
 from ckworkflow.discord import apply_endpoints, extension
 from ckworkflow.discord.integration import LiveBotIntegration
-from ckworkflow.errors import DatabaseUnavailableError, HookContextError
+from ckworkflow.errors import DatabaseUnavailableError, HookContextError, InvalidSettingError
 from ckworkflow.ext.discord import attach, detach
 from discord_bots import FastBot, connected
 
@@ -30,9 +30,14 @@ class Installation:
         self.story: list[str] = []
         self.loop: asyncio.AbstractEventLoop | None = None
         self.error: Exception | None = None
+        self.setting_error: Exception | None = None
         self.stopping = threading.Event()
         self.may_stop = threading.Event()
         self.may_stop.set()
+
+    def check_settings(self) -> None:
+        if self.setting_error:
+            raise self.setting_error
 
     def start_embedded(self, *, loop):
         assert threading.current_thread() is not threading.main_thread()
@@ -245,6 +250,18 @@ async def test_a_worker_that_cannot_start_leaves_the_bot_alive(fake, installatio
         await fake.until(lambda: "embedded worker not started" in caplog.text)
         assert "connection refused" in caplog.text
         assert bot.is_ready()
+
+
+@pytest.mark.parametrize("is_embedded", [True, False])
+async def test_a_setting_that_cannot_be_used_stops_the_bot(fake, installation, is_embedded):
+    installation.is_embedded = is_embedded
+    installation.setting_error = InvalidSettingError("workflow_package", "x", "there is no such setting")
+
+    with pytest.raises(commands.ExtensionFailed) as caught:
+        await FastBot().load_extension(NAME)
+
+    assert caught.value.__cause__ is installation.setting_error
+    assert installation.story == []
 
 
 async def test_a_second_bot_of_the_process_is_told_so(fake, installation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -140,6 +141,9 @@ def test_backoff_doubles_as_celery_spells_it(desk: Desk) -> None:
         (datetime(2026, 1, 2, 3, 4, 35, tzinfo=UTC), 30 * SECOND),
         (None, SECOND),
         (0, SECOND),
+        (-0.01, SECOND),
+        (-5, SECOND),
+        (timedelta(seconds=-1), SECOND),
         ("10 ms", SECOND),
         (datetime(2020, 1, 1, tzinfo=UTC), SECOND),
     ],
@@ -160,7 +164,7 @@ def test_a_retryable_error_says_how_long_to_wait_a_second_at_least(
     assert recorded.retry_in == (wait if within_horizon else None)
 
 
-@pytest.mark.parametrize("retry_after", ["1 month", -1, datetime(2030, 1, 1), "soon"])  # noqa: DTZ001
+@pytest.mark.parametrize("retry_after", ["1 month", True, datetime(2030, 1, 1), "soon"])  # noqa: DTZ001
 def test_a_retryable_error_with_a_bad_delay_fails_at_once(desk: Desk, retry_after: Any) -> None:
     run_id = desk.start(patient)
 
@@ -169,7 +173,9 @@ def test_a_retryable_error_with_a_bad_delay_fails_at_once(desk: Desk, retry_afte
     )
 
     assert recorded.wakes_body
-    assert "InvalidDurationError" in (desk.node(run_id).error or "")
+    error = json.loads(desk.node(run_id).error or "")
+    assert "InvalidDurationError" in str(error)
+    assert "later" in str(error)  # what the step itself has said
 
 
 def test_a_delay_beyond_the_horizon_lives_in_sql_alone(desk: Desk) -> None:

@@ -139,11 +139,24 @@ def test_calls_of_the_store_take_effect_in_their_order(bots_store: SharedStore) 
 def test_a_value_that_cannot_be_stored_is_refused_at_the_call(
     running: Installation, bots_store: SharedStore
 ) -> None:
-    with pytest.raises(UnserializableValueError, match=r"^store\['thing'\]\['a'\]\[0\] is a object"):
+    with pytest.raises(UnserializableValueError, match=r"^store\['thing'\]\['a'\]\[0\] is an object"):
         bots_store.set("thing", {"a": [object()]})
     run = start_sync(storing_an_object)
     until(lambda: run.status().is_final)
-    assert "store['thing']['a'][0] is a object" in (run.steps()[0].error or "")
+    assert "store['thing']['a'][0] is an object" in (run.steps()[0].error or "")
+
+
+@pytest.mark.parametrize("key", [5, None, b"key", ("a", "b")])
+def test_a_key_that_is_no_text_is_refused_at_the_call(desk: Desk, key: Any) -> None:
+    store = SharedStore(desk.engine)
+    for use in (
+        lambda: store.set(key, 1), lambda: store.get(key), lambda: store.delete(key), lambda: store.has(key),
+        lambda: store.sync.set(key, 1), lambda: store.sync.get(key), lambda: store.sync.delete(key),
+        lambda: store.sync.has(key),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="a key of the store is text"):
+            use()
+    store.close()
 
 
 def test_two_that_write_a_new_key_at_once_do_not_disturb_each_other(desk: Desk) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ckworkflow.store import keyvalue, schema
+from ckworkflow.errors import DatabaseUnavailableError
+from ckworkflow.store import forks, keyvalue, schema
 from ckworkflow.store.database import Database
+from ckworkflow.worker import prefork
 from ckworkflow.worker.broker_file import BrokerFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from ckworkflow.store.transaction import Transaction
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,3 +91,52 @@ def exit_code(pid: int) -> int | None:
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     return None
+
+
+def test_a_child_forked_during_a_transaction_that_took_long_says_that_it_can_never_use_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "LONGEST_WAIT_SECONDS", 0.05)
+    url = f"sqlite:///{tmp_path / 'runs.sqlite3'}"
+    database = Database(url)
+    schema.ensure(database)
+    has_written, is_over = threading.Event(), threading.Event()
+
+    def write(tx: Transaction) -> None:
+        keyvalue.put(tx, "key", "1", now=database.now(tx))
+        has_written.set()
+        is_over.wait(PATIENCE_SECONDS)
+
+    def use() -> int:
+        for each in (database, Database(url)):  # a process that has forked makes its own
+            with pytest.raises(DatabaseUnavailableError, match=r"can never use the file\. Start this"):
+                each.transact(lambda tx: keyvalue.put(tx, "key", "2", now=each.now(tx)))
+        return 7
+
+    def begin_pool_process() -> int:
+        engine = SimpleNamespace(database=database, queues=frozenset())
+        monkeypatch.setattr(prefork, "current", lambda: SimpleNamespace(engine=engine))
+        prefork._open()
+        return 7
+
+    writing = threading.Thread(target=lambda: database.transact(write))
+    writing.start()
+    assert has_written.wait(PATIENCE_SECONDS)
+    codes = [exit_code(fork(act)) for act in (use, begin_pool_process)]
+    is_over.set()
+    writing.join(PATIENCE_SECONDS)
+
+    assert codes == [7, 0]
+    assert not database.is_lost
+    assert database.read(lambda tx: keyvalue.get(tx, "key")) == "1"
+    database.dispose()
+
+
+def fork(act: Callable[[], int]) -> int:
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            code = act()
+        finally:
+            os._exit(code)
+    return pid

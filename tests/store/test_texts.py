@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-BAD = {"NUL": "a\0b", "half of a surrogate pair": "a\ud83db"}
+
+class Text(str):
+    __slots__ = ()
+
+
+class Name(enum.StrEnum):
+    WITH_NUL = "a\0b"
+
+
+BAD = [
+    ("NUL", "a\0b"), ("NUL", Text("a\0b")), ("NUL", Name.WITH_NUL),
+    ("half of a surrogate pair", "a\ud83db"), ("half of a surrogate pair", Text("a\ud83db")),
+]  # fmt: skip
+
+PLAIN = [bad for _, bad in BAD if type(bad) is str]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -63,7 +78,7 @@ def ways(desk: Desk) -> dict[str, Callable[[str], object]]:
 
 def test_a_text_that_one_database_cannot_hold_is_refused_in_both(desk: Desk) -> None:
     for way, call in ways(desk).items():
-        for what, bad in BAD.items():
+        for what, bad in BAD:
             with pytest.raises(RefusedValueError, match=f"a text with .*{what}"):
                 call(bad)
                 pytest.fail(f"{way} with {what} was taken")
@@ -80,9 +95,9 @@ def test_values_may_hold_any_text(desk: Desk) -> None:
     run_id = desk.start(engine_flows.doubling, 3)
     claimed = desk.claim(run_id)
 
-    desk.succeed(claimed, list(BAD.values()))
+    desk.succeed(claimed, PLAIN)
 
-    assert codec.decode(codec.loads(desk.node(run_id).output or "")) == list(BAD.values())
+    assert codec.decode(codec.loads(desk.node(run_id).output or "")) == PLAIN
 
 
 # --- encodings of servers ------------------------------------------------------------------------------

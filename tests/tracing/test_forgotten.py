@@ -126,7 +126,7 @@ def test_a_call_that_stands_alone_fails_the_run_whatever_the_body_handles(
     body: Workflow[..., Any], what: str, line: int
 ) -> None:
     with pytest.raises(
-        NotAwaitedError, match=rf"^{what} \(line \d+\) was called and not awaited"
+        NotAwaitedError, match=rf"^{what} \(line \d+\) was called but not awaited"
     ) as caught:
         outcome(body)
     assert (caught.value.what, caught.value.line) == (what, line_of(body, line))

@@ -196,7 +196,7 @@ class Cog:
     [
         (workflow, Cog.remind, r"cannot go over Cog\.remind, a method: .* with ids in place of `self`"),
         (step(name="remind"), Cog.remind, r"@step cannot go over Cog\.remind, a method"),
-        (workflow, plain, r"@workflow goes over an `async def`, and plain is a `def`"),
+        (workflow, plain, r"@workflow needs an `async def`, and plain is a `def`"),
         (workflow, agen, "which is a generator"),
         (workflow, gen, "which is a generator"),
         (step, gen, "which is a generator: a step has one result"),
@@ -565,7 +565,7 @@ def test_what_a_function_defines_needs_a_name(decorator: Any) -> None:
     async def inner() -> None: ...
 
     with pytest.raises(
-        ValueError, match=r"<locals>\.inner \(.*\.py:\d+\) needs a name of its own"
+        ValueError, match=r"<locals>\.inner \(.*\.py:\d+\) needs an explicit name"
     ) as caught:
         decorator(inner)
     assert f"Write @{decorator.__name__}(name=...)" in str(caught.value)
@@ -573,7 +573,7 @@ def test_what_a_function_defines_needs_a_name(decorator: Any) -> None:
 
 
 def test_a_lambda_needs_a_name() -> None:
-    with pytest.raises(ValueError, match="<lambda> .* needs a name of its own"):
+    with pytest.raises(ValueError, match="<lambda> .* needs an explicit name"):
         step(lambda x: x + 1)
     assert step(name="a lambda")(lambda x: x + 1)(1) == 2
 

@@ -141,7 +141,7 @@ def test_a_broken_module_is_reported_with_its_line_and_the_others_load(
     )
     assert isinstance(failures[0].__cause__, ValueError)
     assert "No module named 'nothing_of_this_name'" in str(failures[3])
-    assert "@workflow goes over an `async def`" in str(failures[5])
+    assert "@workflow needs an `async def`" in str(failures[5])
     assert caplog.messages == [f"workflow module not loaded: {failure}" for failure in failures]
 
 

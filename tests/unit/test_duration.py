@@ -75,7 +75,7 @@ def test_a_number_is_seconds_and_a_timedelta_is_itself(
         ("1 month", "a month has no fixed length; say '30 days'"),
         ("2 months", "a month has no fixed length"),
         ("1mo", "a month has no fixed length"),
-        ("100", "say '100 ms', or give a number of seconds"),
+        ("100", "say '100 seconds', or '100 ms'"),
         ("1h 30", "the number 30 has no unit"),
         ("-1 s", "it is negative"),
         ("1h -5m", "it is negative"),
@@ -97,9 +97,9 @@ def test_a_number_is_seconds_and_a_timedelta_is_itself(
         (math.inf, "not a finite number"),
         (1e300, "longer than 1000 years"),
         (10**400, "longer than 1000 years"),
-        (True, "a bool has no length in time"),
-        (None, "a NoneType has no length in time"),
-        (["1h"], "a list has no length in time"),
+        (True, "a bool is not a duration"),
+        (None, "a NoneType is not a duration"),
+        (["1h"], "a list is not a duration"),
     ],
 )
 def test_what_is_no_time_span_is_refused_with_a_reason(value: object, reason: str) -> None:

@@ -166,3 +166,11 @@ def test_other_processes_see_the_worker(make_home):
     answer = home.command("celery", "-A", "ckworkflow", "inspect", "ping", "-d", "it@here", "-t", "20")
 
     assert "pong" in answer
+
+
+def test_a_worker_that_knows_no_workflow_says_so_whatever_the_log_level(make_home) -> None:
+    home = make_home()
+    home.spawn("worker", "celery", "-A", "ckworkflow", "worker")
+
+    home.wait_for(lambda: "this worker knows no workflow and no step" in home.logs(), "the warning")
+    assert f"celeryconfig.py is looked for in {home.folder}" in home.logs()

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Connection
 
+from ckworkflow import canvas
+from ckworkflow.worker import consumer as consumers
 from ckworkflow.worker.consumer import Consumer, _handing_over
+from waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,3 +108,25 @@ def test_a_pool_that_takes_nothing_more_is_not_blamed_on_the_message(message: Me
         threads._guarded(_handing_over(closed))(message)
 
     assert not message.acknowledged
+
+
+@pytest.mark.parametrize("headers", [{}, {canvas.PUBLISHED_AT: 1.5}], ids=["Celery's own", "published"])
+@pytest.mark.parametrize(("id_", "is_ours"), [("ckw:run:0:1:2", True), ("ckw:run:0:1:3", False)])
+def test_a_step_that_this_worker_does_not_know_is_held_whoever_has_sent_its_message(
+    message: Message, monkeypatch: pytest.MonkeyPatch, headers: dict[str, Any], id_: str, is_ours: bool
+) -> None:
+    held: list[Any] = []
+    theirs: list[Any] = []
+    monkeypatch.setattr(consumers, "_hold_unknown", lambda *what: held.append(what))
+    monkeypatch.setattr(CeleryConsumer, "on_unknown_task", lambda *what: theirs.append(what))
+    message.headers.update(headers, task="flows.gone", id=id_)
+    message._decoded_cache = [["run", "0:1", 2], {}, {}]
+    taker = consumer(ThreadPool)
+    taker.connection_errors = ERRORS
+
+    taker.on_unknown_task(None, message, KeyError("flows.gone"))
+
+    if is_ours:
+        until(lambda: held == [("run", "0:1", 2, "flows.gone")])
+        assert message.acknowledged  # rejected for good
+    assert len(theirs) == int(not is_ours)

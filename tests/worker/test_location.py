@@ -64,6 +64,9 @@ def test_the_home_directory_in_a_url_is_that_of_the_user(
         ("sqlite:///:memory:", "in memory"),
         ("sqlite:///file:runs?mode=memory&uri=true", "in memory"),
         ("sqlite:///file:runs.sqlite3?uri=true", "does not name a file by its path"),
+        ("sqlite:///runs.sqlite3?mode=rwc&uri=true", "does not name a file by its path"),
+        ("sqlite:///a\0b", "no file has a NUL character in its name"),
+        (5, "a database URL is text"),
         ("sqlite:///~nobody-of-that-name/runs.sqlite3", "no such home directory"),
     ],
 )

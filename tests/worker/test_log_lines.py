@@ -122,7 +122,7 @@ def test_a_fault_of_the_worker_names_the_step_that_met_it(make_app, monkeypatch,
     (line,) = [text for text in caplog.messages if "log_flows.asks_discord" in text]
 
     assert line == (
-        f"step log_flows.asks_discord (0:1) of run {run.run_id} (log_flows.asking) did not succeed, at no cost: "
+        f"step log_flows.asks_discord (0:1) of run {run.run_id} (log_flows.asking) could not run (this attempt is not counted): "
         f"auth: GET /users/{{id}}: 401 Unauthorized (error code: 0): 401: scripted; it is tried again. `ckworkflow runs show {run.run_id}` has the message"
     )
 
