@@ -19,13 +19,15 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
+from ckworkflow.per_process import PerProcess
+
 __all__ = ["BackgroundThread", "OffLoop", "stop_worker_with"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_stop: tuple[int, Callable[[], object]] | None = None
+_stop: PerProcess[Callable[[], object]] = PerProcess()
 
 
 def stop_worker_with(stop: Callable[[], object] | None) -> None:
@@ -34,8 +36,9 @@ def stop_worker_with(stop: Callable[[], object] | None) -> None:
     Args:
         stop: Called on the thread that ends, so it must return at once. A forked child does not inherit it.
     """
-    global _stop  # noqa: PLW0603  # one worker per process
-    _stop = None if stop is None else (os.getpid(), stop)
+    _stop.take()
+    if stop is not None:
+        _stop.set(stop)
 
 
 class BackgroundThread(threading.Thread):
@@ -56,16 +59,15 @@ class BackgroundThread(threading.Thread):
         try:
             super().run()
         except BaseException as error:  # whatever it is, the thread is over
-            found = _stop
-            is_worker = found is not None and found[0] == os.getpid()
+            stop = _stop.peek()
             logger.critical(
                 "thread %s has ended with %s: %s. Without it %s, so %s. Please report this as a bug of ckworkflow.",
                 self.name, type(error).__name__, error, self._loss,
-                "the worker stops; start it again" if is_worker else "restart this process",
+                "restart this process" if stop is None else "the worker stops; start it again",
                 exc_info=error,
             )  # fmt: skip
-            if found is not None and is_worker:
-                found[1]()
+            if stop is not None:
+                stop()
 
 
 class OffLoop:

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ckworkflow.worker.broker_file import BrokerFile
+from ckworkflow.worker.broker.broker_file import BrokerFile
 
 if TYPE_CHECKING:
     from pathlib import Path

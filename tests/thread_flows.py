@@ -8,7 +8,7 @@ import time
 
 from ckworkflow import step, workflow
 from ckworkflow.engine import recovery
-from ckworkflow.worker import runtime
+from ckworkflow.worker.process import runtime
 from dying import die
 from journal import note
 

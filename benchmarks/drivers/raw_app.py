@@ -23,7 +23,7 @@ app.conf.update(
 if app.conf.broker_url.startswith("memory"):
     app.conf.broker_transport_options = {"polling_interval": 0.001}
 if app.conf.broker_url.startswith("ckworkflow"):
-    import ckworkflow.worker.transport  # noqa: F401 - registers the transport
+    import ckworkflow.worker.broker.transport  # noqa: F401 - registers the transport
 
     app.conf.worker_timer_precision = 0.05
 

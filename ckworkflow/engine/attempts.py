@@ -9,7 +9,7 @@ needed in SQL.
 keeps the body and this was all that the body waited for, make the continuation in it too. So a durable
 step costs one commit and no message. What is claimed so is a claim like any other.
 
-Not here: running the step's function, and for how long a worker runs ahead (`ckworkflow.worker.task`); what an error
+Not here: running the step's function, and for how long a worker runs ahead (`ckworkflow.worker.steps.task`); what an error
 means (`ckworkflow.engine.judging`).
 """
 

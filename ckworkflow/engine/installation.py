@@ -7,12 +7,11 @@ Wiring (`ckworkflow.celery` or `WorkflowPlugin`) puts it here; everything below 
 from __future__ import annotations
 
 import importlib
-import os
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckworkflow.engine.core import Engine
+from ckworkflow.per_process import PerProcess
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,32 +54,18 @@ class Installation:
         self.app = app
         self._settings, self._publish, self._start_embedded = settings, publish, start_embedded
         self._is_embedded = is_embedded
-        self._lock = threading.Lock()
-        self._engine: tuple[int, Engine] | None = None
-        self._inherited: list[Engine] = []
+        self._engine: PerProcess[Engine] = PerProcess()
 
     @property
     def engine(self) -> Engine:
         """The engine of this process, made when first asked."""
-        found = self._engine
-        if found is not None and found[0] == os.getpid():
-            return found[1]
-        if found is not None:
-            # After a fork: what the parent's engine holds is the parent's. Its lock may be held for ever.
-            self._lock = threading.Lock()
-            self._inherited.append(found[1])
-            self._engine = None
-        with self._lock:
-            if self._engine is None:
-                self._engine = (os.getpid(), Engine(self._settings(), self._publish))
-            return self._engine[1]
+        return self._engine.peek() or self._engine.get(lambda: Engine(self._settings(), self._publish))
 
     @property
     def ready_engine(self) -> Engine | None:
         """The engine of this process, if it is made and its database checked: never blocks."""
-        found = self._engine
-        is_ready = found is not None and found[0] == os.getpid() and found[1].is_ready
-        return found[1] if found is not None and is_ready else None
+        found = self._engine.peek()
+        return found if found is not None and found.is_ready else None
 
     @property
     def is_embedded(self) -> bool:
@@ -105,11 +90,9 @@ class Installation:
 
     def forget_engine(self) -> None:
         """Close the engine; the next use makes a new one with the settings of then."""
-        with self._lock:
-            found, self._engine = self._engine, None
-        if found is not None and found[0] == os.getpid():
-            found[1].bodies.clear()
-            found[1].database.dispose()
+        if (found := self._engine.take()) is not None:
+            found.bodies.clear()
+            found.database.dispose()
 
 
 _current: Installation | None = None

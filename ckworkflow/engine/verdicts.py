@@ -3,7 +3,7 @@
 The verdict is recorded before the step is stopped. What the process that runs the step still says of the attempt is
 fenced by that, whatever it is and however that process ends.
 
-Not here: who passes them (`ckworkflow.worker.request`, `.revokes`), processes that have died by themselves
+Not here: who passes them (`ckworkflow.worker.steps.request`, `.revokes`), processes that have died by themselves
 (`ckworkflow.engine.liveness`).
 """
 

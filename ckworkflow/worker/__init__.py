@@ -1,1 +1,1 @@
-"""The worker: the Celery task of a step, the runtime, the clock, settings, and the embedded broker."""
+"""The worker: its settings and wiring, and its rooms: `broker`, `process` and `steps`."""

@@ -17,7 +17,7 @@ No message can end it: one that Celery cannot read, or that makes it raise, is r
 Celery prints a traceback for some of those, acknowledges others, and ends over the rest, again after each restart.
 
 Not here: how a connection is made again, which is Celery's; what is in flight, which is the database's; what a message must
-look like (`ckworkflow.worker.malformed`).
+look like (`ckworkflow.worker.broker.malformed`).
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from ckworkflow.engine.installation import current
 from ckworkflow.errors import CkWorkflowError, DatabaseUnavailableError
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.store import processes
-from ckworkflow.worker import compression
-from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.broker_loss import BrokerLostError, means_loss
-from ckworkflow.worker.malformed import (
+from ckworkflow.worker.broker import compression
+from ckworkflow.worker.broker.broker_loss import BrokerLostError, means_loss
+from ckworkflow.worker.broker.malformed import (
     MalformedMessageError,
     check_order,
     check_step,
     check_task,
     refuse,
 )
+from ckworkflow.worker.process import runtime as runtimes
 
 __all__ = ["Consumer"]
 

@@ -8,7 +8,7 @@ Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packag
 `workflow_retention`, `workflow_discord_errors`, `workflow_log_tracebacks`. Any other name that begins with `workflow_` is
 refused: it would be ignored.
 
-Not here: the worker's pool (`ckworkflow.worker.pools`), and who calls this (`ckworkflow.worker.wiring`).
+Not here: the worker's pool (`ckworkflow.worker.process.pools`), and who calls this (`ckworkflow.worker.wiring`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ckworkflow.engine.settings import Settings
 from ckworkflow.errors import InvalidDurationError, InvalidSettingError, UnsupportedBrokerError
 from ckworkflow.scrub import conceal, conceal_url, scrub
 from ckworkflow.store.location import path_in_url, read_url, shown
-from ckworkflow.worker.transport import SCHEME
+from ckworkflow.worker.broker.transport import SCHEME
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -143,7 +143,7 @@ def configure(app: Celery, *, is_own: bool) -> None:
     if (
         "redis" in families and importlib.util.find_spec("redis") is not None
     ):  # else kombu says what is missing
-        importlib.import_module("ckworkflow.worker.redis_transport").install()
+        importlib.import_module("ckworkflow.worker.broker.redis_transport").install()
     defaults = [_ALWAYS, *(_BY_TRANSPORT.get(family, {}) for family in sorted(families))]
     if is_own:
         defaults += [_OWN, *([_OWN_REDIS] if "redis" in families else [])]

@@ -19,18 +19,10 @@ from ckworkflow import canvas
 from ckworkflow.definition import discover
 from ckworkflow.engine import installation
 from ckworkflow.engine.installation import Installation
-from ckworkflow.worker import (
-    backend,
-    embedded,
-    events,
-    pools,
-    reports,
-    revokes,
-    runtime,
-    settings,
-    task,
-)
-from ckworkflow.worker.clock import Clock
+from ckworkflow.worker import backend, settings
+from ckworkflow.worker.process import embedded, pools, runtime
+from ckworkflow.worker.process.clock import Clock
+from ckworkflow.worker.steps import events, reports, revokes, task
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,7 +33,7 @@ if TYPE_CHECKING:
     from ckworkflow.engine.settings import Settings
     from ckworkflow.model import RunId
     from ckworkflow.plan import Piece
-    from ckworkflow.worker.embedded import EmbeddedWorker
+    from ckworkflow.worker.process.embedded import EmbeddedWorker
 
 __all__ = ["install"]
 

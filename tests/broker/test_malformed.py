@@ -16,7 +16,7 @@ from redis import Redis
 import services
 from broker.malformed import GONE, ODD, SHAPES, STEP, Shape, bomb
 from ckworkflow.engine.procfs import read_file
-from ckworkflow.worker.broker_file import BrokerFile
+from ckworkflow.worker.broker.broker_file import BrokerFile
 from worker_home import WorkerHome
 
 if TYPE_CHECKING:

@@ -508,7 +508,7 @@ class SimWorker:
         return True
 
     def _handle(self, engine: SimEngine, message: Message) -> bool:
-        """As `ckworkflow.worker.task` does; whether the step was claimed."""
+        """As `ckworkflow.worker.steps.task` does; whether the step was claimed."""
         run_id, task = message.run_id, message.task
         claimed = claims.claim(engine, run_id, task.node_id, task.generation, step=task.name)
         if isinstance(claimed, Early):

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import dockerfile
-from ckworkflow.worker import pools, runtime
+from ckworkflow.worker.process import pools, runtime
 from docker_env import BIN, DOCKER, SECRETS, compose
 
 ROOT = Path(__file__).parents[2]

@@ -27,9 +27,9 @@ from ckworkflow.model import NodeStatus, RunId, RunStatus
 from ckworkflow.store import tables
 from ckworkflow.testing import worker
 from ckworkflow.tracing import Tracer
-from ckworkflow.worker import runtime
-from ckworkflow.worker.clock import ClockThread
-from ckworkflow.worker.heartbeat import Heartbeat
+from ckworkflow.worker.process import runtime
+from ckworkflow.worker.process.clock import ClockThread
+from ckworkflow.worker.process.heartbeat import Heartbeat
 from engine_flows import doubling, one
 from waiting import failure_of, until
 

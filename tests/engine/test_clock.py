@@ -13,7 +13,7 @@ from ckworkflow import sleep, start_sync, workflow
 from ckworkflow.engine import recovery
 from ckworkflow.store import processes
 from ckworkflow.testing import worker
-from ckworkflow.worker.clock import ClockThread
+from ckworkflow.worker.process.clock import ClockThread
 from dying import die
 from waiting import until
 

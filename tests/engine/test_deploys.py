@@ -22,7 +22,7 @@ from ckworkflow.hooks import use_client
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.store import runs, tables
 from ckworkflow.testing import worker
-from ckworkflow.worker import clock, embedded
+from ckworkflow.worker.process import clock, embedded
 from waiting import until
 
 if TYPE_CHECKING:

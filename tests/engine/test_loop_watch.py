@@ -11,8 +11,8 @@ import pytest
 
 from ckworkflow import start_sync, step, workflow
 from ckworkflow.testing import worker
-from ckworkflow.worker import loop_watch
-from ckworkflow.worker.loop_watch import LoopWatch
+from ckworkflow.worker.process import loop_watch
+from ckworkflow.worker.process.loop_watch import LoopWatch
 from waiting import until
 
 if TYPE_CHECKING:

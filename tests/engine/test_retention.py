@@ -386,7 +386,7 @@ def test_a_worker_without_the_setting_deletes_nothing(app: Celery, home: Install
 
 def has_ticked(home: Installation) -> bool:
     """Whether the worker's clock has looked several times."""
-    from ckworkflow.worker import embedded
+    from ckworkflow.worker.process import embedded
 
     running = embedded._running
     assert running is not None

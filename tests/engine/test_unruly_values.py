@@ -19,9 +19,9 @@ from ckworkflow.errors import (
     UnserializableValueError,
 )
 from ckworkflow.model import NodeStatus, RunStatus
-from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.ahead import RunAhead
-from ckworkflow.worker.lane import Lane
+from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.steps.ahead import RunAhead
+from ckworkflow.worker.steps.lane import Lane
 from waiting import failure_of, until
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from journal import note
 NAP = "1 second"
 
 # The lines of messages that come, by which a test counts them.
-logging.getLogger("ckworkflow.worker.reports").setLevel(logging.DEBUG)
+logging.getLogger("ckworkflow.worker.steps.reports").setLevel(logging.DEBUG)
 
 
 def ran(place: str) -> None:

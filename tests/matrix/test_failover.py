@@ -16,7 +16,7 @@ from redis import Redis
 from redis._parsers.base import BaseParser
 
 import services
-from ckworkflow.worker.broker_loss import means_loss
+from ckworkflow.worker.broker.broker_loss import means_loss
 from matrix.test_faults import BROKER_IS_LOST, Stage, stage
 from waiting import until
 

@@ -28,7 +28,7 @@ from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.model import RunStatus
 from ckworkflow.store import Database, tables
 from ckworkflow.testing import FakeDiscord
-from ckworkflow.worker import runtime
+from ckworkflow.worker.process import runtime
 from waiting import until
 from worker_home import WorkerHome
 

@@ -13,8 +13,8 @@ import pytest
 from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import forks, keyvalue, schema
 from ckworkflow.store.database import Database
-from ckworkflow.worker import prefork
-from ckworkflow.worker.broker_file import BrokerFile
+from ckworkflow.worker.broker.broker_file import BrokerFile
+from ckworkflow.worker.process import prefork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ import threading
 
 from kombu import Connection, Consumer, Queue
 
-import ckworkflow.worker.transport  # noqa: F401 - makes the scheme known
+import ckworkflow.worker.broker.transport  # noqa: F401 - makes the scheme known
 
 QUEUE = Queue("work")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from celery import Celery
 
-import ckworkflow.worker.transport  # noqa: F401 - makes the scheme known
+import ckworkflow.worker.broker.transport  # noqa: F401 - makes the scheme known
 
 app = Celery("ordinary", set_as_current=False)
 app.conf.update(

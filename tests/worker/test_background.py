@@ -17,9 +17,9 @@ from ckworkflow.engine.core import Engine
 from ckworkflow.engine.settings import Settings
 from ckworkflow.model import RunId
 from ckworkflow.store.writer import GroupWriter
-from ckworkflow.worker.clock import ClockThread
-from ckworkflow.worker.events import Events
-from ckworkflow.worker.heartbeat import Heartbeat
+from ckworkflow.worker.process.clock import ClockThread
+from ckworkflow.worker.process.heartbeat import Heartbeat
+from ckworkflow.worker.steps.events import Events
 from dying import die
 from waiting import until
 

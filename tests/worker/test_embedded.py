@@ -15,7 +15,7 @@ import worker_flows
 from ckworkflow import RunStatus, start_sync, step, workflow
 from ckworkflow.errors import DatabaseUnavailableError, UnsupportedBrokerError
 from ckworkflow.testing import worker
-from ckworkflow.worker import embedded, runtime
+from ckworkflow.worker.process import embedded, runtime
 from worker_flows import joining, slowly
 
 PATIENCE_SECONDS = 20

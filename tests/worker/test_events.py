@@ -12,7 +12,7 @@ from celery import Celery
 import services
 from ckworkflow import start_sync
 from ckworkflow.testing import worker
-from ckworkflow.worker.events import Events
+from ckworkflow.worker.steps.events import Events
 from worker_flows import failing_twice
 
 SECONDS = 20

@@ -15,7 +15,7 @@ from ckworkflow import canvas, start_sync
 from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import Database, schema
 from ckworkflow.store.tables import runs
-from ckworkflow.worker.broker_file import BrokerFile, BrokerFileDamagedError
+from ckworkflow.worker.broker.broker_file import BrokerFile, BrokerFileDamagedError
 from worker_flows import joining
 from worker_home import TESTS, WorkerHome
 

@@ -15,7 +15,7 @@ from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run
 from ckworkflow.model import NodeId, NodeStatus
 from ckworkflow.store import nodes, processes
-from ckworkflow.worker.heartbeat import Heartbeat
+from ckworkflow.worker.process.heartbeat import Heartbeat
 from engine_flows import one, twice
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from billiard import common, pool
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from ckworkflow.worker import interrupts
+from ckworkflow.worker.process import interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,10 +27,10 @@ from ckworkflow.store import database as databases
 from ckworkflow.store import schema
 from ckworkflow.store.writer import BusyError
 from ckworkflow.testing import worker
-from ckworkflow.worker import lane
-from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.ahead import BOX_SECONDS, STEP_SECONDS, RunAhead
-from ckworkflow.worker.lane import Handed, Lane
+from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.steps import lane
+from ckworkflow.worker.steps.ahead import BOX_SECONDS, STEP_SECONDS, RunAhead
+from ckworkflow.worker.steps.lane import Handed, Lane
 from waiting import failure_of, until
 
 if TYPE_CHECKING:

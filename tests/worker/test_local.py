@@ -21,9 +21,10 @@ from ckworkflow.model import NodeId, NodeStatus
 from ckworkflow.plan import WINDOW
 from ckworkflow.store import nodes
 from ckworkflow.testing import worker
-from ckworkflow.worker import ahead, embedded
-from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.local import LocalSteps
+from ckworkflow.worker.process import embedded
+from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.steps import ahead
+from ckworkflow.worker.steps.local import LocalSteps
 from waiting import until
 
 PATIENCE_SECONDS = 20

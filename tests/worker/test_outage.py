@@ -13,9 +13,10 @@ from ckworkflow import start_sync, step, workflow
 from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import Database, schema
 from ckworkflow.testing import worker
-from ckworkflow.worker import runtime, task
-from ckworkflow.worker.ahead import TaskReport
-from ckworkflow.worker.lane import Handed
+from ckworkflow.worker.process import runtime
+from ckworkflow.worker.steps import task
+from ckworkflow.worker.steps.ahead import TaskReport
+from ckworkflow.worker.steps.lane import Handed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from kombu import Connection
 from redis import Redis
 
 import services
-from ckworkflow.worker import redis_transport
+from ckworkflow.worker.broker import redis_transport
 
 SECONDS = 20
 

@@ -20,7 +20,7 @@ from ckworkflow.errors import (
     UnsupportedPoolError,
 )
 from ckworkflow.worker import settings
-from ckworkflow.worker.pools import check_pool
+from ckworkflow.worker.process.pools import check_pool
 
 REDIS = "redis://localhost/0"
 

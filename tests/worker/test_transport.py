@@ -18,8 +18,8 @@ from kombu import Connection, Consumer, Exchange, Queue
 
 from ckworkflow.engine.detector import FailureDetector
 from ckworkflow.engine.procfs import children_of
-from ckworkflow.worker.broker_file import LEASE, BrokerFile, BrokerFileReplacedError
-from ckworkflow.worker.transport import Transport
+from ckworkflow.worker.broker.broker_file import LEASE, BrokerFile, BrokerFileReplacedError
+from ckworkflow.worker.broker.transport import Transport
 
 HERE = Path(__file__).parent
 QUEUE = Queue("work")

@@ -16,7 +16,8 @@ from celery.signals import worker_shutting_down
 from ckworkflow.engine import attempts, claims, recovery
 from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.core import Engine
-from ckworkflow.worker import runtime, task
+from ckworkflow.worker.process import runtime
+from ckworkflow.worker.steps import task
 from journal import note
 
 

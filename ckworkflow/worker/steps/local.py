@@ -3,7 +3,7 @@
 The first step of a run that is started here, and what its clock finds to be due. The claim is written with what
 made the step ready, so that a death in between is a lost worker like any other. It goes on as run-ahead does. Only what the slots of the pool have room for is taken; the rest travels.
 
-Not here: how far it goes on (`ckworkflow.worker.ahead`).
+Not here: how far it goes on (`ckworkflow.worker.steps.ahead`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celery.worker import state
 
 from ckworkflow.engine import attempts
 from ckworkflow.errors import CkWorkflowError
-from ckworkflow.worker.ahead import queue_without_message
+from ckworkflow.worker.steps.ahead import queue_without_message
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from ckworkflow.engine.claims import Claimed
-    from ckworkflow.worker.runtime import Runtime
+    from ckworkflow.worker.process.runtime import Runtime
 
 __all__ = ["LocalSteps"]
 

@@ -5,7 +5,7 @@ takes messages, and counts the other for each of them. All limits may be set by 
 and by remote control, so it is the task that is asked. Pool processes do not hear remote control: their main process
 writes into each request what they must know.
 
-Not here: what happens at a time limit (`ckworkflow.worker.interrupts` for a soft one, `.request` for a hard one).
+Not here: what happens at a time limit (`ckworkflow.worker.process.interrupts` for a soft one, `.request` for a hard one).
 """
 
 from __future__ import annotations

@@ -31,21 +31,22 @@ from ckworkflow.model import NodeId, RunId
 from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain
 from ckworkflow.plan import Task as PlannedTask
-from ckworkflow.worker import interrupts, limits, revokes
-from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.ahead import RunAhead, TaskReport, send_retry
-from ckworkflow.worker.events import flush_events
-from ckworkflow.worker.execution import StoppedError, execute
-from ckworkflow.worker.lane import Handed, Lane, may_carry, pass_by
-from ckworkflow.worker.reports import AttemptFailedError, log_attempt, log_release
-from ckworkflow.worker.shell import shell_of
+from ckworkflow.worker.process import interrupts
+from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.steps import limits, revokes
+from ckworkflow.worker.steps.ahead import RunAhead, TaskReport, send_retry
+from ckworkflow.worker.steps.events import flush_events
+from ckworkflow.worker.steps.execution import StoppedError, execute
+from ckworkflow.worker.steps.lane import Handed, Lane, may_carry, pass_by
+from ckworkflow.worker.steps.reports import AttemptFailedError, log_attempt, log_release
+from ckworkflow.worker.steps.shell import shell_of
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from ckworkflow.engine.core import Engine, Local
     from ckworkflow.store.nodes import NodeRow
-    from ckworkflow.worker.runtime import Runtime
+    from ckworkflow.worker.process.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,10 @@ class StepTask(Task):
     max_retries = None
     serializer = "json"
     throws = (FatalError,)
-    Request = "ckworkflow.worker.request:StepRequest"
+    Request = "ckworkflow.worker.steps.request:StepRequest"
     step: ClassVar[Step[..., Any]]
     shell: ClassVar[type[Task] | None] = None
-    """See `ckworkflow.worker.shell`."""
+    """See `ckworkflow.worker.steps.shell`."""
 
     @classmethod
     def annotate(cls) -> None:

@@ -5,7 +5,7 @@ Steps wait for the network, so `threads` with 200 slots is the default of our ow
 user has set still wins over ours, on the command line and in `celeryconfig.py` alike. On an app of the user's own
 (`WorkflowPlugin`) nothing is chosen: its tasks were written for the pool that they have, and rely on its time limits.
 
-Not here: workers inside another process, which choose their pool themselves (`ckworkflow.worker.embedded`).
+Not here: workers inside another process, which choose their pool themselves (`ckworkflow.worker.process.embedded`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -25,9 +24,10 @@ from ckworkflow.engine.installation import Installation, current
 from ckworkflow.engine.shared import SharedStore
 from ckworkflow.errors import HookContextError, MissingTokenError
 from ckworkflow.model import NodeId, RunId
-from ckworkflow.worker import interrupts
-from ckworkflow.worker.heartbeat import Heartbeat
-from ckworkflow.worker.loop_watch import LoopWatch
+from ckworkflow.per_process import PerProcess
+from ckworkflow.worker.process import interrupts
+from ckworkflow.worker.process.heartbeat import Heartbeat
+from ckworkflow.worker.process.loop_watch import LoopWatch
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -411,9 +411,7 @@ class _OwnLoop:
         self.loop.close()
 
 
-_lock = threading.Lock()
-_runtime: tuple[int, Runtime] | None = None
-_inherited: list[Runtime] = []
+_runtime: PerProcess[Runtime] = PerProcess()
 
 
 def start(
@@ -424,38 +422,30 @@ def start(
     Raises:
         CkWorkflowError: As `Runtime.open`.
     """
-    global _lock, _runtime  # noqa: PLW0603  # one per process
-    if _runtime is not None and _runtime[0] != os.getpid():
-        _inherited.append(_runtime[1])
-        _runtime, _lock = None, threading.Lock()
-    with _lock:
-        if _runtime is None:
-            runtime = Runtime(installation or current(), loop)
-            try:
-                runtime.open()
-            except BaseException:
-                runtime.close()
-                raise
-            _runtime = (os.getpid(), runtime)
-        return _runtime[1]
+
+    def make() -> Runtime:
+        runtime = Runtime(installation or current(), loop)
+        try:
+            runtime.open()
+        except BaseException:
+            runtime.close()
+            raise
+        return runtime
+
+    return _runtime.get(make)
 
 
 def running() -> Runtime:
     """Return the runtime of this process; make it when nobody has."""
-    found = _runtime
-    return found[1] if found is not None and found[0] == os.getpid() else start()
+    return _runtime.peek() or start()
 
 
 def peek() -> Runtime | None:
     """Return the runtime of this process, if it has one."""
-    found = _runtime
-    return found[1] if found is not None and found[0] == os.getpid() else None
+    return _runtime.peek()
 
 
 def stop() -> None:
     """Close the runtime of this process, if it has one."""
-    global _runtime  # one per process
-    with _lock:
-        found, _runtime = _runtime, None
-    if found is not None and found[0] == os.getpid():
-        found[1].close()
+    if (found := _runtime.take()) is not None:
+        found.close()

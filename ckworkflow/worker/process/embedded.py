@@ -5,7 +5,7 @@ in a process is put back when it stops, and it can be started again. It is one p
 the state of its worker in a module. Celery's logging is not set up: its records go where the program sends
 its own.
 
-Not here: the loop of the async steps and the clock (`ckworkflow.worker.runtime`, `.clock`); who starts it
+Not here: the loop of the async steps and the clock (`ckworkflow.worker.process.runtime`, `.clock`); who starts it
 (the bot extension, `ckworkflow.testing.worker`).
 """
 
@@ -28,8 +28,8 @@ from kombu.asynchronous import get_event_loop, set_event_loop
 from ckworkflow import canvas
 from ckworkflow.background import BackgroundThread
 from ckworkflow.definition import Step, registry
-from ckworkflow.worker import pools, runtime
 from ckworkflow.worker.consumer import Consumer
+from ckworkflow.worker.process import pools, runtime
 from ckworkflow.worker.settings import check_broker
 
 if TYPE_CHECKING:

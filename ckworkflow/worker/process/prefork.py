@@ -4,7 +4,7 @@ Two things are added to what Celery does for its children. One that was killed i
 of the death a moment before it can ask the kernel about it, and then asks again only after five seconds. And
 the grace time of a warm shutdown reaches them: after it their async steps are cancelled and released.
 
-Not here: the runtime itself (`ckworkflow.worker.runtime`); who looks for lost children (`.clock`).
+Not here: the runtime itself (`ckworkflow.worker.process.runtime`); who looks for lost children (`.clock`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ckworkflow.background import stop_worker_with
 from ckworkflow.engine.identity import pid_started
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import DatabaseUnavailableError
-from ckworkflow.worker import events, limits
-from ckworkflow.worker import runtime as runtimes
+from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.steps import events, limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,9 +25,9 @@ from celery.worker.control import Panel
 from ckworkflow.canvas import parse_task_id, task_id
 from ckworkflow.engine import verdicts
 from ckworkflow.engine.installation import current
-from ckworkflow.worker import prefork
-from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.request import is_prefork_pool, record
+from ckworkflow.worker.process import prefork
+from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.steps.request import is_prefork_pool, record
 
 if TYPE_CHECKING:
     from ckworkflow.engine.claims import Claimed

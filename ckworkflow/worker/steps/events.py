@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.time import utcoffset
 
 from ckworkflow.background import BackgroundThread
+from ckworkflow.per_process import PerProcess
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -103,18 +104,7 @@ class Events:
             self._begin()
 
 
-_made: dict[Celery, Events] = {}
-_made_lock = threading.Lock()
-
-
-def _start_over() -> None:
-    """In a forked child: the parent's lock may have been held in that moment, by a thread that is not here."""
-    global _made_lock  # noqa: PLW0603  # one for each process
-    _made_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_over)
+_made: dict[Celery, PerProcess[Events]] = {}
 
 
 def events_of(app: Celery, hostname: str | None = None) -> Events | None:
@@ -124,23 +114,20 @@ def events_of(app: Celery, hostname: str | None = None) -> Events | None:
         app: The app.
         hostname: The worker's name, as Celery prints it; of a process that is none, Celery makes one up.
     """
-    found = _made.get(app)
-    if found is None or found.pid != os.getpid():
-        if not app.conf.worker_send_task_events:  # which costs as much as the rest
-            return None
-        with _made_lock:
-            found = _made.get(app)
-            if found is None or found.pid != os.getpid():
-                try:
-                    found = _made[app] = Events(app, hostname)
-                except Exception as error:  # noqa: BLE001  # a broker that cannot be used: who publishes says so
-                    logger.debug("no events: %s", type(error).__name__)
-                    return None
-    return found
+    place = _made.get(app)
+    if place is not None and (found := place.peek()) is not None:
+        return found
+    if not app.conf.worker_send_task_events:  # which costs as much as the rest
+        return None
+    try:
+        return _made.setdefault(app, PerProcess()).get(lambda: Events(app, hostname))
+    except Exception as error:  # noqa: BLE001  # a broker that cannot be used: who publishes says so
+        logger.debug("no events: %s", type(error).__name__)
+        return None
 
 
 def flush_events() -> None:
     """Send what events are left, before the process ends."""
-    for found in list(_made.values()):
-        if found.pid == os.getpid():
+    for place in list(_made.values()):
+        if (found := place.peek()) is not None:
             found.flush()

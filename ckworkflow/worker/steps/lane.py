@@ -6,7 +6,7 @@ between threads for each group of records, where there were four for each step. 
 here, a spare thread has it do so and records both, and the loop goes on. Whatever else there is to do is the thread's: a failure, a
 body that is not here or does not come back, anything to publish, a database that is away.
 
-Not here: how far a worker goes on in place (`ckworkflow.worker.ahead`), what a record is (`ckworkflow.engine.attempts`).
+Not here: how far a worker goes on in place (`ckworkflow.worker.steps.ahead`), what a record is (`ckworkflow.engine.attempts`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ckworkflow.canvas import first_nodes
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts
 from ckworkflow.engine.budget import LostThreadError
-from ckworkflow.worker.execution import StoppedError, run_async
-from ckworkflow.worker.reports import log_attempt
-from ckworkflow.worker.revokes import is_revoked
-from ckworkflow.worker.runtime import wake
-from ckworkflow.worker.shell import has_shell
+from ckworkflow.worker.process.runtime import wake
+from ckworkflow.worker.steps.execution import StoppedError, run_async
+from ckworkflow.worker.steps.reports import log_attempt
+from ckworkflow.worker.steps.revokes import is_revoked
+from ckworkflow.worker.steps.shell import has_shell
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ckworkflow.engine.attempts import Recorded
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.model import NodeId
-    from ckworkflow.worker.ahead import RunAhead, TaskReport
-    from ckworkflow.worker.runtime import Runtime
+    from ckworkflow.worker.process.runtime import Runtime
+    from ckworkflow.worker.steps.ahead import RunAhead, TaskReport
 
 __all__ = ["Handed", "Lane", "may_carry", "pass_by"]
 

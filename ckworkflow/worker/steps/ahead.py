@@ -28,16 +28,16 @@ from ckworkflow import canvas
 from ckworkflow.definition import Step, registry
 from ckworkflow.engine import failures, judging
 from ckworkflow.errors import FatalError
-from ckworkflow.worker.events import events_of
-from ckworkflow.worker.limits import has_rate_limit, has_time_limit
+from ckworkflow.worker.steps.events import events_of
+from ckworkflow.worker.steps.limits import has_rate_limit, has_time_limit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.judging import Failure
-    from ckworkflow.worker.limits import Limits
-    from ckworkflow.worker.runtime import Runtime
+    from ckworkflow.worker.process.runtime import Runtime
+    from ckworkflow.worker.steps.limits import Limits
 
 __all__ = ["RunAhead", "queue_without_message", "send_retry"]
 

@@ -30,8 +30,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from ckworkflow.worker.broker_loss import means_loss
-from ckworkflow.worker.malformed import CheckedMessage, MalformedMessageError, refuse
+from ckworkflow.worker.broker.broker_loss import means_loss
+from ckworkflow.worker.broker.malformed import CheckedMessage, MalformedMessageError, refuse
 
 __all__ = ["Channel", "QoS", "Transport", "install"]
 

@@ -10,7 +10,7 @@ It uses `sqlite3` of the standard library and not the store's SQLAlchemy: this i
 
 Importing this module makes the URL scheme known to kombu.
 
-Not here: the file itself (`ckworkflow.worker.broker_file`).
+Not here: the file itself (`ckworkflow.worker.broker.broker_file`).
 """
 
 # mypy: disallow-untyped-calls=False
@@ -35,13 +35,18 @@ from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.json import dumps, loads
 
 from ckworkflow.store.location import path_in_url
-from ckworkflow.worker.broker_file import (
+from ckworkflow.worker.broker.broker_file import (
     BrokerFile,
     BrokerFileDamagedError,
     BrokerFileReplacedError,
     Claimed,
 )
-from ckworkflow.worker.malformed import CheckedMessage, MalformedMessageError, check_envelope, refuse
+from ckworkflow.worker.broker.malformed import (
+    CheckedMessage,
+    MalformedMessageError,
+    check_envelope,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

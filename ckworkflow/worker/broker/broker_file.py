@@ -11,7 +11,7 @@ should be; it is readable by its owner alone, and it is written by the `sqlite3`
 module of the standard library directly. It is a file apart from the database because each message is
 three writes, which would queue up with the writer that the records of the steps need.
 
-Not here: what kombu wants of a transport (`ckworkflow.worker.transport`).
+Not here: what kombu wants of a transport (`ckworkflow.worker.broker.transport`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An async step runs on the event loop of the worker's process, a plain one on the thread that asks.
 
-Not here: how it ends in the database (`ckworkflow.engine.attempts`), and what comes next (`ckworkflow.worker.task`).
+Not here: how it ends in the database (`ckworkflow.engine.attempts`), and what comes next (`ckworkflow.worker.steps.task`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ckworkflow import integration as integrations
 from ckworkflow.context import StepContext, current_step
 from ckworkflow.errors import FatalError, StepTimeoutError
 from ckworkflow.foreign import show
-from ckworkflow.worker import interrupts
-from ckworkflow.worker.shell import call_in_shell, has_shell
+from ckworkflow.worker.process import interrupts
+from ckworkflow.worker.steps.shell import call_in_shell, has_shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ckworkflow.definition import Step
     from ckworkflow.engine.claims import Claimed
-    from ckworkflow.worker.runtime import Runtime
+    from ckworkflow.worker.process.runtime import Runtime
 
 __all__ = ["StoppedError", "execute", "run_async"]
 

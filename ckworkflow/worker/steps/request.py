@@ -21,7 +21,7 @@ from ckworkflow.canvas import parse_task_id
 from ckworkflow.engine import verdicts
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import CkWorkflowError, StepTimeLimitError
-from ckworkflow.worker import limits
+from ckworkflow.worker.steps import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,7 @@
 An async step that blocks (`time.sleep`, a database driver for sync code) stops every other async step of its process, and in a bot the
 bot itself. A thread asks the loop for a sign of life while steps run on it, and says which step it is in when none comes.
 
-Not here: steps that do not end when the worker stops (`ckworkflow.worker.runtime`).
+Not here: steps that do not end when the worker stops (`ckworkflow.worker.process.runtime`).
 """
 
 from __future__ import annotations

@@ -30,13 +30,13 @@ from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
 from ckworkflow.outage import Outage
 from ckworkflow.store import schema
-from ckworkflow.worker import events
-from ckworkflow.worker import runtime as runtimes
-from ckworkflow.worker.continuing import Continuations
-from ckworkflow.worker.heartbeat import Heartbeat
-from ckworkflow.worker.local import LocalSteps
-from ckworkflow.worker.pools import describe, exit_on_error
-from ckworkflow.worker.prefork import Children, is_prefork
+from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.process.continuing import Continuations
+from ckworkflow.worker.process.heartbeat import Heartbeat
+from ckworkflow.worker.process.pools import describe, exit_on_error
+from ckworkflow.worker.process.prefork import Children, is_prefork
+from ckworkflow.worker.steps import events
+from ckworkflow.worker.steps.local import LocalSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ until the next step begins or the message is done.
 After a request to exit the step that ran is given back, nothing further begins, and the request is raised again once
 the message is done.
 
-Not here: what cancels a step on the event loop (`ckworkflow.worker.runtime`).
+Not here: what cancels a step on the event loop (`ckworkflow.worker.process.runtime`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The broker: transports for SQLite files and Redis, and what becomes of messages and connections that are broken."""

@@ -1,0 +1,1 @@
+"""The process: its runtime, pools, clock and heartbeat, and how it starts and ends."""
