@@ -12,18 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import BodyCache
 from ckworkflow.engine.budget import Budget, SpareThreads
 from ckworkflow.engine.detector import FailureDetector
+from ckworkflow.engine.host import Host
 from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.queues import QueueWatch
 from ckworkflow.engine.resolve import resolve_tree
 from ckworkflow.engine.suspects import Suspects
-from ckworkflow.engine.watch import RunWatch
+from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS, RunWatch
 from ckworkflow.errors import UnreadableValueError, UnserializableValueError
 from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
@@ -33,7 +34,6 @@ from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
-    from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.settings import Settings
     from ckworkflow.store.records import Followup
     from ckworkflow.store.runs import RunRow
@@ -41,37 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Publish = Callable[[RunId, Sequence[Piece]], bool]
 """Publishes pieces; `False` (never an exception) when the broker did not take them."""
-
-
-class Local(Protocol):
-    """The steps that this process may run without a message."""
-
-    @property
-    def waiting(self) -> int:
-        """How many of the claimed steps wait for their turn."""
-        ...
-
-    def may_run(self, name: str) -> bool:
-        """Whether a step of that name may begin here, now; asked inside a transaction."""
-        ...
-
-    def run(self, claimed: Claimed) -> None:
-        """Run a step that this process has claimed; returns at once."""
-        ...
-
-
-class Spread(Protocol):
-    """Does something for each of some runs; what of it is not done in time the clock finds again."""
-
-    def __call__(self, call: Callable[[RunRow], object], found: Sequence[RunRow], /) -> None:
-        """Begin to do it, and perhaps wait for it."""
-        ...
-
-
-def one_by_one(call: Callable[[RunRow], object], found: Sequence[RunRow], /) -> None:
-    """Do it on this thread."""
-    for run in found:
-        call(run)
 
 
 LONGEST_GAP = 2
@@ -153,27 +122,32 @@ class Engine:
         """Of the processes that have died; the clock's thread alone uses it."""
         self.suspects = Suspects()
         """The steps of this process that may be what kills it."""
-        self.local: Local | None = None
-        """Set while this process runs steps itself."""
-        self.is_saturated: Callable[[], bool] = lambda: False
-        """Whether this process is a worker that has no slot free."""
+        self.host = Host()
+        """What this process does for the engine; a worker's own while it runs."""
         self.message_latency = MessageLatency()
         """Of the messages that come to it."""
         self.queues: frozenset[str] | None = None
         """The queues that this process consumes, once that is known."""
-        self.queue_of: Callable[[str], str | None] = lambda _name: None
-        """Tells to which queue a step goes; set where a clock runs."""
         self.queue_watch = QueueWatch()
         self.spare_threads = SpareThreads()
         self.budget = Budget(self.spare_threads)
         self.advancing: dict[RunId, float] = {}
         """The runs whose bodies go on in this process, under its lease, and since when (monotonic)."""
-        self.spread: Spread = one_by_one
-        """How bodies go on that the clock has found; a worker has threads for them."""
         self._publish = publish
         self._is_checked = False
         self._check_lock = threading.Lock()
         self._wakers: list[Callable[[datetime], None]] = []
+
+    def attach(self, host: Host) -> None:
+        """Have the process do what its worker can, until `detach`."""
+        self.host = host
+        if host.runs_steps:
+            self.watch.shortest_seconds = LEAST_WHERE_RUNS_END
+
+    def detach(self) -> None:
+        """Have the process do nothing any more that only its worker could."""
+        self.host, self.queues = Host(), None
+        self.watch.shortest_seconds = SHORTEST_SECONDS
 
     @property
     def owner(self) -> str:

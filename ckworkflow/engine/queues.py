@@ -75,13 +75,13 @@ class QueueWatch:
         """
         now = time.monotonic()
         suspects = [
-            name for name in names if now >= self._looks_at.get(engine.queue_of(name) or "", 0.0)
+            name for name in names if now >= self._looks_at.get(engine.host.queue_of(name) or "", 0.0)
         ]
         if not suspects:
             return
-        found = engine.database.read(lambda tx: unconsumed(engine, tx, suspects, engine.queue_of))
+        found = engine.database.read(lambda tx: unconsumed(engine, tx, suspects, engine.host.queue_of))
         for name in suspects:
-            queue = engine.queue_of(name) or ""
+            queue = engine.host.queue_of(name) or ""
             self._looks_at[queue] = now + (SAY_SECONDS if queue in found else LOOK_SECONDS)
         for queue, steps in found.items():
             logger.warning(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import begun, claim_next
+from ckworkflow.engine.host import one_by_one
 from ckworkflow.engine.liveness import HOLD
 from ckworkflow.engine.wording import listed
 from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
@@ -27,7 +28,8 @@ from ckworkflow.store.writer import finish, together
 
 if TYPE_CHECKING:
     from ckworkflow.engine.claims import Claimed
-    from ckworkflow.engine.core import Engine, Local
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.engine.host import Host, Spread
     from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
@@ -43,8 +45,12 @@ LOCKED_WAIT = timedelta(milliseconds=10)
 """Until the next look, where others have locked all that is due."""
 
 
-def tick(engine: Engine) -> timedelta | None:
+def tick(engine: Engine, *, spread: Spread = one_by_one) -> timedelta | None:
     """Recover every run whose time has come.
+
+    Args:
+        engine: The engine.
+        spread: How the bodies of some of them go on; a worker has threads for them.
 
     Returns:
         How long until the next one's comes, by the database's clock; `None` when no run is live.
@@ -54,18 +60,18 @@ def tick(engine: Engine) -> timedelta | None:
         now, next_at = engine.database.read(lambda tx: runs.next_wake_at(tx, engine.database))
         if next_at is None or next_at > now:
             return None if next_at is None else next_at - now
-        if not _recover_due(engine):
+        if not _recover_due(engine, spread):
             return LOCKED_WAIT
 
 
-def _recover_due(engine: Engine) -> int:
+def _recover_due(engine: Engine, spread: Spread) -> int:
     """Recover the runs that are longest overdue, in one transaction; return how many."""
-    local = engine.local
+    host = engine.host
 
     def work(tx: Transaction) -> list[_Recovered]:
         due = runs.lock_due_runs(tx, engine.database, limit=TOGETHER)
         return together(
-            tx, [(run.run_id, lambda tx, run=run: _recover(engine, tx, run, local)) for run in due]
+            tx, [(run.run_id, lambda tx, run=run: _recover(engine, tx, run, host)) for run in due]
         )
 
     try:
@@ -74,7 +80,7 @@ def _recover_due(engine: Engine) -> int:
         if _is_outage(error):
             raise
         return _recover_apart(engine)
-    _follow(engine, found, local)
+    _follow(engine, found, host, spread)
     return len(found)
 
 
@@ -109,12 +115,12 @@ def recover(engine: Engine, run_id: RunId) -> None:
     Raises:
         RunNotFoundError: No run has this id.
     """
-    local = engine.local
+    host = engine.host
 
     def work(tx: Transaction) -> Works[_Recovered]:
-        return _recover(engine, tx, runs.lock_run(tx, run_id, engine.database), local)
+        return _recover(engine, tx, runs.lock_run(tx, run_id, engine.database), host)
 
-    _follow(engine, [engine.database.transact(lambda tx: finish(work, tx))], local)
+    _follow(engine, [engine.database.transact(lambda tx: finish(work, tx))], host, one_by_one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +137,11 @@ class _Recovered:
     """Steps that were published before, and are again."""
 
 
-def _follow(engine: Engine, found: Sequence[_Recovered], local: Local | None) -> None:
+def _follow(engine: Engine, found: Sequence[_Recovered], host: Host, spread: Spread) -> None:
     """Do what follows from the commit."""
     for each in found:
-        if each.begun is not None and local is not None:
-            local.run(each.begun)
+        if each.begun is not None:
+            host.run(each.begun)
         if each.has_ended:
             engine.notify(each.run.run_id)
         engine.publish(each.run.run_id, each.pieces)
@@ -143,14 +149,14 @@ def _follow(engine: Engine, found: Sequence[_Recovered], local: Local | None) ->
             engine.queue_watch.look(engine, each.run.run_id, each.unclaimed)
 
     def go_on(run: RunRow) -> None:
-        row = advance(engine, run.run_id, may_run=None if local is None else local.may_run)
-        if row is not None and local is not None:
-            local.run(begun(run.run_id, run.workflow, row))
+        row = advance(engine, run.run_id, may_run=host.may_run if host.runs_steps else None)
+        if row is not None:
+            host.run(begun(run.run_id, run.workflow, row))
 
-    engine.spread(go_on, [each.run for each in found if each.must_advance])
+    spread(go_on, [each.run for each in found if each.must_advance])
 
 
-def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) -> Works[_Recovered]:
+def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[_Recovered]:
     if run.status.is_final:
         return _Recovered(run)
     run_id, followup = run.run_id, Followup()
@@ -177,11 +183,11 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, local: Local | None) 
         late = {row.node_id for row in rows if row.due_at is None} - set(followup.ready)
         publish = [node_id for node_id in publish if node_id not in late]
     here: Claimed | None = None
-    if local is not None and publish:
+    if host.runs_steps and publish:
         # One: the others of this run are for whoever is free.
         wanted = set(publish)
         takeable = Followup(publish, {row.node_id: row for row in rows if row.node_id in wanted})
-        here = claim_next(engine, tx, run, takeable, local.may_run, {}, has_held=bool(held))
+        here = claim_next(engine, tx, run, takeable, host.may_run, {}, has_held=bool(held))
         if here is not None:
             ready = [node_id for node_id in ready if node_id != here.row.node_id]
     pieces, carried = engine.cut(
@@ -217,7 +223,7 @@ def _redispatch_backoff(engine: Engine, rows: Sequence[NodeRow]) -> int:
     which messages come that have taken as long. Where other steps of the run are running, messages do arrive.
     """
     turns = engine.redispatches_within(engine.message_latency.recent() * 2)
-    if engine.is_saturated():
+    if engine.host.is_full:
         return max(turns, TURNS_WHILE_FULL)
     if any(row.kind is NodeKind.STEP and row.status is NodeStatus.RUNNING for row in rows):
         return max(turns, 1)

@@ -56,7 +56,7 @@ def start_run(
     }
     engine.ensure_schema()
     run_id = RunId(uuid.uuid4().hex)
-    local, started_at = engine.local, engine.database.about_now()
+    host, started_at = engine.host, engine.database.about_now()
     tracer = Tracer(run_id, make_body(workflow, tree), workflow=workflow.name, started_at=started_at)
     trace = _first_trace(engine, run_id, workflow, tracer)
     try:
@@ -71,7 +71,7 @@ def start_run(
                 tracer,
                 trace,
                 started_at,
-                choose_plain(local.may_run if local is not None else None),
+                choose_plain(host.may_run if host.runs_steps else None),
             ),
         )
     except BaseException as error:
@@ -91,8 +91,8 @@ def start_run(
         engine.wake_at(committed.wake_at)
     if committed is not None:
         engine.publish(run_id, committed.pieces)
-        if committed.begun is not None and local is not None:
-            local.run(begun(run_id, workflow.name, committed.begun))
+        if committed.begun is not None:
+            host.run(begun(run_id, workflow.name, committed.begun))
     return run_id
 
 

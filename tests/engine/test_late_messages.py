@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckworkflow import canvas, step, workflow
 from ckworkflow.engine.core import MessageLatency
+from ckworkflow.engine.host import Host
 from ckworkflow.engine.recovery import TURNS_WHILE_FULL
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.plan import Chain, Task
@@ -28,6 +29,10 @@ async def greet() -> None: ...
 @workflow
 async def one_step() -> None:
     await greet()
+
+
+class Full(Host):
+    is_full = True
 
 
 def looks_until_published_again(desk: Desk) -> int:
@@ -60,7 +65,7 @@ def test_a_message_that_is_late_is_waited_for_twice_as_long_as_others_take(desk:
 
 
 def test_a_worker_without_a_free_slot_waits_longer_for_a_message_that_is_late(desk: Desk) -> None:
-    desk.engine.is_saturated = lambda: True
+    desk.engine.attach(Full())
 
     assert looks_until_published_again(desk) == TURNS_WHILE_FULL + 1
 

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +19,17 @@ from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker import state
 
-from ckworkflow import canvas
 from ckworkflow.background import BackgroundThread, stop_worker_with
 from ckworkflow.definition import registry
 from ckworkflow.engine import claims, holding, liveness, recovery, retention
-from ckworkflow.engine.core import one_by_one
 from ckworkflow.engine.installation import current
-from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS
 from ckworkflow.errors import CkWorkflowError, SchemaVersionError
 from ckworkflow.outage import Outage
 from ckworkflow.store import schema
 from ckworkflow.worker.process import runtime as runtimes
 from ckworkflow.worker.process.continuing import Continuations
 from ckworkflow.worker.process.heartbeat import Heartbeat
+from ckworkflow.worker.process.host import WorkerHost
 from ckworkflow.worker.process.pools import describe, exit_on_error
 from ckworkflow.worker.process.prefork import Children, is_prefork
 from ckworkflow.worker.steps import events
@@ -81,7 +78,6 @@ class ClockThread:
 
     def start(self) -> None:
         """Begin; what is due is recovered at once."""
-        self._engine.spread = self._continuations.spread
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,7 +88,6 @@ class ClockThread:
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(5)
         self._continuations.stop(5)
-        self._engine.spread = one_by_one
 
     @property
     def is_alive(self) -> bool:
@@ -127,7 +122,7 @@ class ClockThread:
                     reaped_at = time.monotonic()
                 claims.offer_turns(self._engine)
                 self._continuations.begin_next()
-                left = recovery.tick(self._engine)
+                left = recovery.tick(self._engine, spread=self._continuations.spread)
                 self._ticks += 1
                 self._prune()
                 if left is not None:
@@ -223,19 +218,14 @@ class Clock(bootsteps.StartStopStep):
         engine, local = current().engine, None
         executor = getattr(worker.pool, "executor", None)
         if self._children is None and executor is not None:
-            engine.watch.shortest_seconds = LEAST_WHERE_RUNS_END
-            engine.local = local = LocalSteps(
+            local = LocalSteps(
                 worker.app,
                 runtimes.running(),
                 executor,
                 slots=worker.pool.limit,
                 hostname=worker.hostname,
             )
-        slots = worker.pool.limit or 1
-        engine.is_saturated = lambda: (
-            len(state.reserved_requests) + (local.running if local else 0) >= slots
-        )
-        engine.queue_of = partial(canvas.queue_of, worker.app)
+        engine.attach(WorkerHost(worker, local))
         self._thread = ClockThread(
             current().engine, is_somebody_lost=self._children.replace_lost if self._children else None
         )
@@ -243,10 +233,7 @@ class Clock(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         """End the clock and the runtime."""
-        engine = current().engine
-        engine.local, engine.is_saturated = None, lambda: False
-        engine.queues = None
-        engine.watch.shortest_seconds = SHORTEST_SECONDS
+        current().engine.detach()
         if self._thread is not None:
             self._thread.stop()
         # Celery stops the pool after this step, and the steps that still run need the loop to end on.

@@ -126,9 +126,9 @@ class RunAhead:
 
     def _is_slot_wanted(self) -> bool:
         """Whether this process holds steps whose turn has not come."""
-        local = self._runtime.engine.local
-        waiting = 0 if local is None else local.waiting
-        return waiting > 0 or len(state.reserved_requests) > len(state.active_requests)
+        return self._runtime.engine.host.waiting > 0 or len(state.reserved_requests) > len(
+            state.active_requests
+        )
 
     def report(self, claimed: Claimed) -> TaskReport:
         """Report that a step begins; to close the report tells of its end."""

@@ -44,7 +44,8 @@ from ckworkflow.worker.steps.shell import shell_of
 if TYPE_CHECKING:
     from celery import Celery
 
-    from ckworkflow.engine.core import Engine, Local
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.engine.host import Host
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.worker.process.runtime import Runtime
 
@@ -95,13 +96,13 @@ class StepTask(Task):
 
     def _run(self, runtime: Runtime, run_id: str, node_id: str, generation: int) -> None:
         opens = bool(self.request.get(OPENS))
-        local = runtime.engine.local
-        claimed = self._claim(runtime, local, RunId(run_id), NodeId(node_id), generation, opens=opens)
+        host = runtime.engine.host
+        claimed = self._claim(runtime, host, RunId(run_id), NodeId(node_id), generation, opens=opens)
         with given_up(runtime.engine, claimed):
             with given_up(runtime.engine, claimed.beside):
                 runtime.engine.publish(claimed.run_id, claimed.pieces)
-                if claimed.beside is not None and local is not None:
-                    local.run(claimed.beside)
+                if claimed.beside is not None:
+                    host.run(claimed.beside)
             chain: list[Any] = self.request.chain if self.request.chain is not None else []
             ahead = RunAhead(
                 self.app, self.step, claimed, runtime, hostname=self.request.hostname,
@@ -225,7 +226,7 @@ class StepTask(Task):
         return limit
 
     def _claim(
-        self, runtime: Runtime, local: Local | None, run_id: RunId, node_id: NodeId, generation: int, *,
+        self, runtime: Runtime, host: Host, run_id: RunId, node_id: NodeId, generation: int, *,
         opens: bool,
     ) -> Claimed:  # fmt: skip
         while True:
@@ -238,7 +239,7 @@ class StepTask(Task):
                     generation,
                     step=self.name,
                     opens=opens,
-                    may_begin=None if local is None else local.may_run,
+                    may_begin=host.may_run if host.runs_steps else None,
                 ),
             )
             if isinstance(claimed, Claimed):

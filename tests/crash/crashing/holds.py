@@ -67,10 +67,10 @@ def install() -> None:
 def watch_clock() -> None:
     tick, first = recovery.tick, threading.Lock()
 
-    def noted(engine: Engine) -> Any:
+    def noted(engine: Engine, **how: Any) -> Any:
         if first.acquire(blocking=False):
             note("up")
-        return tick(engine)
+        return tick(engine, **how)
 
     recovery.tick = noted
 
