@@ -28,7 +28,7 @@ from ckworkflow.store.processes import ProcessRow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckworkflow.engine.attempts import Recorded
+    from ckworkflow.engine.answer import Answer
     from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRecord
@@ -113,10 +113,10 @@ class Desk:
         row = self.node(run_id, node_id)
         return claims.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
 
-    def succeed(self, claimed: Claimed, value: Any = None) -> Recorded:
+    def succeed(self, claimed: Claimed, value: Any = None) -> Answer:
         return attempts.record_success(self.engine, claimed, value, carries=frozenset())
 
-    def fail(self, claimed: Claimed, error: BaseException, step: Any) -> Recorded:
+    def fail(self, claimed: Claimed, error: BaseException, step: Any) -> Answer:
         failure = judging.judge(error, now=self.clock)
         return attempts.record_failure(self.engine, claimed, failure, step=step, carries=frozenset())
 
@@ -133,7 +133,7 @@ class Desk:
                 recorded = self.fail(claimed, RuntimeError("flaky"), step)
             else:
                 recorded = self.succeed(claimed, step.function(*claimed.args, **claimed.kwargs))
-            if recorded.wakes_body:
+            if recorded.must_advance:
                 advance(self.engine, run_id)
 
     def tick(self) -> None:

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
 from ckworkflow.engine import failures, holding
+from ckworkflow.engine.answer import Answer, MayRun, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.budget import BodyStoppedError
 from ckworkflow.engine.start import choose_plain, end_text, make_body
@@ -43,8 +44,8 @@ from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Tracer
 
 if TYPE_CHECKING:
+    from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.core import Engine
-    from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.records import JoinRows
     from ckworkflow.tracing import Trace
@@ -76,65 +77,53 @@ class _Snapshot:
     """The hold that has just ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What came of writing a trace.
-
-    Attributes:
-        pieces: What to publish.
-        is_released: Nothing new has come meanwhile; otherwise the body must go on at once.
-        is_final: The run has ended.
-        begun: A step that was claimed with the plan.
-        body: How the run stands with the body, to keep it.
-    """
-
-    pieces: Sequence[Piece]
-    is_released: bool
-    is_final: bool
-    begun: NodeRow | None = None
-    body: Body | None = None
+_DONE = Answer()
+_AGAIN = Answer(must_advance=True)
 
 
-MayRun = Callable[[str], bool]
-"""Whether this process runs a step of that name at once, without a message; asked inside a transaction."""
-
-
-_DONE = Committed((), is_released=True, is_final=False)
-_AGAIN = Committed((), is_released=False, is_final=False)
-
-
-def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> NodeRow | None:
+def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> Claimed | None:
     """Tell the body of a run what is new, as long as something is; do nothing if another process does.
 
     Returns:
         A step that was claimed with what was written, for the caller to run; only with `may_run`.
     """
-    begun: NodeRow | None = None
+    here: Claimed | None = None
     try:
         while True:
             snapshot = engine.database.transact_run(run_id, lambda tx: _begin(engine, tx, run_id))
             if isinstance(snapshot, holding.Hold):
                 holding.tell(run_id, snapshot)
-                return begun
+                return here
             if snapshot is None:
-                return begun
+                return here
             engine.advancing[run_id] = time.monotonic()
             try:
-                committed = _continue(engine, run_id, snapshot, may_run if begun is None else None)
+                answer = _continue(engine, run_id, snapshot, may_run if here is None else None)
             finally:
                 engine.advancing.pop(run_id, None)
-            if committed.begun is not None:
-                begun = committed.begun
-                engine.active.add((run_id, begun.node_id))
-            if committed.is_released:
-                return begun
+            if answer.here is not None:
+                here = answer.here
+                engine.active.add((run_id, here.row.node_id))
+            if not answer.must_advance:
+                return here
     except BaseException:
-        if begun is not None:  # nobody hears of it: the heartbeat frees it
-            engine.active.discard((run_id, begun.node_id))
+        if here is not None:  # nobody hears of it: the heartbeat frees it
+            engine.active.discard((run_id, here.row.node_id))
         raise
 
 
-def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRun | None) -> Committed:
+def go_on(
+    engine: Engine, run_id: RunId, answer: Answer, *, may_run: MayRun | None = None
+) -> Claimed | None:
+    """Carry an answer out and let the body go on if it must; return a step for the caller to run."""
+    carry_out(engine, run_id, answer)
+    if not answer.must_advance:
+        return answer.here
+    found = advance(engine, run_id, may_run=None if answer.here else may_run)
+    return answer.here or found
+
+
+def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRun | None) -> Answer:
     """Make one continuation."""
     tracer: Tracer | None = None
     try:
@@ -153,7 +142,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         engine.notify(run_id)
         return _DONE
     try:
-        committed = engine.database.transact_run(
+        answer = engine.database.transact_run(
             run_id, lambda tx: _commit(engine, tx, run_id, snapshot, tracer, trace, may_run)
         )
     except plans.StalePlanError:
@@ -172,20 +161,13 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     except BaseException:
         tracer.close()
         raise
-    if committed is None:  # another process has taken the lease: it goes on from SQL
+    if answer.body is None:  # it has ended; or another process has taken the lease, and goes on from SQL
         tracer.close()
-        return _DONE
-    if committed.is_final:
-        tracer.close()
-        engine.notify(run_id)
-        return committed
-    if committed.body is not None:
-        engine.bodies.keep(run_id, committed.body)
-    engine.publish(run_id, committed.pieces)
-    return committed
+    carry_out(engine, run_id, answer)
+    return answer.decoded(run_id, snapshot.workflow)
 
 
-def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Committed:
+def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Answer:
     """Hold a run that this worker's code cannot go on with: it is not the run's fault, and another deploy may."""
     held = engine.database.transact(lambda tx: _hold(engine, tx, run_id, snapshot, error))
     if held is not None:
@@ -295,10 +277,10 @@ def _outcome(row: NodeRow, at: datetime) -> Outcome:
 def _commit(
     engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, tracer: Tracer, trace: Trace,
     may_run: MayRun | None,
-) -> Committed | None:  # fmt: skip
+) -> Answer:  # fmt: skip
     run = runs.lock_run(tx, run_id, engine.database)
     if run.status.is_final or run.epoch != snapshot.epoch:
-        return None
+        return _DONE
     number = nodes.deliver(tx, run, [row.node_id for row in snapshot.news], at=snapshot.at)
     values: dict[str, Any] = {
         "delivered": number,
@@ -325,7 +307,7 @@ def write_trace(
     engine: Engine, tx: Transaction, run: RunRow, tracer: Tracer, trace: Trace, *, seen: int,
     values: dict[str, Any], is_new: bool = False, choose: plans.Choose | None = None,
     old_joins: JoinRows | None = None,
-) -> Committed:  # fmt: skip
+) -> Answer:  # fmt: skip
     """Write what a body came to: its plan, or the end of its run.
 
     Args:
@@ -347,7 +329,7 @@ def write_trace(
     if is_over:
         runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
-            return Committed((), is_released=True, is_final=True)
+            return Answer(has_ended=True)
     plan = build_plan(trace)
     delivered = values.get("delivered", run.delivered)
     followup = plans.apply_plan(
@@ -357,7 +339,7 @@ def write_trace(
     if followup.ends_run:
         runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
-            return Committed((), is_released=True, is_final=True)
+            return Answer(has_ended=True)
         followup.wakes_body = True
     followup.wakes_body |= is_over  # only the body can work out its result
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(run.epoch) if is_new else None)
@@ -372,7 +354,7 @@ def write_trace(
         kept = {name: value for name, value in values.items() if name in RunRow._fields}
         body.waits_for, body.joins = set(plan.nodes), followup.join_rows
         body.run = run._replace(**{**kept, "wake_at": wake_at})
-    return Committed(pieces, is_released, is_final=False, begun=followup.begun, body=body)
+    return Answer(pieces, must_advance=not is_released, taken=followup.begun, body=body)
 
 
 # -- foreseen continuations -----------------------------------------------------------------------
@@ -419,11 +401,11 @@ class Foreseen:
 
     def __init__(self, body: Body, trace: Trace, at: datetime) -> None:
         self._body, self._trace, self._at = body, trace, at
-        self._committed: Committed | None = None
+        self._answer: Answer | None = None
 
     def holds(self, run: RunRow) -> bool:
         """Whether the run is still as the body left it."""
-        self._committed = None  # of an attempt of this transaction that was undone
+        self._answer = None  # of an attempt of this transaction that was undone
         body = self._body
         return (run.epoch, run.signals, run.delivered) == (body.epoch, body.signals, body.delivered)
 
@@ -437,20 +419,20 @@ class Foreseen:
         """How the run is, if it is as the body left it."""
         return self._body.run
 
-    def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Committed:
+    def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Answer:
         """Write the trace, after the record; see `write_trace`."""
         *before, _ = self._body.recorded
         number = nodes.deliver(tx, run, [node_id for node_id, _ in before], at=self._at) + 1
-        self._committed = write_trace(
+        self._answer = write_trace(
             engine, tx, run, self._body.tracer, self._trace, seen=run.signals, values={"delivered": number},
             is_new=True, choose=choose_plain(may_run), old_joins=self._body.joins,
         )  # fmt: skip
-        return self._committed
+        return replace(self._answer, body=None)  # kept by `keep`
 
     def keep(self, engine: Engine, run_id: RunId) -> None:
         """Keep the body, if all of it was committed and its run goes on."""
-        if self._committed is not None and self._committed.body is not None:
-            engine.bodies.keep(run_id, self._committed.body)
+        if self._answer is not None and self._answer.body is not None:
+            engine.bodies.keep(run_id, self._answer.body)
         else:
             self.close()
 

@@ -15,7 +15,7 @@ means (`ckworkflow.engine.judging`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from ckworkflow import codec
 from ckworkflow.definition import Step
 from ckworkflow.engine import failures, holding
-from ckworkflow.engine.advance import Foreseen, MayRun, foresee
-from ckworkflow.engine.claims import Claimed, begun, claim_next, with_arguments
+from ckworkflow.engine.advance import Foreseen, foresee
+from ckworkflow.engine.answer import Answer, MayRun
+from ckworkflow.engine.claims import Claimed, claim_next, with_arguments
 from ckworkflow.engine.judging import RELEASED, Failure, FailureAction
 from ckworkflow.engine.resolve import resolve_known
 from ckworkflow.errors import RefusedValueError, UnreadableValueError
@@ -37,7 +38,6 @@ from ckworkflow.store.writer import LAST, Work, finish
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
-    from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Rows
@@ -46,36 +46,10 @@ if TYPE_CHECKING:
 FAULT_DELAY = timedelta(seconds=5)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What a worker does after a record.
-
-    Attributes:
-        keeps_chain: Celery's own continuation (the rest of the chain, the chord's body) is what comes next.
-        pieces: What to publish besides.
-        wakes_body: The body must go on.
-        has_ended: The run has.
-        retry_in: When the attempt is to be repeated by a message; `None`: not by one.
-        next: A step that was claimed with the record: this process runs it now.
-    """
-
-    keeps_chain: bool = False
-    pieces: Sequence[Piece] = ()
-    wakes_body: bool = False
-    has_ended: bool = False
-    retry_in: timedelta | None = None
-    next: Claimed | None = None
-
-    @property
-    def is_next_all(self) -> bool:
-        """Whether to run `next` is all that there is to do."""
-        return self.next is not None and not (self.pieces or self.wakes_body or self.has_ended)
-
-
 def record_success(
     engine: Engine, claimed: Claimed, value: object, *, carries: frozenset[tuple[NodeId, int]],
     may_run: MayRun | None = None, lost: Callable[[], object] | None = None,
-) -> Recorded:  # fmt: skip
+) -> Answer:  # fmt: skip
     """Record a result.
 
     Args:
@@ -116,18 +90,18 @@ def record_success(
 def _record_success(
     engine: Engine, claimed: Claimed, output: str, carries: frozenset[tuple[NodeId, int]],
     may_run: MayRun | None, foreseen: Foreseen | None,
-) -> Recorded:  # fmt: skip
+) -> Answer:  # fmt: skip
     recorded = _record_at_once(engine, claimed, output, may_run, foreseen)
-    if recorded is not None:
-        return recorded
-    return engine.database.transact_run(
-        claimed.run_id,
-        lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen),
-    )
+    if recorded is None:
+        recorded = engine.database.transact_run(
+            claimed.run_id,
+            lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen),
+        )
+    return recorded.decoded(claimed.run_id, claimed.workflow)
 
 
 def submit_success(
-    engine: Engine, claimed: Claimed, value: object, done: Done[Recorded], *,
+    engine: Engine, claimed: Claimed, value: object, done: Done[Answer], *,
     carries: frozenset[tuple[NodeId, int]], may_run: MayRun,
 ) -> bool:  # fmt: skip
     """Record a result as `record_success` does, where a step comes after it whatever it is; return at once.
@@ -156,8 +130,8 @@ def submit_success(
     if taking is not None:
         work = taking.work
 
-    def end(outcome: Callable[[], Any]) -> Recorded:
-        recorded: Recorded = outcome() if taking is None else taking.recorded(outcome())
+    def end(outcome: Callable[[], Any]) -> Answer:
+        recorded: Answer = outcome() if taking is None else taking.recorded(outcome())
         engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
         return _note_record(engine, claimed, recorded)
 
@@ -165,17 +139,17 @@ def submit_success(
     return True
 
 
-def _note_record(engine: Engine, claimed: Claimed, recorded: Recorded) -> Recorded:
+def _note_record(engine: Engine, claimed: Claimed, recorded: Answer) -> Answer:
     engine.active.discard((claimed.run_id, claimed.row.node_id))
-    if recorded.next is not None:
-        engine.active.add((claimed.run_id, recorded.next.row.node_id))
+    if recorded.here is not None:
+        engine.active.add((claimed.run_id, recorded.here.row.node_id))
     return recorded
 
 
 def record_failure(
     engine: Engine, claimed: Claimed, failure: Failure, *, step: Step[..., Any] | None,
     carries: frozenset[tuple[NodeId, int]],
-) -> Recorded:  # fmt: skip
+) -> Answer:  # fmt: skip
     """Record a failed attempt: for good, or until the next one.
 
     Raises:
@@ -191,7 +165,7 @@ def record_failure(
 def _record_failure(
     engine: Engine, claimed: Claimed, failure: Failure, *, step: Step[..., Any] | None,
     carries: frozenset[tuple[NodeId, int]],
-) -> Recorded:  # fmt: skip
+) -> Answer:  # fmt: skip
     data = failure.data
     if failure.action is FailureAction.RELEASE:
         return _end(
@@ -230,7 +204,7 @@ def _record_failure(
     return _end(engine, claimed, lambda tx: _record(engine, tx, claimed, None, error, carries))
 
 
-def release(engine: Engine, claimed: Claimed) -> Recorded:
+def release(engine: Engine, claimed: Claimed) -> Answer:
     """Give a step back at once and at no cost: this worker is stopping."""
     return _end(
         engine,
@@ -239,19 +213,19 @@ def release(engine: Engine, claimed: Claimed) -> Recorded:
     )
 
 
-def ending(engine: Engine, tx: Transaction, claimed: Claimed, error: str) -> Works[Recorded]:
+def ending(engine: Engine, tx: Transaction, claimed: Claimed, error: str) -> Works[Answer]:
     """Record, in a transaction that has locked the run, that an attempt has failed for good."""
     return _record(engine, tx, claimed, None, error, frozenset())
 
 
-def _end(engine: Engine, claimed: Claimed, work: Work[Recorded]) -> Recorded:
+def _end(engine: Engine, claimed: Claimed, work: Work[Answer]) -> Answer:
     recorded = engine.database.transact_run(claimed.run_id, lambda tx: finish(work, tx))
     return _note_record(engine, claimed, recorded)
 
 
 def _record_at_once(
     engine: Engine, claimed: Claimed, output: str, may_run: MayRun | None, foreseen: Foreseen | None
-) -> Recorded | None:
+) -> Answer | None:
     """Record a result in one round trip, where this process knows what follows; `None`: the normal path is taken.
 
     It expects that the run is as it was left (`ckworkflow.store.expectations`).
@@ -276,7 +250,7 @@ def _record_at_once(
 def _commit_foreseen(
     engine: Engine, tx: Transaction, run: RunRow, claimed: Claimed, output: str, foreseen: Foreseen,
     may_run: MayRun,
-) -> Recorded:  # fmt: skip
+) -> Answer:  # fmt: skip
     runs.expect_run(tx, run)
     records.expect_end(
         tx, run.run_id, claimed.row, output=output, at=run.now, place=foreseen.place_of_last
@@ -286,13 +260,9 @@ def _commit_foreseen(
 
 def _foreseen(
     engine: Engine, tx: Transaction, run: RunRow, foreseen: Foreseen, may_run: MayRun | None
-) -> Recorded:
+) -> Answer:
     """Write a continuation with the record that it has waited for."""
-    committed = foreseen.commit(engine, tx, run, may_run)
-    return Recorded(
-        pieces=committed.pieces, wakes_body=not committed.is_released, has_ended=committed.is_final,
-        next=begun(run.run_id, run.workflow, committed.begun) if committed.begun else None,
-    )  # fmt: skip
+    return foreseen.commit(engine, tx, run, may_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +270,7 @@ class _Taking:
     """A result that is recorded in one round trip, with the step after it."""
 
     work: Callable[[Transaction], Works[NodeRow]]
-    recorded: Callable[[NodeRow], Recorded]
+    recorded: Callable[[NodeRow], Answer]
 
 
 def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _Taking | None:
@@ -323,9 +293,9 @@ def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _
         yield LAST
         return claims.expected_take(taking)
 
-    def recorded(taken: NodeRow) -> Recorded:
+    def recorded(taken: NodeRow) -> Answer:
         args, kwargs = tuple(value["args"]), value["kwargs"]
-        return Recorded(next=Claimed(run_id, claimed.workflow, taken, args, kwargs, opens=claimed.opens))
+        return Answer(here=Claimed(run_id, claimed.workflow, taken, args, kwargs, opens=claimed.opens))
 
     return _Taking(work, recorded)
 
@@ -333,7 +303,7 @@ def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _
 def _record(
     engine: Engine, tx: Transaction, claimed: Claimed, output: str | None, error: str | None,
     carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None = None, foreseen: Foreseen | None = None,
-) -> Works[Recorded]:  # fmt: skip
+) -> Works[Answer]:  # fmt: skip
     run_id, row, now = claimed.run_id, claimed.row, engine.database.about_now()
     locking = runs.ask_lock(tx, run_id, engine.database)
     ending = records.ask_end(
@@ -351,7 +321,7 @@ def _record(
     if foreseen is not None and not is_foreseen and targets is not None:
         nodes.update_node(tx, run_id, row.node_id, delivered=None, delivered_at=None)
     if targets is None or run.status.is_final:
-        return Recorded()
+        return Answer()
     if foreseen is not None and is_foreseen:
         return _foreseen(engine, tx, run, foreseen, may_run)
     followup, following = Followup(wakes_body=output is None), None
@@ -428,11 +398,11 @@ def _run_taken(
 def _finish_record(
     engine: Engine, tx: Transaction, run: RunRow, followup: Followup, following: Claimed | None,
     carries: frozenset[tuple[NodeId, int]], known: Mapping[NodeId, str],
-) -> Recorded:  # fmt: skip
+) -> Answer:  # fmt: skip
     """End a transaction that recorded something: the run's end, what to publish, when to look again."""
     if followup.ends_run:
         if engine.try_to_end(tx, run, known=known):
-            return Recorded(has_ended=True)
+            return Answer(has_ended=True)
         followup.wakes_body = True
     keeps_chain, asleep = (False, set()) if following else _carried(tx, run, followup, carries)
     rest = followup
@@ -449,7 +419,7 @@ def _finish_record(
     values: dict[str, Any] = {"signals": run.signals + 1} if followup.wakes_body else {}
     wake_at = engine.schedule(tx, run, followup, carried | asleep, **values)
     engine.wake_at(wake_at)
-    return Recorded(keeps_chain, pieces, followup.wakes_body, next=following)
+    return Answer(pieces, must_advance=followup.wakes_body, here=following, keeps_chain=keeps_chain)
 
 
 def _carried(
@@ -478,7 +448,7 @@ def _carried(
 def _suspend(
     engine: Engine, tx: Transaction, claimed: Claimed, failure: Failure, delay: timedelta,
     outcome: AttemptOutcome | None,
-) -> Recorded:  # fmt: skip
+) -> Answer:  # fmt: skip
     run = runs.lock_run(tx, claimed.run_id, engine.database)
     due_at = run.now + delay
     is_free = failure.action in (FailureAction.RELEASE, FailureAction.HOLD) or not failure.counts
@@ -488,11 +458,11 @@ def _suspend(
         tx, run, claimed.row, outcome=outcome, due_at=due_at, error=error, is_free=is_free,
         is_carried=is_carried,
     ):  # fmt: skip
-        return Recorded()
+        return Answer()
     if run.status.is_final:
-        return Recorded()
+        return Answer()
     wake_at = due_at + (engine.settings.redispatch_after if is_carried else timedelta())
     marks = holding.mark_steps(run) if failure.action is FailureAction.HOLD else {}
     engine.schedule(tx, run, Followup(asleep={claimed.row.node_id: wake_at}), **marks)
     engine.wake_at(wake_at)
-    return Recorded(retry_in=delay if is_carried else None)
+    return Answer(retry_in=delay if is_carried else None)

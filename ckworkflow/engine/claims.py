@@ -28,7 +28,7 @@ from ckworkflow.store.writer import LAST
 from ckworkflow.tracing import UnresolvableError
 
 if TYPE_CHECKING:
-    from ckworkflow.engine.advance import MayRun
+    from ckworkflow.engine.answer import MayRun
     from ckworkflow.engine.core import Engine
     from ckworkflow.plan import Piece
     from ckworkflow.store.runs import RunRow

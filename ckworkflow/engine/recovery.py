@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow.engine.advance import advance
-from ckworkflow.engine.claims import begun, claim_next
+from ckworkflow.engine.answer import Answer, carry_out
+from ckworkflow.engine.claims import claim_next
 from ckworkflow.engine.host import one_by_one
 from ckworkflow.engine.liveness import HOLD
 from ckworkflow.engine.wording import listed
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.core import Engine
     from ckworkflow.engine.host import Host, Spread
-    from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.writer import Works
@@ -68,7 +67,7 @@ def _recover_due(engine: Engine, spread: Spread) -> int:
     """Recover the runs that are longest overdue, in one transaction; return how many."""
     host = engine.host
 
-    def work(tx: Transaction) -> list[_Recovered]:
+    def work(tx: Transaction) -> list[tuple[RunRow, Answer]]:
         due = runs.lock_due_runs(tx, engine.database, limit=TOGETHER)
         return together(
             tx, [(run.run_id, lambda tx, run=run: _recover(engine, tx, run, host)) for run in due]
@@ -117,53 +116,35 @@ def recover(engine: Engine, run_id: RunId) -> None:
     """
     host = engine.host
 
-    def work(tx: Transaction) -> Works[_Recovered]:
+    def work(tx: Transaction) -> Works[tuple[RunRow, Answer]]:
         return _recover(engine, tx, runs.lock_run(tx, run_id, engine.database), host)
 
     _follow(engine, [engine.database.transact(lambda tx: finish(work, tx))], host, one_by_one)
 
 
-@dataclass(frozen=True, slots=True)
-class _Recovered:
-    """What came of looking at a run."""
-
-    run: RunRow
-    pieces: Sequence[Piece] = ()
-    must_advance: bool = False
-    has_ended: bool = False
-    begun: Claimed | None = None
-    """A step that this process has claimed."""
-    unclaimed: Sequence[str] = ()
-    """Steps that were published before, and are again."""
-
-
-def _follow(engine: Engine, found: Sequence[_Recovered], host: Host, spread: Spread) -> None:
+def _follow(engine: Engine, found: Sequence[tuple[RunRow, Answer]], host: Host, spread: Spread) -> None:
     """Do what follows from the commit."""
-    for each in found:
-        if each.begun is not None:
-            host.run(each.begun)
-        if each.has_ended:
-            engine.notify(each.run.run_id)
-        engine.publish(each.run.run_id, each.pieces)
-        if each.unclaimed:
-            engine.queue_watch.look(engine, each.run.run_id, each.unclaimed)
+    for run, answer in found:
+        if answer.here is not None:
+            host.run(answer.here)
+        carry_out(engine, run.run_id, answer)
 
     def go_on(run: RunRow) -> None:
-        row = advance(engine, run.run_id, may_run=host.may_run if host.runs_steps else None)
-        if row is not None:
-            host.run(begun(run.run_id, run.workflow, row))
+        here = advance(engine, run.run_id, may_run=host.may_run if host.runs_steps else None)
+        if here is not None:
+            host.run(here)
 
-    spread(go_on, [each.run for each in found if each.must_advance])
+    spread(go_on, [run for run, answer in found if answer.must_advance])
 
 
-def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[_Recovered]:
+def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[tuple[RunRow, Answer]]:
     if run.status.is_final:
-        return _Recovered(run)
+        return run, Answer()
     run_id, followup = run.run_id, Followup()
     yield from records.settling(tx, run, followup)
     if followup.ends_run:
         if engine.try_to_end(tx, run):
-            return _Recovered(run, has_ended=True)
+            return run, Answer(has_ended=True)
         followup.wakes_body = True
     asking = nodes.ask_nodes(tx, run_id, statuses=nodes.LIVE)
     yield None
@@ -213,7 +194,7 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
             "run %s (%s): published again, time %d, since no worker has begun it: %s",
             run_id, run.workflow, run.dispatches, steps, extra={"run_id": run_id},
         )  # fmt: skip
-    return _Recovered(run, pieces, must_advance, begun=here, unclaimed=unclaimed)
+    return run, Answer(pieces, must_advance=must_advance, here=here, unclaimed=unclaimed)
 
 
 def _redispatch_backoff(engine: Engine, rows: Sequence[NodeRow]) -> int:

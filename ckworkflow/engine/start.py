@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import Workflow, check_main, registry
 from ckworkflow.engine import budget, failures
+from ckworkflow.engine.answer import Answer, carry_out
 from ckworkflow.engine.bodies import Body
-from ckworkflow.engine.claims import begun
 from ckworkflow.engine.resolve import has_references
 from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError
 from ckworkflow.model import NodeKind, RunId, RunStatus
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ckworkflow.engine.core import Engine
-    from ckworkflow.plan import Piece
-    from ckworkflow.store.nodes import NodeRow
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +57,7 @@ def start_run(
     tracer = Tracer(run_id, make_body(workflow, tree), workflow=workflow.name, started_at=started_at)
     trace = _first_trace(engine, run_id, workflow, tracer)
     try:
-        committed = engine.database.transact_run(
+        answer = engine.database.transact_run(
             run_id,
             lambda tx: _commit(
                 engine,
@@ -82,17 +79,12 @@ def start_run(
             return run_id
         raise
     _log_start(run_id, workflow.name)
-    if committed is None:
+    if answer.has_ended:
         tracer.close()
-        engine.notify(run_id)
-    else:
-        if committed.body is not None:
-            engine.bodies.keep(run_id, committed.body)
-        engine.wake_at(committed.wake_at)
-    if committed is not None:
-        engine.publish(run_id, committed.pieces)
-        if committed.begun is not None:
-            host.run(begun(run_id, workflow.name, committed.begun))
+    carry_out(engine, run_id, answer)
+    here = answer.decoded(run_id, workflow.name).here
+    if here is not None:
+        host.run(here)
     return run_id
 
 
@@ -122,17 +114,6 @@ def _first_trace(
 
 def _log_start(run_id: RunId, workflow: str) -> None:
     logger.info("run %s (%s) started", run_id, workflow, extra={"run_id": run_id, "workflow": workflow})
-
-
-@dataclass(frozen=True, slots=True)
-class _Started:
-    """A run that was written and goes on: what to publish, its body, and when to look at it again."""
-
-    pieces: list[Piece]
-    body: Body | None
-    wake_at: datetime
-    begun: NodeRow | None
-    """Its first step, where this process runs it."""
 
 
 def make_body(workflow: Workflow[Any, Any], tree: Any) -> Callable[[], Any]:
@@ -168,8 +149,8 @@ def end_text(trace: Trace) -> str | None:
 def _commit(
     engine: Engine, tx: Transaction, run_id: RunId, workflow: Workflow[Any, Any], tree: Any, tracer: Tracer,
     trace: Trace | BaseException | None, started_at: datetime, choose: plans.Choose | None,
-) -> _Started | None:  # fmt: skip
-    """Write the run; `None` when it has ended with that."""
+) -> Answer:  # fmt: skip
+    """Write the run."""
     now = engine.database.about_now()
     wake_at = now + engine.settings.redispatch_after
     run = RunRow(
@@ -180,16 +161,17 @@ def _commit(
     if isinstance(trace, BaseException):
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
         engine.finish(tx, run, output=None, error=failures.dumps(trace))
-        return None
+        return Answer(has_ended=True)
     if trace is None:
         # Nothing is known of it yet: the first continuation begins the body.
         runs.insert_run(tx, run, input_=input_, wake_at=now, signals=1)
-        return _Started([], None, now, None)
+        engine.wake_at(now)
+        return Answer()
     end = end_text(trace)
     if end is not None and trace.end is not None and not trace.end.after:
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at, started_at=now)
         engine.end_run(tx, run, end)
-        return None
+        return Answer(has_ended=True)
     plan = build_plan(trace)
     runs.insert_run(tx, run, input_=input_, wake_at=wake_at, plan=end)
     followup = plans.apply_plan(
@@ -211,4 +193,5 @@ def _commit(
         runs.update_run(tx, run_id, wake_at=wake_at)
     values["wake_at"] = wake_at
     body = Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows, run._replace(**values))
-    return _Started(pieces, body, wake_at, followup.begun)
+    engine.wake_at(wake_at)
+    return Answer(pieces, taken=followup.begun, body=body)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts, failures, judging
-from ckworkflow.engine.advance import advance
+from ckworkflow.engine.advance import go_on
 from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.identity import this_process
 from ckworkflow.errors import FatalError, RunNotFoundError
@@ -27,7 +27,7 @@ from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import finish
 
 if TYPE_CHECKING:
-    from ckworkflow.engine.attempts import Recorded
+    from ckworkflow.engine.answer import Answer
     from ckworkflow.engine.core import Engine
 
 
@@ -95,7 +95,7 @@ def revoke(
         The pid of the process that runs the step and has to be stopped; `None`: nothing has to.
     """
 
-    def work(tx: Transaction) -> tuple[Claimed, Recorded, int | None] | None:
+    def work(tx: Transaction) -> tuple[Claimed, Answer, int | None] | None:
         run = runs.lock_run(tx, run_id, engine.database)
         row, pid = nodes.load_node(tx, run_id, node_id), None
         if (
@@ -129,15 +129,11 @@ def revoke(
     return pid
 
 
-def _follow(engine: Engine, claimed: Claimed, recorded: Recorded) -> None:
+def _follow(engine: Engine, claimed: Claimed, recorded: Answer) -> None:
     run_id: RunId = claimed.run_id
     if recorded.retry_in is not None:
         row = claimed.row
         engine.publish(
             run_id, [Chain((Task(row.node_id, row.name, row.generation, recorded.retry_in),))]
         )
-    if recorded.has_ended:
-        engine.notify(run_id)
-    engine.publish(run_id, recorded.pieces)
-    if recorded.wakes_body:
-        advance(engine, run_id)
+    go_on(engine, run_id, recorded)

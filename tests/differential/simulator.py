@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts, claims, judging, liveness, recovery
-from ckworkflow.engine.advance import advance
+from ckworkflow.engine.advance import advance, go_on
+from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.detector import FailureDetector
@@ -536,21 +537,14 @@ class SimWorker:
         run_id = message.run_id
         carries = _first_nodes(message.rest[0] if message.rest else message.chord)
         recorded, is_success = self._attempt(engine, claimed, message.task.name, carries)
-        if recorded.has_ended:
-            engine.notify(run_id)
-        engine.publish(run_id, recorded.pieces)
-        following = recorded.next
-        if recorded.wakes_body:
-            row = advance(engine, run_id, may_run=None if following else self._may_run)
-            if following is None and row is not None:
-                following = claims.begun(run_id, claimed.workflow, row)
+        following = go_on(engine, run_id, recorded, may_run=self._may_run)
         if recorded.retry_in is not None:
             self.queue.append(replace(message, eta=self.clock.now + recorded.retry_in))
         elif is_success and recorded.keeps_chain and message.rest:
             self._send(run_id, message.rest[0], message.rest[1:], message.chord)
         elif is_success and recorded.keeps_chain and message.chord is not None:
             self._send(run_id, message.chord, (), None)
-        if not recorded.keeps_chain and recorded.next is None:
+        if not recorded.keeps_chain and recorded.here is None:
             message = replace(message, rest=())
         return following, message
 
@@ -559,7 +553,7 @@ class SimWorker:
 
     def _attempt(
         self, engine: SimEngine, claimed: Claimed, name: str, carries: frozenset[tuple[NodeId, int]]
-    ) -> tuple[attempts.Recorded, bool]:
+    ) -> tuple[Answer, bool]:
         node_id = claimed.row.node_id
         self.clock.tick()
         entry = Entry(

@@ -233,7 +233,7 @@ def test_a_result_that_cannot_be_rebuilt_is_nothing_for_the_body_to_handle(
 ) -> None:
     run_id = desk.start(deploy(looks_at_an_order))
     desk.engine.bodies.clear()
-    assert desk.succeed(desk.claim(run_id), Order(7)).wakes_body
+    assert desk.succeed(desk.claim(run_id), Order(7)).must_advance
     with monkeypatch.context() as patch:
         patch.delattr(sys.modules[__name__], "Order")
         advance(desk.engine, run_id)

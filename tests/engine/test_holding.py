@@ -283,7 +283,7 @@ def test_a_run_that_is_told_of_something_now_and_then_is_never_held(
         spin(either_desk, run_id)  # more wakes than events
         spin(second, run_id)
         claimed = either_desk.claim(run_id, f"0:{number}")
-        if either_desk.succeed(claimed, 1).wakes_body:
+        if either_desk.succeed(claimed, 1).must_advance:
             advance((either_desk, second)[number % 2].engine, run_id)
 
     run = either_desk.run(run_id)
@@ -353,7 +353,7 @@ def test_an_event_ends_a_hold(either_desk: Desk) -> None:
     spin(desk, run_id, SPIN_LIMIT + 1)
     assert held(desk.engine, run_id) is not None
 
-    assert desk.succeed(claimed, 1).wakes_body
+    assert desk.succeed(claimed, 1).must_advance
     advance(desk.engine, run_id)
 
     assert held(desk.engine, run_id) is None

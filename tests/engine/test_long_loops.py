@@ -55,7 +55,7 @@ def pass_rounds(desk: Desk, run_id: RunId) -> None:
 
 def go_round(desk: Desk, run_id: RunId, number: int) -> None:
     """One step, and the sleep after it."""
-    if desk.succeed(desk.claim(run_id, f"0:{2 * number + 1}"), True).wakes_body:
+    if desk.succeed(desk.claim(run_id, f"0:{2 * number + 1}"), True).must_advance:
         advance(desk.engine, run_id)
     desk.tick()
     desk.clock.advance(HOUR)

@@ -49,7 +49,7 @@ def test_continuations_in_place_and_replays_keep_the_order_together(desk: Desk) 
     for number, node_id in enumerate(expected):
         if number % 3 == 1:
             desk.engine.bodies.clear()  # the next one replays, under a lease
-        if desk.succeed(desk.claim(run_id, node_id), 1).wakes_body:
+        if desk.succeed(desk.claim(run_id, node_id), 1).must_advance:
             advance(desk.engine, run_id)
     found = [row.node_id for row in desk.nodes(run_id)]
 

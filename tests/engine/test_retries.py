@@ -127,7 +127,7 @@ def test_backoff_doubles_as_celery_spells_it(desk: Desk) -> None:
     recorded = desk.fail(desk.claim(run_id), QuotaError("full"), backs_off)
 
     assert delays == [10 * SECOND, 20 * SECOND]
-    assert recorded.wakes_body
+    assert recorded.must_advance
     assert desk.node(run_id).status is NodeStatus.FAILED
 
 
@@ -172,7 +172,7 @@ def test_a_retryable_error_with_a_bad_delay_fails_at_once(desk: Desk, retry_afte
         desk.claim(run_id), RetryableError("later", retry_after=retry_after), waits_an_hour
     )
 
-    assert recorded.wakes_body
+    assert recorded.must_advance
     error = json.loads(desk.node(run_id).error or "")
     assert "InvalidDurationError" in str(error)
     assert "later" in str(error)  # what the step itself has said
@@ -209,7 +209,7 @@ def test_a_retryable_error_uses_an_attempt(desk: Desk) -> None:
         recorded = desk.fail(
             desk.claim(run_id), RetryableError("busy", retry_after=5, code=7), always_fails
         )
-        assert recorded.wakes_body is (attempt == 4)
+        assert recorded.must_advance is (attempt == 4)
         desk.clock.advance(5 * SECOND)
 
     assert desk.node(run_id).status is NodeStatus.FAILED

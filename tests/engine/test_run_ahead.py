@@ -9,7 +9,7 @@ import pytest
 
 from ckworkflow import workflow
 from ckworkflow.engine import attempts, claims
-from ckworkflow.engine.attempts import Recorded
+from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.plan import WINDOW
@@ -35,7 +35,7 @@ def desk(either_desk: Desk) -> Desk:
     return either_desk
 
 
-def go_on(desk: Desk, claimed: Claimed, value: Any = 1) -> Recorded:
+def go_on(desk: Desk, claimed: Claimed, value: Any = 1) -> Answer:
     """Record a result, in a process that runs ahead with anything."""
     return attempts.record_success(
         desk.engine, claimed, value, carries=frozenset(), may_run=lambda _: True
@@ -48,8 +48,8 @@ def test_the_record_of_a_step_claims_the_next_one_and_nothing_is_published(desk:
 
     recorded = go_on(desk, desk.claim(run_id), 7)
 
-    assert recorded.next is not None
-    assert recorded.next.args == (7,)
+    assert recorded.here is not None
+    assert recorded.here.args == (7,)
     assert desk.node(run_id, "0:2").owner == desk.engine.owner
     assert [*recorded.pieces, *desk.published] == []
     assert desk.claim(run_id, "0:2") == Dropped("the node is running")
@@ -68,7 +68,7 @@ def test_a_body_that_has_ended_is_not_run_again(desk: Desk, monkeypatch: pytest.
     for run_id in (ahead, looking):
         claimed: Claimed | None = desk.claim(run_id)
         while claimed is not None:
-            claimed = go_on(desk, claimed).next
+            claimed = go_on(desk, claimed).here
 
     assert ran == [looking] * 3
     assert desk.run(ahead).status is RunStatus.COMPLETED
@@ -76,7 +76,7 @@ def test_a_body_that_has_ended_is_not_run_again(desk: Desk, monkeypatch: pytest.
 
 def test_the_last_record_of_a_chain_ends_the_run(desk: Desk) -> None:
     run_id = desk.start(chain)
-    following = go_on(desk, desk.claim(run_id), 7).next
+    following = go_on(desk, desk.claim(run_id), 7).here
     assert following is not None
 
     assert go_on(desk, following, 8).has_ended
@@ -91,7 +91,7 @@ def test_a_body_that_looks_at_each_result_goes_on_with_the_record(
 
     claimed: Claimed | None = desk.claim(run_id)
     while claimed is not None:
-        claimed = go_on(desk, claimed).next
+        claimed = go_on(desk, claimed).here
 
     assert desk.run(run_id).status is RunStatus.COMPLETED
     assert desk.run(run_id).output == "3"
@@ -104,8 +104,8 @@ def test_without_the_body_the_run_goes_the_usual_way(desk: Desk) -> None:
 
     recorded = go_on(desk, desk.claim(run_id))
 
-    assert recorded.wakes_body
-    assert recorded.next is None
+    assert recorded.must_advance
+    assert recorded.here is None
 
 
 def test_what_was_foreseen_is_thrown_away_when_the_run_has_moved_on(desk: Desk) -> None:
@@ -117,8 +117,8 @@ def test_what_was_foreseen_is_thrown_away_when_the_run_has_moved_on(desk: Desk) 
 
     recorded = go_on(desk, claimed)
 
-    assert recorded.wakes_body
-    assert recorded.next is None
+    assert recorded.must_advance
+    assert recorded.here is None
     assert desk.node(run_id).status is NodeStatus.COMPLETED
     assert desk.node(run_id).delivered is None
     other.close()
@@ -131,9 +131,9 @@ def test_a_worker_that_lost_its_step_claims_nothing_with_its_late_record(desk: D
     desk.lose(other)
     mine = desk.claim(run_id)
 
-    assert go_on(other, late) == Recorded()
+    assert go_on(other, late) == Answer()
     assert desk.node(run_id, "0:2").status is NodeStatus.PLANNED
-    assert go_on(desk, mine).next is not None
+    assert go_on(desk, mine).here is not None
     other.close()
 
 
@@ -144,7 +144,7 @@ def test_a_step_that_may_not_run_here_is_published(desk: Desk) -> None:
         desk.engine, desk.claim(run_id), 7, carries=frozenset(), may_run=lambda _: False
     )
 
-    assert recorded.next is None
+    assert recorded.here is None
     assert len(recorded.pieces) == 1
 
 
@@ -171,7 +171,7 @@ def test_who_has_finished_one_of_a_wide_group_claims_one_of_those_held_back(desk
     claimed = claims.claim(desk.engine, run_id, task.node_id, task.generation, step=task.name)
     held = f"0.{WINDOW + 1}:1"
 
-    assert go_on(desk, claimed).next is None  # not told that any are held back
+    assert go_on(desk, claimed).here is None  # not told that any are held back
     second = desk.published[0].members[1].items[0]
     opener = claims.claim(
         desk.engine, run_id, second.node_id, second.generation, step=second.name, opens=True
@@ -202,9 +202,9 @@ def test_what_was_asked_for_ahead_is_undone_when_the_record_does_not_stand(desk:
     desk.lose(other)
     mine = desk.claim(run_id, "0.1:1")
 
-    assert go_on(other, late) == Recorded()
-    assert go_on(desk, mine).next is None  # one of two: the join is not complete
-    assert go_on(desk, desk.claim(run_id, "0.2:1")).next is not None
+    assert go_on(other, late) == Answer()
+    assert go_on(desk, mine).here is None  # one of two: the join is not complete
+    assert go_on(desk, desk.claim(run_id, "0.2:1")).here is not None
     other.close()
 
 
@@ -250,7 +250,7 @@ def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:
         while claimed is not None:
             queue += [piece.items[0] for piece in claimed.pieces]
             ran.append(claimed.row.node_id)
-            claimed = go_on(desk, claimed).next
+            claimed = go_on(desk, claimed).here
 
     assert len(ran) == len(set(ran)) == 2 * WINDOW + 8
     assert desk.run(run_id).status is RunStatus.COMPLETED

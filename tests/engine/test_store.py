@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from ckworkflow import sleep, start_sync, step, workflow
 from ckworkflow.engine import attempts, claims, liveness
 from ckworkflow.engine.advance import advance
+from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.identity import pid_started, this_process
 from ckworkflow.engine.shared import SharedStore
@@ -270,7 +271,7 @@ def test_the_record_of_an_owner_that_lost_its_node_writes_nothing(
     else:
         recorded = attempts.release(other.engine, stale)
 
-    assert recorded == attempts.Recorded()
+    assert recorded == Answer()
     assert (desk.node(run_id), desk.run(run_id), desk.attempts(run_id)) == before
     desk.succeed(fresh, 1)
     assert desk.node(run_id).output == "1"
@@ -361,7 +362,7 @@ def test_a_living_process_keeps_what_it_owns(desk: Desk, other: Desk) -> None:
 def test_a_run_that_a_dead_process_was_advancing_is_advanced_by_another(desk: Desk, other: Desk) -> None:
     run_id = desk.start(looking)
     recorded = other.succeed(other.claim(run_id), 1)
-    assert recorded.wakes_body
+    assert recorded.must_advance
     other.take_lease(run_id)
     advance(desk.engine, run_id)
     assert not desk.run(run_id).status.is_final  # it is the other's to advance

@@ -11,6 +11,8 @@ import pytest
 
 from ckworkflow import codec, start_sync, step, workflow
 from ckworkflow.engine import advance, failures, holding, judging
+from ckworkflow.engine.answer import Answer
+from ckworkflow.engine.claims import begun
 from ckworkflow.errors import (
     DatabaseUnavailableError,
     FatalError,
@@ -386,7 +388,7 @@ def test_what_judging_raises_ends_the_step_with_that_error_and_the_steps_own_bel
 
     recorded = desk.fail(desk.claim(run_id), odd, raises)
 
-    assert recorded.wakes_body
+    assert recorded.must_advance
     error = failures.loads(desk.node(run_id).error or "")
     assert isinstance(error, FatalError)
     assert isinstance(error.__cause__, SystemExit)
@@ -507,9 +509,9 @@ def test_a_step_that_was_claimed_with_a_plan_is_given_up_where_the_body_cannot_g
         return "a snapshot"
 
     # The first continuation claims the step, and something has come meanwhile.
-    committed = advance.Committed((), is_released=False, is_final=False, begun=row)
+    answer = Answer(must_advance=True, here=begun(run_id, "two", row))
     monkeypatch.setattr(advance, "_begin", begin)
-    monkeypatch.setattr(advance, "_continue", lambda *_: committed)
+    monkeypatch.setattr(advance, "_continue", lambda *_: answer)
     with pytest.raises(DatabaseUnavailableError):
         advance.advance(desk.engine, run_id)
 
@@ -635,7 +637,7 @@ def test_a_result_that_cannot_be_rebuilt_here_waits_for_another_deploy_and_its_s
     recorded = desk.succeed(desk.claim(run_id), Fickle())
     advance.advance(desk.engine, run_id)
 
-    assert recorded.wakes_body
+    assert recorded.must_advance
     assert desk.node(run_id).status is NodeStatus.COMPLETED
     record = desk.run(run_id)
     assert record.status is RunStatus.RUNNING

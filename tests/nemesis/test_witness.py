@@ -73,7 +73,7 @@ def fail_beside_a_sibling(desk: Desk) -> tuple[RunId, Claimed]:
     run_id = desk.start(effect_flows.failed_run)
     sibling, refused = begin(desk, run_id, "0.1:1"), begin(desk, run_id, "0.2:1")
     error = FatalError("the step refuses", code=50007)
-    if desk.fail(refused, error, registry.require_step(refused.row.name)).wakes_body:
+    if desk.fail(refused, error, registry.require_step(refused.row.name)).must_advance:
         advance(desk.engine, run_id)
     assert desk.run(run_id).status is RunStatus.FAILED
     return run_id, sibling

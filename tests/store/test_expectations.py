@@ -23,7 +23,7 @@ from engine_flows import looks, one
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckworkflow.engine.attempts import Recorded
+    from ckworkflow.engine.answer import Answer
     from ckworkflow.store.transaction import Prepared, Transaction
 
 
@@ -40,7 +40,7 @@ def desk(postgres_url: str) -> Iterator[Desk]:
         yield desk
 
 
-def go_on(desk: Desk, claimed: Claimed) -> Recorded:
+def go_on(desk: Desk, claimed: Claimed) -> Answer:
     return attempts.record_success(desk.engine, claimed, 1, carries=frozenset(), may_run=lambda _: True)
 
 
@@ -63,12 +63,12 @@ def test_a_step_in_place_waits_for_the_server_once(
 ) -> None:
     run_id = desk.start(flow)
     first = desk.claim(run_id)
-    second = go_on(desk, first).next  # the first of a process prepares its statements
+    second = go_on(desk, first).here  # the first of a process prepares its statements
     assert second is not None
     waits = count_waits(monkeypatch)
     commits = count_commits(monkeypatch)
 
-    assert go_on(desk, second).next is not None
+    assert go_on(desk, second).here is not None
     assert (len(commits), len(waits)) == (1, 1)
 
 
@@ -101,7 +101,7 @@ def test_an_expectation_that_does_not_hold_does_nothing(desk: Desk) -> None:
 
     assert desk.node(run_id).status is NodeStatus.RUNNING
     assert desk.node(run_id, "0:2").status is NodeStatus.PLANNED
-    following = go_on(desk, claimed).next
+    following = go_on(desk, claimed).here
     assert following is not None
     assert following.row.node_id == "0:2"
 
@@ -125,7 +125,7 @@ def test_a_run_that_is_not_as_it_was_left_takes_the_normal_path(desk: Desk, flow
 
     done = 0
     while claimed is not None:
-        claimed = go_on(desk, claimed).next
+        claimed = go_on(desk, claimed).here
         done += 1
 
     assert desk.run(run_id).status is RunStatus.COMPLETED
@@ -151,7 +151,7 @@ def test_no_statement_of_a_step_reads_more_rows_than_it_needs(desk: Desk) -> Non
     held = database.read(lambda tx: explained(tx, windows._FIRST_HELD))
     assert "Index Scan using ix_nodes_held" in held
     assert "Sort" not in held
-    for statement in (records._END, records._SURE_END):
+    for statement in (records._END, records._EXPECTED_END):
         ended = database.read(lambda tx, statement=statement: explained(tx, statement))  # type: ignore[misc]
         assert "nodes_pkey" in ended
         assert "ix_nodes_owner" not in ended

@@ -12,9 +12,9 @@ import pytest
 
 import engine_flows
 from ckworkflow.engine import attempts, liveness
-from ckworkflow.engine.advance import advance
-from ckworkflow.engine.attempts import Recorded
-from ckworkflow.engine.claims import Claimed, begun
+from ckworkflow.engine.advance import go_on as carry_on
+from ckworkflow.engine.answer import Answer
+from ckworkflow.engine.claims import Claimed
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.store.pipeline import Pipeline
 from desk import Desk, ManualClock
@@ -73,7 +73,7 @@ def test_a_step_that_was_taken_in_place_without_an_answer_is_given_back_and_none
 ) -> None:
     with closing(Desk(postgres_url, ManualClock(), "here")) as desk:
 
-        def go_on(claimed: Claimed) -> Recorded:
+        def go_on(claimed: Claimed) -> Answer:
             return attempts.record_success(
                 desk.engine, claimed, 1, carries=frozenset(), may_run=lambda _: True
             )
@@ -82,7 +82,7 @@ def test_a_step_that_was_taken_in_place_without_an_answer_is_given_back_and_none
         first = desk.claim(run_id)
         lost = lose_answers(monkeypatch, count=1)
 
-        assert go_on(first) == Recorded()  # what it had done was there, and nothing of it again
+        assert go_on(first) == Answer()  # what it had done was there, and nothing of it again
         assert lost
         assert desk.node(run_id).status is NodeStatus.COMPLETED
         taken = desk.node(run_id, "0:2")
@@ -95,8 +95,7 @@ def test_a_step_that_was_taken_in_place_without_an_answer_is_given_back_and_none
         while following is not None:
             ran.append(following.row.node_id)
             recorded = go_on(following)
-            row = advance(desk.engine, run_id, may_run=lambda _: True) if recorded.wakes_body else None
-            following = recorded.next or (begun(run_id, first.workflow, row) if row else None)
+            following = carry_on(desk.engine, run_id, recorded, may_run=lambda _: True)
 
         assert desk.run(run_id).status is RunStatus.COMPLETED
         assert ran == [f"0:{number}" for number in range(1, len(ran) + 1)]

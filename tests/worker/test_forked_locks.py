@@ -11,7 +11,9 @@ FORK = """
 import os, sys, threading
 import ckworkflow.celery
 from ckworkflow import canvas
-from ckworkflow.worker import events, task
+from ckworkflow.engine.installation import current
+from ckworkflow.worker.process import runtime
+from ckworkflow.worker.steps import task
 
 def lock():
     return {lock}
@@ -31,7 +33,15 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lock", ["events._made_lock", "canvas._broker._lock", "task._database._lock"])
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "runtime._runtime._lock",
+        "current()._engine._lock",
+        "canvas._broker._lock",
+        "task._database._lock",
+    ],
+)
 def test_a_forked_child_waits_for_no_thread_of_its_parent(lock: str) -> None:
     ended = subprocess.run([sys.executable, "-c", FORK.replace("{lock}", lock)], timeout=60, check=False)
 

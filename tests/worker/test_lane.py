@@ -391,7 +391,7 @@ def test_what_a_run_has_had_is_counted_on_whatever_thread_it_was(
     row: Any = SimpleNamespace(node_id="0:1", generation=1)
     claimed: Any = SimpleNamespace(run_id="run", row=row)
     crowded: Any = SimpleNamespace(
-        is_stopping=False, engine=SimpleNamespace(local=SimpleNamespace(waiting=1))
+        is_stopping=False, engine=SimpleNamespace(host=SimpleNamespace(waiting=1))
     )
     message = RunAhead(app, note, claimed, crowded, hostname=None)
     monkeypatch.setattr(time, "thread_time", lambda: 1e9)  # of another thread, one that writes for many

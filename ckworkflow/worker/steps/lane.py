@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from ckworkflow.engine.attempts import Recorded
+    from ckworkflow.engine.answer import Answer
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.model import NodeId
     from ckworkflow.worker.process.runtime import Runtime
@@ -58,7 +58,7 @@ class Handed:
     claimed: Claimed
     report: TaskReport
     outcome: Callable[[], Any]
-    recorded: Recorded | None = None
+    recorded: Answer | None = None
 
 
 def may_carry(app: Celery, claimed: Claimed) -> bool:
@@ -183,14 +183,14 @@ class Lane:
     def _carries(self) -> frozenset[tuple[NodeId, int]]:
         return first_nodes(self._chain[-1]) if self._chain else frozenset()
 
-    def _written(self, handed: Handed, recorded: Callable[[], Recorded]) -> None:
+    def _written(self, handed: Handed, recorded: Callable[[], Answer]) -> None:
         """Take the lane up again after a record; called by the writer, on a thread that must go on."""
         try:
             self._runtime.soon(partial(self._go_on, handed, recorded))
         except RuntimeError:  # the loop has ended
             self._hand_over(handed)
 
-    def _go_on(self, handed: Handed, outcome: Callable[[], Recorded]) -> None:
+    def _go_on(self, handed: Handed, outcome: Callable[[], Answer]) -> None:
         try:
             recorded = outcome()
         except BaseException:  # noqa: BLE001  # the thread records it again
@@ -207,10 +207,10 @@ class Lane:
         else:
             self._begin(following)
 
-    def _take_up(self, handed: Handed, recorded: Recorded) -> Handed | None:
+    def _take_up(self, handed: Handed, recorded: Answer) -> Handed | None:
         """Take up the step after one that is recorded; `None`: there is more to do, which is the thread's."""
         self._ahead.spend_on_step()
-        following = recorded.next if recorded.is_next_all else None
+        following = recorded.here if recorded.is_only_here else None
         if following is None or not may_carry(self._runtime.app, following) or self._is_over_soon():
             return None
         handed.report.close()

@@ -18,7 +18,7 @@ from ckworkflow.engine import failures
 from ckworkflow.engine.judging import FailureAction
 
 if TYPE_CHECKING:
-    from ckworkflow.engine.attempts import Recorded
+    from ckworkflow.engine.answer import Answer
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.core import Engine
     from ckworkflow.engine.judging import Failure
@@ -39,7 +39,7 @@ class AttemptFailedError(Exception):
 
 
 def log_attempt(
-    engine: Engine, claimed: Claimed, failure: Failure | None, recorded: Recorded, *, is_final: bool
+    engine: Engine, claimed: Claimed, failure: Failure | None, recorded: Answer, *, is_final: bool
 ) -> None:
     """Write the line of an attempt that has been recorded.
 
@@ -102,7 +102,7 @@ def _tried(claimed: Claimed, failure: Failure) -> str:
     return f"failed at attempt {claimed.counted_attempt}{most}"
 
 
-def _what_next(recorded: Recorded, *, is_final: bool) -> str:
+def _what_next(recorded: Answer, *, is_final: bool) -> str:
     if is_final:
         return "it is not tried again"
     if recorded.retry_in is None:

@@ -22,8 +22,8 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from ckworkflow.canvas import OPENS, first_nodes
 from ckworkflow.definition import Step, registry
 from ckworkflow.engine import attempts, claims, failures, judging, verdicts
-from ckworkflow.engine.advance import advance
-from ckworkflow.engine.attempts import Recorded
+from ckworkflow.engine.advance import go_on
+from ckworkflow.engine.answer import Answer, MayRun
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.judging import Failure
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeLimitError
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from ckworkflow.engine.core import Engine
     from ckworkflow.engine.host import Host
-    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.worker.process.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -261,7 +260,7 @@ class StepTask(Task):
     def _drop(self, runtime: Runtime, run_id: RunId, node_id: NodeId, dropped: Dropped) -> None:
         logger.debug("message for step %s of run %s dropped: %s", node_id, run_id, dropped.reason)
         if dropped.wakes_body:
-            _go_on(runtime, run_id)
+            _go_on(runtime, run_id, Answer(must_advance=True))
         raise Ignore
 
     def _carries(self) -> frozenset[tuple[NodeId, int]]:
@@ -270,22 +269,14 @@ class StepTask(Task):
         return first_nodes(chain[-1]) if chain else first_nodes(self.request.chord)
 
     def _follow(
-        self, runtime: Runtime, claimed: Claimed, recorded: Recorded, ahead: RunAhead, chain: list[Any]
+        self, runtime: Runtime, claimed: Claimed, recorded: Answer, ahead: RunAhead, chain: list[Any]
     ) -> Claimed | None:
         """Publish what a record made possible and let the body go on; return a step to run in place."""
-        if not recorded.keeps_chain and recorded.retry_in is None and recorded.next is None:
+        if not recorded.keeps_chain and recorded.retry_in is None and recorded.here is None:
             # What SQL does not want next must not be sent: Celery reads this list after the body.
             chain.clear()
-        with given_up(runtime.engine, recorded.next):
-            if recorded.has_ended:
-                runtime.engine.notify(claimed.run_id)
-            runtime.engine.publish(claimed.run_id, recorded.pieces)
-            if not recorded.wakes_body:
-                return recorded.next
-            row = _go_on(runtime, claimed.run_id, None if recorded.next else ahead.may_run)
-        if recorded.next is not None or row is None:
-            return recorded.next
-        return claims.begun(claimed.run_id, claimed.workflow, row)
+        with given_up(runtime.engine, recorded.here):
+            return _go_on(runtime, claimed.run_id, recorded, ahead.may_run)
 
     def _fail(self, attempt: Attempt) -> None:
         failure, recorded = attempt.failure, attempt.recorded
@@ -307,7 +298,7 @@ class Attempt:
     """How a step that was run has ended."""
 
     claimed: Claimed
-    recorded: Recorded
+    recorded: Answer
     failure: Failure | None
     following: Claimed | None
 
@@ -317,9 +308,9 @@ class Attempt:
         return is_final_failure(self.failure, self.recorded)
 
 
-def is_final_failure(failure: Failure | None, recorded: Recorded) -> bool:
+def is_final_failure(failure: Failure | None, recorded: Answer) -> bool:
     """Whether a step has failed for good."""
-    return failure is not None and (failure.action.is_final or recorded.wakes_body)
+    return failure is not None and (failure.action.is_final or recorded.must_advance)
 
 
 def _raise(error: Exception) -> Any:
@@ -378,7 +369,7 @@ def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
 def _record(
     runtime: Runtime, claimed: Claimed, value: object, failure: Failure | None,
     carries: frozenset[tuple[NodeId, int]], ahead: RunAhead,
-) -> tuple[Failure | None, Recorded]:  # fmt: skip
+) -> tuple[Failure | None, Answer]:  # fmt: skip
     """Record what a step has returned, or failed with; give what was recorded as its failure, if that was one."""
     if failure is None:
         found = _unless_refused(
@@ -387,21 +378,21 @@ def _record(
                 runtime.engine, claimed, value, carries=carries, may_run=ahead.may_run
             ),
         )
-        if isinstance(found, Recorded):
+        if isinstance(found, Answer):
             return None, found
         failure = found
     step = registry.require_step(claimed.row.name)
 
-    def fail(failure: Failure) -> Recorded:
+    def fail(failure: Failure) -> Answer:
         return attempts.record_failure(runtime.engine, claimed, failure, step=step, carries=carries)
 
     found = _unless_refused(runtime, partial(fail, failure))
-    if isinstance(found, Recorded):
+    if isinstance(found, Answer):
         return failure, found
     return found, _until_reachable(runtime, partial(fail, found))
 
 
-def _unless_refused(runtime: Runtime, record: Callable[[], Recorded]) -> Recorded | Failure:
+def _unless_refused(runtime: Runtime, record: Callable[[], Answer]) -> Answer | Failure:
     """Record an outcome; give the failure to record in its place, where it cannot be stored."""
     try:
         return _until_reachable(runtime, record)
@@ -433,14 +424,14 @@ class given_up:  # noqa: N801  # reads as what becomes of the steps
 
 
 def _go_on(
-    runtime: Runtime, run_id: RunId, may_run: Callable[[str], bool] | None = None
-) -> NodeRow | None:
-    """Let the body of a run go on; while the database is down, that is the clock's to do."""
+    runtime: Runtime, run_id: RunId, answer: Answer, may_run: MayRun | None = None
+) -> Claimed | None:
+    """Do what follows from a commit; while the database is down, to let the body go on is the clock's to do."""
     try:
-        return advance(runtime.engine, run_id, may_run=may_run)
+        return go_on(runtime.engine, run_id, answer, may_run=may_run)
     except DatabaseUnavailableError as error:
         _database.begins(error)
-        return None
+        return answer.here
 
 
 # -- registration -----------------------------------------------------------------------------------

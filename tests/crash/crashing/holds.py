@@ -13,11 +13,11 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
+from ckworkflow.engine import advance as advances
 from ckworkflow.engine import attempts, claims, recovery
 from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.core import Engine
 from ckworkflow.worker.process import runtime
-from ckworkflow.worker.steps import task
 from journal import note
 
 
@@ -28,7 +28,7 @@ def hold(place: str) -> None:
 
 def install() -> None:
     claim, record, publish = claims.claim, attempts.record_success, Engine.publish
-    advance = task.advance
+    advance = advances.advance
 
     def claim_and_hold(*args: Any, **kwargs: Any) -> Any:
         claimed = claim(*args, **kwargs)
@@ -42,9 +42,9 @@ def install() -> None:
         if claimed.row.name.endswith(".first") and claimed.args[0] in {"recorded", "boundary"}:
             hold(claimed.args[0])
         # What comes next was claimed with the record.
-        if recorded.next is not None and recorded.next.args == ("claimed",):
+        if recorded.here is not None and recorded.here.args == ("claimed",):
             hold("claimed")
-        if recorded.next is not None and recorded.next.row.name.endswith(".published"):
+        if recorded.here is not None and recorded.here.row.name.endswith(".published"):
             hold("continued")
         return recorded
 
@@ -54,12 +54,12 @@ def install() -> None:
         publish(engine, run_id, pieces)
 
     def advance_and_hold(*args: Any, **kwargs: Any) -> Any:
-        row = advance(*args, **kwargs)
-        if row is not None and row.name.endswith(".published"):
+        claimed = advance(*args, **kwargs)
+        if claimed is not None and claimed.row.name.endswith(".published"):
             hold("continued")
-        return row
+        return claimed
 
-    task.advance = advance_and_hold
+    advances.advance = advance_and_hold
     claims.claim, attempts.record_success = claim_and_hold, record_and_hold
     Engine.publish = publish_not  # type: ignore[method-assign]
 
