@@ -2,7 +2,7 @@
 
 At most one process advances a run: it holds the run's lease, and its epoch fences the commit. Whoever
 records something that the body may wait for raises `signals`; the lease is given back only if `signals`
-is still what was seen when the outcomes were read. So no wake-up is lost, and nobody need wait.
+is still what was seen when the outcomes were read. So no wake-up is lost, and no process has to wait.
 
 A continuation is **foreseen** where this process keeps the body and is about to record the last of what it
 waits for: the body is told before the record is written, and all of it is one transaction, without a
@@ -168,7 +168,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
 
 
 def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Answer:
-    """Hold a run that this worker's code cannot go on with: it is not the run's fault, and another deploy may."""
+    """Hold a run that this worker's code cannot continue: the run is not to blame, and another deploy may be able to."""
     held = engine.database.transact(lambda tx: _hold(engine, tx, run_id, snapshot, error))
     if held is not None:
         holding.tell(run_id, held, error)
@@ -223,10 +223,10 @@ def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> tuple[Tracer, 
 
 
 def _known_here(trace: Trace) -> Trace:
-    """Return the trace of a body that had all it imports.
+    """Return the trace of a body that found everything it imports.
 
     Raises:
-        ImportError: It ends because this worker lacks a package or module.
+        ImportError: It has ended because this worker lacks a package or module.
     """
     if trace.end is not None and isinstance(trace.end.error, ImportError):
         raise trace.end.error
@@ -364,7 +364,7 @@ def foresee(
     engine: Engine, run_id: RunId, workflow: str, node_id: NodeId, output: Json,
     lost: Callable[[], object] | None = None,
 ) -> Foreseen | None:  # fmt: skip
-    """Run on the body that waits for nothing but this node, as if its result were recorded.
+    """Run the body that waits for nothing but this node, as if the result were recorded already.
 
     Args:
         engine: The engine.
@@ -411,12 +411,12 @@ class Foreseen:
 
     @property
     def place_of_last(self) -> tuple[int, datetime]:
-        """As what and when the record is delivered: the last of what the body was told."""
+        """The number and time under which the record is delivered: the last thing that the body was told."""
         return self._body.delivered + len(self._body.recorded), self._at
 
     @property
     def run(self) -> RunRow | None:
-        """How the run is, if it is as the body left it."""
+        """The run as the body left it, if nothing may have changed since."""
         return self._body.run
 
     def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Answer:

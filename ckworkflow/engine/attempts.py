@@ -62,7 +62,7 @@ def record_success(
 
     Raises:
         UnserializableValueError: The result cannot be stored: the attempt has failed, and nothing is recorded yet.
-        DatabaseUnavailableError: Nothing is known to be recorded; to be called again.
+        DatabaseUnavailableError: Nothing is known to be recorded; call it again.
     """
     tree = codec.encode(value, path="result")
     output = codec.dumps(tree)
@@ -150,10 +150,10 @@ def record_failure(
     engine: Engine, claimed: Claimed, failure: Failure, *, step: Step[..., Any] | None,
     carries: frozenset[tuple[NodeId, int]],
 ) -> Answer:  # fmt: skip
-    """Record a failed attempt: for good, or until the next one.
+    """Record a failed attempt, for good or until the next one.
 
     Raises:
-        DatabaseUnavailableError: Nothing is known to be recorded; to be called again.
+        DatabaseUnavailableError: Nothing is known to be recorded; call it again.
     """
     try:
         return _record_failure(engine, claimed, failure, step=step, carries=carries)
@@ -261,7 +261,7 @@ def _commit_foreseen(
 def _foreseen(
     engine: Engine, tx: Transaction, run: RunRow, foreseen: Foreseen, may_run: MayRun | None
 ) -> Answer:
-    """Write a continuation with the record that it has waited for."""
+    """Write a continuation together with the record that it was waiting for."""
     return foreseen.commit(engine, tx, run, may_run)
 
 
@@ -274,7 +274,7 @@ class _Taking:
 
 
 def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _Taking | None:
-    """Record a result, and take the step after it in place; `None` if that or its arguments are not at hand."""
+    """Record a result and take the step after it in place; `None` if that step or its arguments are not at hand."""
     run_id, row, after = claimed.run_id, claimed.row, claimed.row.after
     if after is None or not engine.database.can_expect or not may_run(after.name):
         return None
@@ -340,7 +340,7 @@ def _record(
 
 
 class _AskedAhead:
-    """What a record asks for in the same breath, before it is known to stand: it is most likely right.
+    """What a record asks for in the same round trip, before it is known to stand, which it most likely does.
 
     Attributes:
         after: What the node feeds.
@@ -384,7 +384,7 @@ def _run_taken(
     tx: Transaction, run: RunRow, taken: NodeRow, followup: Followup, may_run: MayRun | None,
     known: Mapping[NodeId, str], *, opens: bool,
 ) -> Claimed | None:  # fmt: skip
-    """Run a step that was taken in place; if it may not be run here, it is ready like any other."""
+    """Run a step that was taken in place; if it may not run here, it becomes ready like any other."""
     if may_run is not None and may_run(taken.name):
         following = with_arguments(tx, run, taken, known, opens=opens)
         if following is not None:

@@ -51,7 +51,7 @@ Tell = Callable[[], object] | None
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a body may go on without coming further, in seconds.
+    """How long a body may run without making progress, in seconds.
 
     Attributes:
         busy: Of processor time.
@@ -84,7 +84,7 @@ class BodyStoppedError(Exception):
 
 
 class LostThreadError(BaseException):
-    """This thread was given up while it ran a body: another one has done what it was to do. Not an `Exception`: nobody handles it."""
+    """This thread was given up while it ran a body, and another one has done its work. Not an `Exception`: nobody handles it."""
 
 
 class Budget:

@@ -54,7 +54,7 @@ class Claimed:
 
     @property
     def counted_attempt(self) -> int:
-        """Which of the step's attempts this is, without those that cost nothing."""
+        """The number of this attempt among those that count against `max_retries`."""
         return self.row.attempt - self.row.free_attempts
 
 
@@ -67,7 +67,7 @@ class Early:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """The message says nothing (any more): it is done, owned, changed or of a run that has ended."""
+    """The message has no effect: its step is done, owned or changed, or its run has ended."""
 
     reason: str
     wakes_body: bool = False
@@ -124,7 +124,7 @@ def offer_turns(engine: Engine) -> None:
 def _claim_at_once(
     engine: Engine, run_id: RunId, node_id: NodeId, generation: int, step: str
 ) -> Claimed | None:
-    """Take a node that waits for nothing, in one round trip; `None` where there is more to find out.
+    """Take a node that waits for nothing, in one round trip; `None` if there is more to find out.
 
     On a server: in a file to find it out costs less than a statement that need not.
     """
@@ -208,7 +208,7 @@ def _open(
 def _later(
     engine: Engine, tx: Transaction, run: RunRow, row: NodeRow, *, opens: bool
 ) -> Early | Dropped | None:
-    """Why a node that waits for no other must wait still; `None`: it may begin."""
+    """Say why a node that waits for no other must still wait; `None`: it may begin."""
     if row.due_at is not None and row.due_at > run.now:
         return Early(row.due_at - run.now)
     if row.losses >= SUSPECT_LOSSES:
@@ -238,7 +238,7 @@ def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early
 def with_arguments(
     tx: Transaction, run: RunRow, row: NodeRow, known: Mapping[NodeId, str], *, opens: bool
 ) -> Claimed | None:
-    """A step with its arguments; `None`: as a message finds it, so that there is one place that deals with it."""
+    """Return a step with its arguments; `None` if they cannot be rebuilt: a message then finds the same, and deals with it."""
     try:
         value = resolve_value(tx, run.run_id, codec.loads(row.args), known)
     except (UnreadableValueError, UnresolvableError):
@@ -266,13 +266,13 @@ def claim_next(
 
 
 def _is_free(row: NodeRow, run: RunRow) -> bool:
-    """Whether a step that is ready may be taken at once; of one that has cost a process its life a message asks."""
+    """Whether a ready step may be taken at once; one that has cost a process its life needs a message."""
     is_due = row.due_at is None or row.due_at <= run.now
     return row.kind is NodeKind.STEP and is_due and not row.losses
 
 
 def begun(run_id: RunId, workflow: str, row: NodeRow) -> Claimed:
-    """What was claimed with the plan that named it, or before that was read; its arguments refer to nothing."""
+    """Return a claimed step whose arguments refer to no results, with its arguments decoded."""
     try:
         value = codec.decode(codec.loads(row.args))
     except UnreadableValueError as unreadable:

@@ -51,24 +51,24 @@ LONGEST_BACKOFF = timedelta(minutes=5)
 
 
 class LastHeartbeat:
-    """When this process last said in SQL that it lives, by the monotonic clock; a client never does."""
+    """When this process last renewed its row, by the monotonic clock; a client never does."""
 
     at: float | None = None
 
     def note(self) -> None:
-        """Note that it has said so now."""
+        """Note that it has just renewed it."""
         self.at = time.monotonic()
 
     def is_older_than(self, span: timedelta) -> bool:
-        """Whether it was so long ago."""
+        """Whether that was longer ago than a span."""
         return self.at is not None and time.monotonic() - self.at > span.total_seconds()
 
 
 class MessageLatency:
-    """How long messages take at present from their publishing to this process.
+    """How long messages take at present from being published to reaching this process.
 
     Args:
-        clock: Seconds that only grow.
+        clock: A monotonic clock, in seconds.
     """
 
     RECENT_SECONDS = 2.0
@@ -139,13 +139,13 @@ class Engine:
         self._wakers: list[Callable[[datetime], None]] = []
 
     def attach(self, host: Host) -> None:
-        """Have the process do what its worker can, until `detach`."""
+        """Use what a worker offers in this process, until `detach`."""
         self.host = host
         if host.runs_steps:
             self.watch.shortest_seconds = LEAST_WHERE_RUNS_END
 
     def detach(self) -> None:
-        """Have the process do nothing any more that only its worker could."""
+        """Stop using what the worker offered."""
         self.host, self.queues = Host(), None
         self.watch.shortest_seconds = SHORTEST_SECONDS
 
@@ -172,11 +172,11 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the database is checked, so that to begin does not block."""
+        """Whether the database has been checked, so that starting does not block."""
         return self._is_checked
 
     def publish(self, run_id: RunId, pieces: Sequence[Piece]) -> None:
-        """Publish, best effort: what is lost here the clock publishes again."""
+        """Publish on a best-effort basis: what is lost here, the clock publishes again."""
         if pieces:
             self._publish(run_id, pieces)
 
@@ -187,7 +187,7 @@ class Engine:
         self.watch.notify(run_id)
 
     def on_wake(self, waker: Callable[[datetime], None]) -> Callable[[], None]:
-        """Call back when a run must be looked at at a given time; return what ends this."""
+        """Call back when a run must be looked at at a given time; return a function that ends this."""
         self._wakers.append(waker)
         return lambda: self._wakers.remove(waker)
 
@@ -197,7 +197,7 @@ class Engine:
             waker(at)
 
     def redispatch_after(self, dispatches: int) -> timedelta:
-        """How long a published message may stay unclaimed, when messages of its run were late so often before.
+        """Return how long a published message may stay unclaimed, given how often messages of its run were late.
 
         It grows with the run and not with the step, and no record makes it shorter: a queue that is merely
         long must not fill with copies of what is in it.
@@ -254,7 +254,7 @@ class Engine:
     ) -> tuple[list[Piece], set[NodeId]]:  # fmt: skip
         """Cut what must be published now, and note which sleeps those messages carry.
 
-        Of more steps than a window holds, the rest is held back until claims make room.
+        If there are more steps than a window holds, the rest is held back until claims make room.
 
         Args:
             tx: A transaction that has locked the run.
@@ -351,7 +351,7 @@ def _log_ending(run_id: RunId, workflow: str, cause: str | None, traceback: str 
 
 
 def with_time_left(plan: Plan, asleep: dict[NodeId, datetime], now: datetime) -> Plan:
-    """Give sleeps that have begun the time that is left of them."""
+    """Replace the length of sleeps that have begun by the time that is left."""
     if not asleep:
         return plan
     changed = dict(plan.nodes)

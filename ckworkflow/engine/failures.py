@@ -208,7 +208,7 @@ def one_line(text: str | None) -> str | None:
 
 
 def outline(text_or_data: str | Mapping[str, Any] | None) -> str | None:
-    """Say what kind of failure an error is, and nothing of what the step was told: `ValueError (code 7)`.
+    """Say what kind of failure an error is, without anything that the step was given: `ValueError (code 7)`.
 
     For logs and Celery's events, and so for Flower, which more people read than the database. A message
     quotes what it is about; that stays in SQL (`ckworkflow runs show`).

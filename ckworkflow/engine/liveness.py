@@ -1,4 +1,4 @@
-"""Liveness: each process renews a row, and the clocks of the surviving ones reap the dead: what they owned is freed.
+"""Liveness: each process renews a row, and the clocks of the surviving ones reap the dead: what they owned becomes free.
 
 Not here: which of them are dead (`ckworkflow.engine.detector`).
 """

@@ -45,7 +45,7 @@ _lookers = OffLoop(4, "ckworkflow-look")
 
 
 class _Caller:
-    """One who waits.
+    """A caller that waits.
 
     Args:
         engine: The engine.

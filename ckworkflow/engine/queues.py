@@ -52,7 +52,7 @@ def unconsumed(
 
 
 def advice(queue: str, steps: Iterable[str]) -> str:
-    """Say of a queue that nobody consumes it, and what helps."""
+    """Say that nobody consumes a queue, and what helps."""
     return (
         f"No live worker consumes the queue {queue}, to which {', '.join(steps)} goes: start one with "
         f"`celery -A ckworkflow worker -Q {queue}`, or name another queue in task_routes or the step's queue="
@@ -60,7 +60,7 @@ def advice(queue: str, steps: Iterable[str]) -> str:
 
 
 class QueueWatch:
-    """What a clock has found of queues; it says it once in a while."""
+    """What a clock has found out about queues, which it logs now and then."""
 
     def __init__(self) -> None:
         self._looks_at: dict[str, float] = {}

@@ -84,7 +84,7 @@ def _recover_due(engine: Engine, spread: Spread) -> int:
 
 
 def _recover_apart(engine: Engine) -> int:
-    """Recover runs one by one: one of them fails, and must not hold up the others."""
+    """Recover runs one by one, so that one that fails does not hold up the others."""
     due = engine.database.transact(
         lambda tx: runs.postpone_due_runs(tx, engine.database, until=HOLD, limit=TOGETHER)
     )
@@ -104,12 +104,12 @@ def _recover_apart(engine: Engine) -> int:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether the database is to blame; anything else is told with the run that it belongs to."""
+    """Whether the database is to blame; any other error is reported with its run."""
     return isinstance(error, DatabaseUnavailableError) and not isinstance(error, ConstraintError)
 
 
 def recover(engine: Engine, run_id: RunId) -> None:
-    """Bring what is in flight of a run to what SQL says it should be.
+    """Bring what is in flight for a run in line with SQL.
 
     Raises:
         RunNotFoundError: No run has this id.

@@ -54,7 +54,7 @@ def _follow(tree: Json, outputs: Mapping[NodeId, str]) -> Any:
 
 
 def resolve_known(tree: Json, known: Mapping[NodeId, str]) -> Any | None:
-    """Do what `resolve_value` does with results that are known; `None` if they do not do."""
+    """Do what `resolve_value` does with results that are known; `None` if they are not enough."""
     if any(node_id not in known for node_id, _ in _references(tree)):
         return None
     try:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Pending(Generic[T]):
     """A call of the store that is under way already: awaiting it only waits for its end.
 
-    So `store.set(...)` without `await`, which a port from JavaScript easily writes, is not lost.
+    So a `store.set(...)` without `await`, easily written in a port from JavaScript, is not lost.
     """
 
     __slots__ = ("_future",)
@@ -110,12 +110,12 @@ class SharedStore:
         return self._submit(lambda: self.sync.get(key, default))
 
     def delete(self, key: str) -> Pending[bool]:
-        """Remove a key; give whether it was there."""
+        """Remove a key; return whether it was there."""
         key = _checked(key)
         return self._submit(lambda: self.sync.delete(key))
 
     def has(self, key: str) -> Pending[bool]:
-        """Give whether a key is there."""
+        """Return whether a key is there."""
         key = _checked(key)
         return self._submit(lambda: self.sync.has(key))
 

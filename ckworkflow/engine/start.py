@@ -91,7 +91,7 @@ def start_run(
 def _first_trace(
     engine: Engine, run_id: RunId, workflow: Workflow[Any, Any], tracer: Tracer
 ) -> Trace | Exception | None:
-    """Run a body to where it waits first; return what it raised, or `None` if it takes too long for a caller to wait.
+    """Run a body to its first wait; return what it raised, or `None` if it takes longer than a caller should wait.
 
     Raises:
         MainModuleError: It calls a step that no worker would find. The body is closed.
@@ -131,7 +131,7 @@ def make_body(workflow: Workflow[Any, Any], tree: Any) -> Callable[[], Any]:
 
 
 def choose_plain(may_run: Callable[[str], bool] | None) -> plans.Choose | None:
-    """Choose steps whose arguments are at hand: what stands for a result is looked up by a claim."""
+    """Choose steps whose arguments are at hand; references to results are resolved by a claim."""
     if may_run is None:
         return None
     return lambda name, args: not has_references(args) and may_run(name)

@@ -1,6 +1,6 @@
 """The watch: who waits for the end of a run, and how often they look.
 
-A run that ends in this process is told of at once. For what another process ends, the database is asked: soon at
+The end of a run in this process is reported at once. For runs that other processes end, the database is asked: soon at
 first, and less and less often while nothing ends. A few who wait ask for themselves, which is the shortest way; for
 more of them one thread asks, once for all.
 """

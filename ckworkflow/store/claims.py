@@ -38,7 +38,7 @@ def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> 
 def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> Rows:
     """Ask for a step that has never begun and whose last predecessor ends in this transaction.
 
-    Before that is known to be so: who finds that it is not gives it back, in the same transaction.
+    It is asked for before that is known to be so; if it turns out not to be, the same transaction gives it back, in the same transaction.
     """
     return tx.execute(_TAKE, {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at})
 
@@ -46,7 +46,7 @@ def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at:
 def expect_take(
     tx: Transaction, run_id: RunId, node_id: NodeId, *, generation: int, owner: str, at: datetime
 ) -> Rows:
-    """Take a step that is taken to wait for nothing but what this transaction records: see `expected_take`."""
+    """Take a step that is expected to wait for nothing but what this transaction records: see `expected_take`."""
     return tx.execute(
         _EXPECTED_TAKE,
         {
@@ -73,7 +73,7 @@ def ask_claim(
 ) -> Rows:
     """Ask for a step that may begin, as a message names it; `taken` tells whether it could be had.
 
-    One whose arguments stand for results cannot: only after they are read it is known whether they can be had.
+    A step whose arguments refer to results cannot: whether they can be had is known only after reading them.
     """
     return tx.execute(
         _CLAIM,

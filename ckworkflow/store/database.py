@@ -1,7 +1,7 @@
 """One database: its engine, its transactions, its clock.
 
-A transaction is a function that may run more than once: what a deadlock, a serialization failure or a
-locked file throws back is tried again. Every transaction that touches a run locks the run's row first
+A transaction is a function that may run more than once: after a deadlock, a serialization failure
+or a locked file it is tried again. Every transaction that touches a run locks the run's row first
 (`runs.lock_run`), then joins, then nodes, so that two of them cannot wait for each other.
 
 Not here: what the transactions do (`runs`, `plans`, `records`), how the schema changes (`schema`), how
@@ -77,7 +77,7 @@ class Database:
 
     Args:
         url: An SQLAlchemy URL, `sqlite:///file` or `postgresql+psycopg://...`.
-        clock: Where to read the time instead of the database; for those who own it.
+        clock: Where to read the time instead of the database, for tests that own it.
         owner: What this process is called; a server knows its sessions by that.
 
     Raises:
@@ -228,7 +228,7 @@ class Database:
         return now
 
     def about_now(self) -> datetime:
-        """About the database's time, mostly without asking: what it said last, and what has passed since."""
+        """Return about the database's time, mostly without asking it: what it said last, plus what has passed since."""
         if not self.has_server_clock:
             return self._clock() if self._clock is not None else datetime.now(UTC)
         last = self._last_now
@@ -242,7 +242,7 @@ class Database:
         return self._gate is not None and self._gate.is_lost
 
     def end_sessions(self, owner: str) -> None:
-        """Have a server give up what a process has under way that is taken for dead; of SQLite nothing is known.
+        """Have a server give up what a process that is taken for dead has under way. SQLite has no such sessions.
 
         One that was stopped in the middle of a transaction keeps its locks, and so does one whose machine is gone,
         of which a server may learn after hours. The clocks of the surviving processes would wait for them as they reap it.
@@ -326,7 +326,7 @@ class Database:
         """Close the session that met an error, unless the error says nothing about it.
 
         What a commit that was under way has done is not known then; each transaction finds out by the row that it
-        fences with. Where the server is another than it was, the other sessions are given up when they are next used.
+        fences with. If the server is not the one that it was, the other sessions are given up when they are next used.
         """
         verdict = give_verdict(error)
         if verdict not in (Verdict.OTHER_SESSION, Verdict.UNAVAILABLE):
@@ -337,7 +337,7 @@ class Database:
             connection.invalidate(error)
 
     def _named(self, error: exc.DBAPIError, verdict: Verdict) -> Exception:
-        """Return the error of ours that says what the driver's does."""
+        """Return our error for one of the driver's."""
         if verdict is Verdict.VALUE:
             return RefusedValueError(_reason(error))
         made = ConstraintError if verdict is Verdict.CONSTRAINT else DatabaseUnavailableError
@@ -373,7 +373,7 @@ class Database:
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        """Give the writer the connection that it had before: to take one from the pool costs as two statements do."""
+        """Give the writer the connection that it had before: taking one from the pool costs as much as two statements."""
         kept, self._kept = self._kept, None
         if kept is not None and not self._is_useful(kept, self._session_number):
             kept = None

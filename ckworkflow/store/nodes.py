@@ -1,4 +1,4 @@
-"""Nodes: reading them, whole or as the plan that is left."""
+"""Nodes: reading them, one by one or as the plan that is left."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ _DELIVER = Prepared(
 
 
 def deliver(tx: Transaction, run: RunRow, node_ids: Iterable[NodeId], *, at: datetime) -> int:
-    """Number what the body was newly told of at a time, in that order; return the last number."""
+    """Number what the body was told of in one continuation, in that order; return the last number."""
     updates = [
         {"b_run": run.run_id, "b_node": node_id, "v_number": number, "v_at": at}
         for number, node_id in enumerate(node_ids, run.delivered + 1)

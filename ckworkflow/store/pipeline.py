@@ -91,7 +91,7 @@ class Pipeline:
         self._receive(until=_SYNC)
 
     def close(self) -> None:
-        """Wait for what is under way, whatever comes of it, and give the connection back to its driver."""
+        """Wait for what is under way, ignore how it ends, and give the connection back to its driver."""
         try:
             self._error = None
             if _SYNC not in self._asked:  # or an error has come before the end that `sync` asked for

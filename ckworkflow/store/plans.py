@@ -156,7 +156,7 @@ def _begin(
     owner: str,
     after: After | None,
 ) -> bool:
-    """Begin a new node that waits for nothing; `False` for what more than its own row must know of."""
+    """Begin a new node that waits for nothing; `False` if more than its own row must be written for that."""
     if insert["kind"] is NodeKind.SLEEP:
         due_at = sleep_end(args, run.now)
         if due_at <= run.now:
@@ -198,7 +198,7 @@ def _revive(tx: Transaction, run: RunRow, plan: Plan, stored: dict[NodeId, _Stor
 
 
 def _count_unmet(plan: Plan, stored: dict[NodeId, _Stored]) -> tuple[dict[NodeId, int], dict[str, int]]:
-    """Counters of the plan, less what was recorded after the trace had read."""
+    """Return the counters of the plan, less what was recorded after the trace had been read."""
     completed = {node_id for node_id, row in stored.items() if row.status is NodeStatus.COMPLETED}
     unmet = {node_id: node.unmet for node_id, node in plan.nodes.items()}
     remaining = {join_id: len(join.members - completed) for join_id, join in plan.joins.items()}
@@ -261,7 +261,7 @@ def _write(tx: Transaction, inserts: list[dict[str, Any]], updates: list[dict[st
 
 
 def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
-    """Nodes that the body no longer wants: planned ones go, running steps finish and feed nothing."""
+    """Drop the nodes that the body no longer wants: planned ones go, running steps finish and feed nothing."""
     if not node_ids:
         return
     here = sa.and_(nodes.c.run_id == run.run_id, nodes.c.node_id.in_(node_ids))
@@ -274,7 +274,7 @@ def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
 
 
 def abandon_rest(tx: Transaction, run: RunRow) -> None:
-    """At the end of a run: drop what has not begun, and let what runs feed nothing."""
+    """Drop, at the end of a run, what has not begun, and let what still runs feed nothing."""
     here = {"b_run": run.run_id}
     tx.execute(_DELETE_PLANNED, here)
     tx.execute(_ABANDON, here)

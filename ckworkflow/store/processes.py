@@ -1,4 +1,4 @@
-"""Processes: who may own a node or a lease, and who has died."""
+"""Processes: which may own a node or a lease, and which have died."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def list_processes(tx: Transaction) -> list[ProcessRow]:
 
 
 def list_unknown_owners(tx: Transaction) -> list[str]:
-    """Who owns nodes and has no row."""
+    """Return the processes that own nodes and have no row."""
     query = sa.select(nodes.c.owner).where(
         nodes.c.owner.is_not(None), nodes.c.owner.not_in(sa.select(processes.c.id))
     )
@@ -89,7 +89,7 @@ def tell_queues(tx: Transaction, process_id: str, queues: frozenset[str]) -> Non
 
 
 def consumed_queues(tx: Transaction, *, now: datetime) -> frozenset[str] | None:
-    """The queues that live workers consume; `None` while one lives that does not say."""
+    """Return the queues that live workers consume; `None` while a live worker does not say which it consumes."""
     query = sa.select(processes.c.queues).where(
         processes.c.role == "worker", processes.c.alive_until > now
     )
@@ -108,7 +108,7 @@ def _read_queues(text: str | None) -> frozenset[str] | None:
 
 
 def owned_runs(tx: Transaction, process_id: str) -> dict[RunId, frozenset[Claim]]:
-    """What a process owns in each run of which it has a node or the lease."""
+    """Return what a process owns in each run of which it has a node or the lease."""
     owned: dict[RunId, set[Claim]] = {}
     for run_id, node_id, attempt in owned_nodes(tx, process_id):
         owned.setdefault(run_id, set()).add((node_id, attempt))

@@ -1,4 +1,4 @@
-"""Records: what has come of a node, and what that makes ready.
+"""Records: how a node has ended, and what that makes ready.
 
 All functions work inside one transaction that has locked the run (`runs.lock_run`). A record is fenced
 by owner and attempt: a worker that lost its node writes nothing.
@@ -110,7 +110,7 @@ def ask_end(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str | None, error: str | None, at: datetime,
     place: tuple[int, datetime] | None = None,
 ) -> Rows:  # fmt: skip
-    """Ask that the outcome of an attempt is written.
+    """Ask for the outcome of an attempt to be written.
 
     Args:
         tx: A transaction that has asked for the lock of the run.
@@ -138,7 +138,7 @@ def expect_end(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str, at: datetime,
     place: tuple[int, datetime] | None = None,
 ) -> None:  # fmt: skip
-    """Write the result of an attempt that is taken to be still its owner's, as `ask_end` does."""
+    """Write the result of an attempt that is expected to belong to its owner still, as `ask_end` does."""
     delivered, delivered_at = place or (None, None)
     tx.execute(
         _EXPECTED_END,
@@ -173,8 +173,8 @@ def suspend_attempt(
     """End an attempt without an outcome: the node may be claimed again at `due_at`.
 
     `is_carried` says that a message with a countdown brings the next attempt, so that the clock comes second;
-    `losses`, with how many lost processes the node is charged from now on.
-    Without `outcome` it is not kept as an attempt of its own.
+    `losses` is how many lost processes the node is charged with from now on.
+    Without an `outcome` no attempt is recorded.
 
     Returns:
         Whether the node was still this owner's; otherwise nothing was written.
@@ -211,7 +211,7 @@ def feeding(
         run: The run.
         targets: The `next` of the recorded node.
         base: When it was recorded, from which a sleep after it counts.
-        followup: Where to tell what that makes possible.
+        followup: Gets what that makes possible.
         counted: What `ask_count` has asked for, where the only target is a join.
     """
     node_ids: list[str] = []
@@ -243,7 +243,7 @@ def feeding(
 
 
 def ask_count(tx: Transaction, run_id: RunId, join_id: str) -> Rows:
-    """Count a record in a join, perhaps before it is known to stand: then `count_back`."""
+    """Count a record in a join, perhaps before it is known to stand; `count_back` undoes that."""
     return tx.execute(_COUNT, {"b_run": run_id, "b_join": join_id, "b_by": 1})
 
 

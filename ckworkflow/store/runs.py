@@ -80,7 +80,7 @@ def insert_run(
 
 
 def was_inserted(error: Exception, database: Database, run_id: RunId) -> bool:
-    """Whether inserting a run has failed because it is there: by an attempt whose answer was lost with its connection.
+    """Whether inserting a run failed because it is there already: an earlier attempt succeeded, and its answer was lost.
 
     Nobody knows then what that attempt was to publish, so the run is looked at now.
     """
@@ -113,7 +113,7 @@ def ask_lock(tx: Transaction, run_id: RunId, database: Database) -> Rows:
 
 
 def expect_run(tx: Transaction, run: RunRow) -> None:
-    """Lock a run that is taken to be as it is given."""
+    """Lock a run that is expected to be as given."""
     tx.execute(
         _EXPECTED_RUN,
         {
@@ -250,7 +250,7 @@ def read_status(tx: Transaction, run_id: RunId) -> RunStatus | None:
 
 
 def live_of(tx: Transaction, run_ids: Sequence[RunId]) -> list[RunId]:
-    """Which of these runs have not ended."""
+    """Return those of these runs that have not ended."""
     if len(run_ids) <= FEW:
         found = [(run_id, read_status(tx, run_id)) for run_id in run_ids]
         return [run_id for run_id, status in found if status is not None and not status.is_final]
@@ -296,7 +296,7 @@ def _update(names: tuple[str, ...]) -> Prepared:
 
 
 def find_run_ids(tx: Transaction, beginning: str, *, limit: int) -> list[RunId]:
-    """Return the ids that begin like that, in their order; `limit` at most."""
+    """Return the ids that begin with a prefix, in order, at most `limit` of them."""
     found = tx.execute(
         sa.select(runs.c.id).where(runs.c.id.startswith(beginning, autoescape=True))
         .order_by(runs.c.id).limit(limit)
@@ -323,7 +323,7 @@ def finish_run(
 def acquire_lease(
     tx: Transaction, row: RunRow, *, owner: str, ttl: timedelta, spins: int = 0, held: str | None = None
 ) -> int | None:
-    """Take the right to advance a locked run, whose body is no longer held then.
+    """Take the right to advance a locked run; its body is no longer held then.
 
     Args:
         tx: A transaction that has locked the run.
@@ -364,7 +364,7 @@ _ACQUIRE = Prepared(
 
 
 def renew_leases(tx: Transaction, run_ids: Sequence[RunId], *, owner: str, until: datetime) -> None:
-    """Renew the leases of those of these runs that this process still has; waits for no lock."""
+    """Renew the leases that this process still has on these runs; waits for no lock."""
     mine = (
         sa.select(runs.c.id)
         .where(runs.c.id.in_(run_ids), runs.c.lease_owner == owner)
@@ -374,7 +374,7 @@ def renew_leases(tx: Transaction, run_ids: Sequence[RunId], *, owner: str, until
 
 
 def demand_replay(tx: Transaction, row: RunRow) -> None:
-    """Let no body of a locked run go on as it is, kept or under a lease: the next continuation replays it.
+    """Make the next continuation of a locked run replay its body, whether it is kept or under a lease.
 
     One that is under way is fenced, and gives back that it was counted.
     """
@@ -419,7 +419,7 @@ def held_runs(tx: Transaction) -> list[tuple[RunId, str, str]]:
 
 
 def lock_due_runs(tx: Transaction, database: Database, *, limit: int) -> list[RunRow]:
-    """Lock runs whose time has come, the longest overdue first; not those that another transaction has locked."""
+    """Lock runs whose time has come, the longest overdue first, except those that another transaction has locked."""
     now = database.about_now()
     return [_locked(RunId(row[0]), row[1:], now) for row in _lock_due(tx, now, limit)]
 
@@ -427,7 +427,7 @@ def lock_due_runs(tx: Transaction, database: Database, *, limit: int) -> list[Ru
 def postpone_due_runs(
     tx: Transaction, database: Database, *, until: timedelta, limit: int
 ) -> list[RunId]:
-    """Take runs whose time has come from all other clocks, for some time."""
+    """Keep runs whose time has come from all other clocks for a while."""
     now = database.about_now()
     due = [RunId(row[0]) for row in _lock_due(tx, now, limit)]
     for run_id in due:
@@ -467,7 +467,7 @@ _TIME_AND_NEXT_WAKE = Prepared(
 def wake_soon(tx: Transaction, *, now: datetime, within: timedelta) -> None:
     """Look now at every run that was to be looked at within a short time (after a process died).
 
-    As if it had been looked at before: what is not claimed then may not have been published at all.
+    Each counts as looked at once already: what is not claimed may never have been published.
     """
     tx.execute(
         sa.update(runs)

@@ -63,7 +63,7 @@ def upgrade(database: Database) -> None:
 
 
 class NoRunsYetError(DatabaseUnavailableError):
-    """There is no database yet, and whoever only reads makes none."""
+    """There is no database yet, and a caller that only reads makes none."""
 
 
 def ensure(database: Database, *, creates: bool = True) -> None:
@@ -240,7 +240,7 @@ def _migrate_server(database: Database, connection: sa.Connection) -> None:
 
 
 def _long_transactions(connection: sa.Connection) -> str:
-    """Say who has held our tables for longer than a transaction of ours takes."""
+    """Name the sessions that have held our tables for longer than one of our transactions takes."""
     rows = connection.execute(
         sa.text(
             "SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), a.usename) AS who, a.state "
@@ -264,7 +264,7 @@ def _concurrent_indexes() -> Iterator[sa.Index]:
 
 
 def _build(connection: sa.Connection, index: sa.Index) -> None:
-    """Build an index beside those who write to its table, if it is not there."""
+    """Build an index, unless it is there, without keeping others from writing to its table."""
     is_valid = connection.scalar(
         sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"),
         {"name": index.name},

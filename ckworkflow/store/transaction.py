@@ -40,14 +40,14 @@ Parameters = Mapping[str, Any]
 
 
 def is_direct(dialect: Dialect) -> bool:
-    """Whether prepared statements go to the driver directly: those that are known here do."""
+    """Whether prepared statements go to the driver directly, as they do to the drivers that are known here."""
     return dialect.driver in ("pysqlite", "psycopg")
 
 
 class Rows:
     """The rows that a prepared statement gives, as tuples in the order of its columns.
 
-    On a server they are asked for at once and waited for when somebody reads them.
+    A server is asked for them at once; they are waited for when somebody reads them.
     """
 
     __slots__ = ("_fetch", "_rows")
@@ -89,7 +89,7 @@ class Prepared:
         self._forms: dict[str, _Form] = {}
 
     def form(self, dialect: Dialect) -> _Form:
-        """How a dialect writes it."""
+        """Return the statement as a dialect writes it."""
         found = self._forms.get(dialect.name)
         if found is None:
             made = _Form if dialect.name == "sqlite" else _TextForm
@@ -312,7 +312,7 @@ class Transaction:
             raise self._told(error) from error
 
     def execute_many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
-        """Run a statement for each of the parameters; its rows are not given."""
+        """Run a statement once for each of the parameters; its rows are not returned."""
         if len(parameters) > 1 and self._is_direct and not self.is_piped:
             form = statement.form(self._dialect)
             try:
@@ -349,10 +349,10 @@ class Transaction:
                 self._say(f"SET LOCAL lock_timeout = '{lock_seconds * 1000:.0f}ms'")
 
     def _lock_file(self, until: float) -> None:
-        """Begin as the one who writes to an SQLite file; other processes want to, too.
+        """Begin a write to an SQLite file, for which other processes may be waiting, too.
 
-        SQLite would wait by itself, longer and longer, up to a tenth of a second: most of it after the other has
-        long finished, for a transaction takes less than a millisecond.
+        SQLite would wait by itself, longer and longer, up to a tenth of a second: most of that
+        after the other has finished, since a transaction takes less than a millisecond.
         """
         quiet_until: float | None = time.monotonic() + QUIET_SECONDS
         self._set("busy_timeout", "0")
@@ -386,7 +386,7 @@ class Transaction:
             self._connection.commit()
 
     def roll_back(self) -> None:
-        """Undo all of it; what goes wrong here is not told, for something else has gone wrong before."""
+        """Undo all of it. Errors here are suppressed: the original error is already propagating."""
         pipeline, self._pipeline = self._pipeline, None
         if self._is_direct and not self._connection.invalidated:
             try:
@@ -448,7 +448,7 @@ class Transaction:
         self._pipeline = None
 
     def _told(self, error: Exception) -> Exception:
-        """The driver's error as SQLAlchemy tells it, without values; a dead connection is given up."""
+        """Return the driver's error as SQLAlchemy wraps it, without values; a dead connection is given up."""
         is_gone = (getattr(error, "sqlstate", None) or "").startswith(
             _GONE
         ) or self._dialect.is_disconnect(

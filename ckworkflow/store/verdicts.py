@@ -102,7 +102,7 @@ def give_verdict(error: exc.DBAPIError) -> Verdict:
 
 
 def advise(error: exc.DBAPIError) -> str | None:
-    """Say what is to be done; `None` where the database was not reached at all."""
+    """Say what to do about an error; `None` if the database was not reached at all."""
     name = _sqlite_name(error) or sqlstate(error)
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""Windows: of a wide group some steps are published, and the others held back until claims make room.
+"""Windows: some steps of a wide group are published, and the others are held back until claims make room.
 
 All functions work inside one transaction that has locked the run (`runs.lock_run`).
 

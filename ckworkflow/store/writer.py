@@ -73,7 +73,7 @@ class _Pending:
         return _ended(self.result)
 
     def end(self) -> None:
-        """Tell whoever waits for it that it is done."""
+        """Report that it is done."""
         raise NotImplementedError
 
 
@@ -161,7 +161,7 @@ class GroupWriter:
             self._have_own_thread_write()
 
     def _enter(self, pending: _Pending) -> bool:
-        """Queue; return whether whoever does so is to write, for nobody is."""
+        """Queue a work; return whether its thread has to write, since none does at present."""
         with self._lock:
             pending.until = (
                 time.monotonic() + self._longest_seconds
@@ -273,7 +273,7 @@ def finish(work: Work[T], tx: Transaction) -> T: ...
 
 
 def finish(work: Work[Any], tx: Transaction) -> Any:
-    """Run a work to its end, by itself."""
+    """Run one work to its end."""
     begun = work(tx)
     if not inspect.isgenerator(begun):
         return begun

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from kombu import Connection, Consumer, Exchange, Queue
+from kombu.asynchronous import Hub
 
 from ckworkflow.engine.detector import FailureDetector
 from ckworkflow.engine.procfs import children_of
@@ -225,6 +226,24 @@ def test_a_publisher_in_the_same_process_wakes_the_consumer_at_once(url):
             waiting.join(PATIENCE_SECONDS)
 
     assert ids(got) == ["a"]
+
+
+def test_a_publisher_in_another_process_wakes_an_event_loop_at_once(url, child):
+    # A look by the clock never comes.
+    with Connection(url, transport_options={"polling_interval": 3600}) as connection:
+        with consuming(connection) as got:
+            hub = Hub()
+            connection.register_with_event_loop(hub)
+            hub.call_later(PATIENCE_SECONDS, hub.stop)
+            publisher = child("publish", "m", 3)
+            with contextlib.suppress(StopIteration):
+                turns = hub.create_loop()
+                while len(got) < 3 and publisher.poll() in {None, 0}:
+                    next(turns)
+            connection.transport.unregister_from_event_loop(connection, hub)
+            hub.close()
+
+    assert len(got) == 3
 
 
 def test_a_consumer_that_comes_later_gets_what_has_waited_for_it(connection):

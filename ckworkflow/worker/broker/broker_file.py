@@ -31,6 +31,7 @@ from ckworkflow.background import BackgroundThread
 from ckworkflow.engine.detector import FailureDetector, Sign
 from ckworkflow.engine.identity import Identity, this_process
 from ckworkflow.store.files import identity, make_private
+from ckworkflow.worker.broker import bells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +156,7 @@ class BrokerFile:
             else:
                 with self._transaction(db):
                     db.executemany(_PUT, [{"queue": queue, **what} for queue in queues])
-        self.notify()
+        self._ring()
 
     def claim(self, queues: Sequence[str], limit: int, *, keep: bool) -> list[Claimed]:
         """Take ready messages of the first of these queues that has any.
@@ -211,7 +212,7 @@ class BrokerFile:
         self._unreleased.add(message_id)
         with contextlib.suppress(sqlite3.Error, OSError), self._cursor() as db:
             self._release(db)
-        self.notify()
+        self._ring()
 
     def _release(self, db: sqlite3.Connection) -> None:
         for message_id in list(self._unreleased):
@@ -331,6 +332,16 @@ class BrokerFile:
         for listener in tuple(self._listeners):
             listener()
 
+    def _ring(self) -> None:
+        """Wake the consumers of every process: there is a message."""
+        self.notify()
+        if self._inode is not None:
+            bells.ring(self._inode)
+
+    def hang_bell(self) -> bells.Bell | None:
+        """Hang a bell that rings when another process puts a message into the file; `None` where that cannot be had."""
+        return None if self._inode is None else bells.hang(self._inode)
+
     def listen(self, listener: Callable[[], object]) -> Callable[[], None]:
         """Call back at every `notify`, on any thread; return what ends this."""
         self._listeners.append(listener)
@@ -344,7 +355,7 @@ class BrokerFile:
     def wait(self, seen: int, seconds: float) -> None:
         """Wait until `version` is no longer `seen`, but no longer than this.
 
-        Other processes cannot be heard here: who waits for their messages looks again after it.
+        Other processes cannot be heard here: a caller that waits for their messages looks again after it.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._version != seen, seconds)

@@ -4,7 +4,8 @@ It is what carries messages by default: a bot with its embedded worker, and any 
 line or Flower that opens the same file. It survives `kill -9` of any process, never gives a message to
 two consumers, keeps a message that waits for its ETA or runs for hours with the process that has it, and
 gives it back the moment that process is found dead. Fanout is there, so events, Flower and remote control
-work. Consumers in the publisher's process wake at once; other processes look every 20 ms.
+work. Consumers wake at once, in other processes of the machine by a bell (`ckworkflow.worker.broker.bells`); they also look
+every 20 ms, for a bell may not be heard.
 
 It uses `sqlite3` of the standard library and not the store's SQLAlchemy: this is a broker, not the store.
 
@@ -50,6 +51,8 @@ from ckworkflow.worker.broker.malformed import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from ckworkflow.worker.broker.bells import Bell
 
 __all__ = ["SCHEME", "Channel", "Transport"]
 
@@ -393,7 +396,7 @@ class Transport(virtual.Transport):
             return False
         return True
 
-    # --- with Celery's event loop: it looks when it is rung for, and every 20 ms -------------------------
+    # --- with Celery's event loop: it looks when a bell rings, and every 20 ms -------------------------
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Let an event loop deliver the messages of this connection.
@@ -405,12 +408,18 @@ class Transport(virtual.Transport):
         unlisten = self.file.listen(self._bell.ring)
         loop.add_reader(self._bell, self._answer)
         timer = loop.call_repeatedly(self.polling_interval, self._look)
+        remote = self.file.hang_bell()
+        if remote is not None:
+            loop.add_reader(remote, self._answer_remote, remote)
 
         def end() -> None:
             timer.cancel()
             unlisten()
             loop.remove_reader(self._bell)
             self._bell.close()
+            if remote is not None:
+                loop.remove_reader(remote)
+                remote.close()
 
         self._end_of_loop = end
 
@@ -421,6 +430,10 @@ class Transport(virtual.Transport):
 
     def _answer(self) -> None:
         self._bell.answer()
+        self._look()
+
+    def _answer_remote(self, remote: Bell) -> None:
+        remote.answer()
         self._look()
 
     def _look(self) -> None:
