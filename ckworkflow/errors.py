@@ -270,20 +270,25 @@ class ReturnValueTimeoutError(CkWorkflowError, TimeoutError):
         seconds: The timeout.
         is_worker_alive: Whether any worker is; `None`: the database has not said so in time.
         held: Why the run is held, if it is.
+        has_begun: Whether any of its steps has begun, or the run sleeps.
     """
 
     def __init__(
-        self, run_id: str, seconds: float, *, is_worker_alive: bool | None, held: str | None = None
-    ) -> None:
+        self, run_id: str, seconds: float, *, is_worker_alive: bool | None, held: str | None = None,
+        has_begun: bool = True,
+    ) -> None:  # fmt: skip
         if is_worker_alive is None:
             why = "The workflow database has not answered in that time."
         elif not is_worker_alive:
             why = "No worker is alive: run `celery -A ckworkflow worker`, or load the bot extension."
+        elif held is not None:
+            why = f"It is held: {held}"
         else:
-            why = "It is still going." if held is None else f"It is held: {held}"
+            why = "It is still going" if has_begun else "No worker has begun it yet"
+            why += f": `ckworkflow runs show {run_id}` says what it waits for."
         super().__init__(f"Run {run_id} has not ended within {seconds:g} s. {why}")
         self.run_id, self.seconds, self.is_worker_alive = run_id, seconds, is_worker_alive
-        self.held = held
+        self.held, self.has_begun = held, has_begun
 
 
 class ReplayDivergenceError(CkWorkflowError):

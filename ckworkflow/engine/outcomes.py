@@ -81,7 +81,10 @@ class _Caller:
         now = time.monotonic()
         waited, left = now - self._began, self.left
         if left is not None and left <= 0:
-            raise self.late(is_worker_alive=_is_worker_alive(engine), held=_why_held(engine, record))
+            raise self.late(
+                is_worker_alive=_is_worker_alive(engine), held=_why_held(engine, record),
+                has_begun=record.status is not RunStatus.PENDING,
+            )  # fmt: skip
         if waited >= NO_WORKER_SECONDS and not self._is_warned:
             self._warn(record)
         pause = engine.watch.next_look(waited, now - looked_at)
@@ -93,10 +96,16 @@ class _Caller:
         self.pause = max(min(looks_in), 0)
         return None
 
-    def late(self, *, is_worker_alive: bool | None, held: str | None = None) -> ReturnValueTimeoutError:
+    def late(
+        self, *, is_worker_alive: bool | None, held: str | None = None, has_begun: bool = True
+    ) -> ReturnValueTimeoutError:
         """The error of a timeout."""
         return ReturnValueTimeoutError(
-            self._run_id, self._timeout or 0, is_worker_alive=is_worker_alive, held=held
+            self._run_id,
+            self._timeout or 0,
+            is_worker_alive=is_worker_alive,
+            held=held,
+            has_begun=has_begun,
         )
 
     def _warn(self, record: RunRecord) -> None:

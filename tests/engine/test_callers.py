@@ -15,7 +15,7 @@ import pytest
 
 from ckworkflow import get_run, get_run_sync, sleep, start, start_sync, step, workflow
 from ckworkflow.client import Run
-from ckworkflow.engine import outcomes
+from ckworkflow.engine import liveness, outcomes
 from ckworkflow.errors import FatalError, ReturnValueTimeoutError, RunFailedError
 from ckworkflow.model import NodeKind, NodeStatus, RunStatus
 from ckworkflow.store import tables
@@ -150,6 +150,18 @@ def test_a_caller_that_does_not_wait_longer_is_told_and_the_run_goes_on(running:
     (only,) = run.steps()
     assert (only.kind, only.name, only.status) == (NodeKind.SLEEP, "sleep", NodeStatus.RUNNING)
     assert timedelta(days=6) < only.due_at - datetime.now(UTC) <= timedelta(days=7)
+
+
+def test_a_caller_of_a_run_that_no_worker_has_begun_is_told_so(home: Installation) -> None:
+    run = start_sync(paying, "fine")
+    liveness.heartbeat(home.engine, role="worker")
+
+    with pytest.raises(
+        ReturnValueTimeoutError,
+        match=rf"No worker has begun it yet: `ckworkflow runs show {run.run_id}`",
+    ) as caught:
+        run.return_value(0.01)
+    assert not caught.value.has_begun
 
 
 def test_a_caller_without_a_worker_is_told_so_in_its_timeout(home: Installation) -> None:
