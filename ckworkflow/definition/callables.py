@@ -13,6 +13,7 @@ import functools
 import hashlib
 import inspect
 import marshal
+import os
 import sys
 from typing import (
     TYPE_CHECKING,
@@ -91,8 +92,15 @@ class Definition:
         """Where it is imported from, `module:qualname`: the same after a reload."""
         return f"{self.module}:{self.qualname}"
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, frame: FrameType | None = None
+    ) -> None:
         """Check arguments against the signature.
+
+        Args:
+            args: Those without names.
+            kwargs: Those with names.
+            frame: The body that calls, whose line the error names.
 
         Raises:
             TypeError: Python would not call the function with them.
@@ -102,7 +110,8 @@ class Definition:
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            msg = f"{self.qualname}() {error}"
+            place = "" if frame is None else f" (line {frame.f_lineno} of {_file_of(frame)})"
+            msg = f"{self.qualname}() {error}{place}"
             raise TypeError(msg) from None
 
     def check_stored(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -175,7 +184,7 @@ class Step(Definition, Generic[P, R]):
         else:
             frame = sys._getframe(1)  # noqa: SLF001  # where the body calls: what is shown of a boundary
             try:
-                self.bind(args, kwargs)
+                self.bind(args, kwargs, frame=frame)
                 result = tracer.step_call(self.name, args, kwargs, frame=frame)
             except Exception:
                 if not tracing.holds_part([*args, *kwargs.values()]):
@@ -218,8 +227,8 @@ class Workflow(Definition, Generic[P, R]):
         tracer = tracing.current()
         if tracer is None:
             raise WorkflowCallError(self.name)
-        self.bind(args, kwargs)
         frame = sys._getframe(1)  # noqa: SLF001  # as in `Step`
+        self.bind(args, kwargs, frame=frame)
         function = self.body.function
         call = tracer.workflow_call(lambda: function(*args, **kwargs), self.name, frame=frame)
         return cast("Coroutine[None, None, R]", call)
@@ -388,6 +397,10 @@ def _checked_name(kind: str, name: object) -> str:
         msg = f"@{kind}(name={name!r}): a name must be text, and not empty"
         raise ValueError(msg)
     return name
+
+
+def _file_of(frame: FrameType) -> str:
+    return os.path.basename(frame.f_code.co_filename)  # noqa: PTH119  # it may be no path
 
 
 def _site(function: Callable[..., Any]) -> Site:

@@ -323,10 +323,19 @@ def test_a_sync_step_is_awaited_in_a_body_as_well() -> None:
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda: greet(), r"^greet\(\) missing a required argument: 'user_id'$"),  # type: ignore[call-arg]
-        (lambda: greet("1", True, False), r"^greet\(\) too many positional arguments$"),  # type: ignore[call-arg]
-        (lambda: greet("1", noisy=True), r"^greet\(\) got an unexpected keyword argument 'noisy'$"),  # type: ignore[call-arg]
-        (lambda: greet("1", user_id="2"), r"^greet\(\) multiple values for argument 'user_id'$"),  # type: ignore[misc]
+        (lambda: greet(), r"^greet\(\) missing a required argument: 'user_id' \(line \d+ of test_"),  # type: ignore[call-arg]
+        (
+            lambda: greet("1", True, False),
+            r"^greet\(\) too many positional arguments \(line \d+ of test_",
+        ),  # type: ignore[call-arg]
+        (
+            lambda: greet("1", noisy=True),
+            r"^greet\(\) got an unexpected keyword argument 'noisy' \(line \d+ of test_",
+        ),  # type: ignore[call-arg]
+        (
+            lambda: greet("1", user_id="2"),
+            r"^greet\(\) multiple values for argument 'user_id' \(line \d+ of test_",
+        ),  # type: ignore[misc]
         (lambda: greeting(), r"^greeting\(\) missing a required argument"),  # type: ignore[call-arg]
     ],
 )
