@@ -84,7 +84,17 @@ def test_the_bell_of_a_process_that_was_killed_is_taken_down_by_who_rings_next(p
 
     bells.ring(FILE)
 
-    assert not left[0].exists()
+    assert not left[0].parent.exists()
+
+
+def test_a_bell_that_is_taken_down_leaves_nothing(place: Path) -> None:
+    one, two = hung(), hung()
+    one.close()
+    assert len(list(place.glob("*/*/*"))) == 1
+    two.close()
+
+    assert not list(place.glob("*/*"))
+    hung().close()
 
 
 def test_a_bell_that_nobody_answers_does_not_hold_up_who_rings() -> None:

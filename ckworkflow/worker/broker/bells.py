@@ -57,8 +57,7 @@ class Bell:
         self._socket.close()
         if self._pid == os.getpid():  # or it is the parent's
             _own.get(set).discard(self._path.name)
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            _take_down(str(self._path))
 
 
 def hang(file: tuple[int, int]) -> Bell | None:
@@ -70,13 +69,13 @@ def hang(file: tuple[int, int]) -> Bell | None:
     Returns:
         The bell; `None` where there can be none.
     """
-    folder = _folder(file, makes=True)
-    if folder is None:
-        return None
-    try:
-        return Bell(folder / secrets.token_hex(8))
-    except OSError:  # its path is too long, say
-        return None
+    for _ in range(2):  # the folder may be taken down, as empty, in between
+        folder = _folder(file, makes=True)
+        if folder is None:
+            return None
+        with contextlib.suppress(OSError):  # its path is too long, say
+            return Bell(folder / secrets.token_hex(8))
+    return None
 
 
 def ring(file: tuple[int, int]) -> None:
@@ -100,10 +99,15 @@ def _ring(sender: socket.socket, path: str) -> None:
     try:
         sender.sendto(b"!", path)
     except ConnectionRefusedError:  # the process that hung it is dead
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108  # as above
+        _take_down(path)
     except OSError:
         pass  # it has been rung so often that there is no room, or was taken down meanwhile
+
+
+def _take_down(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)  # noqa: PTH108  # as above
+        os.rmdir(os.path.dirname(path))  # noqa: PTH106, PTH120  # which keeps those that others hang in
 
 
 def _folder(file: tuple[int, int], *, makes: bool) -> Path | None:
