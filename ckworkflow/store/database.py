@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -105,6 +106,8 @@ class Database:
         self._inherited: list[object] = []
         self._kept: sa.Connection | None = None
         self._disposals = 0
+        self._giving_back = threading.RLock()
+        """Held while a session goes back to where it stays open, so that all of them can be closed."""
         self._session_number = 0
         """Sessions with a lower number were opened before one was found to be of no use: a server has failed over."""
         self._last_now: tuple[float, datetime] | None = None
@@ -147,6 +150,7 @@ class Database:
             self._engine = self._make_engine()
             self._writer = self._make_writer()
             self._pid = os.getpid()
+            self._giving_back = threading.RLock()
         return self._engine
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
@@ -253,11 +257,12 @@ class Database:
     def dispose(self) -> None:
         """Close the connections of this process."""
         if self._pid == os.getpid():
-            kept, self._kept = self._kept, None
-            if kept is not None:
-                _close(kept)
-            self._disposals += 1
-            self._engine.dispose()
+            with self._giving_back:
+                kept, self._kept = self._kept, None
+                if kept is not None:
+                    _close(kept)
+                self._disposals += 1
+                self._engine.dispose()
 
     def _make_writer(self) -> GroupWriter:
         if self.is_sqlite:
@@ -374,20 +379,22 @@ class Database:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """Give the writer the connection that it had before: taking one from the pool costs as much as two statements."""
-        kept, self._kept = self._kept, None
+        with self._giving_back:
+            kept, self._kept = self._kept, None
+            disposals = self._disposals
         if kept is not None and not self._is_useful(kept, self._session_number):
             kept = None
-        disposals = self._disposals
         connection = self._connect() if kept is None else kept
         try:
             yield connection
         except BaseException:
             self._return(connection, disposals)
             raise
-        if disposals == self._disposals:
-            self._kept = connection
-        else:
-            self._return(connection, disposals)
+        with self._giving_back:
+            if disposals == self._disposals:
+                self._kept = connection
+                return
+        self._return(connection, disposals)
 
     @contextmanager
     def _session(self) -> Iterator[sa.Connection]:
@@ -401,10 +408,11 @@ class Database:
 
     def _return(self, connection: sa.Connection, disposals: int) -> None:
         """Give a session back to its pool; close it where all were closed meanwhile."""
-        if disposals == self._disposals:
-            connection.close()
-        else:
-            _close(connection)
+        with self._giving_back:
+            if disposals == self._disposals:
+                connection.close()
+                return
+        _close(connection)
 
     def _make_engine(self) -> sa.Engine:
         # Every transaction here ends by itself, and a dead connection is found out by its first statement: to

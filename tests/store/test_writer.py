@@ -274,6 +274,34 @@ def test_the_writers_own_thread_ends_when_it_has_nothing_to_do_and_another_begin
 
 
 @pytest.mark.parametrize("use", ["read", "transact", "transact_run"])
+def test_a_session_that_is_given_back_while_all_are_closed_is_closed(
+    database: Database, use: str
+) -> None:
+    held: list[Any] = []
+    may_end = threading.Event()
+
+    def work(tx: Transaction) -> None:
+        held.append(tx.connection.connection.driver_connection)
+        may_end.wait(10)
+
+    run = {
+        "read": database.read,
+        "transact": database.transact,
+        "transact_run": lambda work: database.transact_run(RunId("a"), work),
+    }[use]
+    using = threading.Thread(target=run, args=(work,))
+    using.start()
+    until(lambda: held)
+    with database._giving_back:  # it cannot be given back before they are closed
+        may_end.set()
+        database.dispose()
+    using.join()
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        held[0].execute("SELECT 1")
+
+
+@pytest.mark.parametrize("use", ["read", "transact", "transact_run"])
 def test_a_session_that_is_under_way_when_all_are_closed_is_closed_at_its_end(
     database: Database, use: str
 ) -> None:
