@@ -68,7 +68,7 @@ class WorkflowBackend:
 
     @property
     def inner(self) -> Any:
-        """The backend of the app's configuration; of this thread, where it cannot be shared."""
+        """The backend of the app's configuration; one for this thread if it cannot be shared."""
         if self._inner is not None:
             return self._inner
         found = getattr(self._local, "inner", None)
@@ -109,7 +109,7 @@ class WorkflowBackend:
         return self._part(kwargs.get("request") or (args[0] if args else None))
 
     def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
-        """Store the failure of an ordinary task; ours is on record, and what follows it is the body's matter."""
+        """Store the failure of an ordinary task; ours is recorded already, and what follows it is up to the body."""
         if not _is_ours(task_id):
             return self.inner.mark_as_failure(task_id, exc, *args, **kwargs)
         return None

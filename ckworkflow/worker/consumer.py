@@ -99,7 +99,7 @@ class Consumer(CeleryConsumer):
     # --- messages that cannot be read -----------------------------------------------------------------
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], object]:
-        """Make what receives task messages; every bootstep of the consumer has started by then."""
+        """Make the receiver of task messages; every bootstep of the consumer has started by then."""
         for consumer in self.gossip.consumers or ():
             # Events of other workers are messages too, and Celery reads them as trustingly.
             consumer.on_message = self._guarded(consumer.on_message)
@@ -185,7 +185,7 @@ class Consumer(CeleryConsumer):
         self._tell_queues()
 
     def _tell_queues(self) -> None:
-        """Have this process's row say what is consumed; on another thread, for the database may keep one waiting."""
+        """Write into this process's row what is consumed; on another thread, since the database may take long."""
         queues = frozenset(queue.name for queue in self.task_consumer.queues)
         engine = current().engine
         if engine.queues == queues:
@@ -216,7 +216,7 @@ class Consumer(CeleryConsumer):
         self._flush_events()
 
     def stop(self) -> None:
-        """Stop, and let no event of what has ended be lost with that."""
+        """Stop, after sending the events of what has ended."""
         with contextlib.suppress(Exception):  # events are only a view, and the broker may be gone
             self._flush_events()
         super().stop()
@@ -239,7 +239,7 @@ class Consumer(CeleryConsumer):
         threading.Thread(target=hold, name="ckworkflow-hold", daemon=True).start()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Let go of a lost connection, whatever that meets."""
+        """Let go of a lost connection, whatever goes wrong meanwhile."""
         try:
             super().on_connection_error_after_connected(exc)
         except Exception as error:  # noqa: BLE001  # the connection is given up anyway
@@ -282,7 +282,7 @@ class Consumer(CeleryConsumer):
 
 
 class _HandOverError(Exception):
-    """The pool did not take a request: that says nothing about its message, which comes again."""
+    """The pool did not take a request; its message is not to blame and is delivered again."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(reason)
@@ -320,7 +320,7 @@ def _hold_unknown(run_id: RunId, node_id: NodeId, generation: int, step: str) ->
 
 
 def _note_delay(request: Any) -> None:
-    """Note how long the message of a step has taken, if it tells."""
+    """Note how long the message of a step has taken, if its headers tell."""
     at = published_at(request.request_dict)
     if at is not None:
         engine = current().engine

@@ -1,7 +1,7 @@
-"""Settings: what `celeryconfig.py` says, and what is left to say where it is silent.
+"""Settings: what `celeryconfig.py` says, and our defaults where it says nothing.
 
 Reading gives the engine a plain value. Configuring fills in the app's own settings, each only where the
-user has set nothing: a default of ours never beats a line of theirs. What belongs to ordinary tasks too
+user has set nothing: our defaults never override theirs. What belongs to ordinary tasks too
 (the default queue, Redis' visibility timeout) is touched on our own app alone.
 
 Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packages`, `workflow_horizon`,
@@ -193,7 +193,7 @@ def check_broker(app: Celery) -> None:
 
 
 def _missing_for(url: str) -> str | None:
-    """Say what is not installed that a broker needs; kombu would say so when the first message is published."""
+    """Name a package that a broker needs and that is missing; kombu would notice when the first message is published."""
     scheme, is_url, _ = url.partition("://")
     if not is_url:
         return None
@@ -214,7 +214,7 @@ def _shown(url: str) -> str:
 
 
 def _refuse_unknown(app: Celery) -> None:
-    """Refuse settings that are read by nobody although they are meant for us."""
+    """Refuse settings that look like ours and are read by nobody."""
     for name in sorted({name for name in app.conf if str(name).lower().startswith(_PREFIX)}):
         value = app.conf[name]
         if (
@@ -267,7 +267,7 @@ def packages(app: Celery) -> tuple[str, ...]:
 
 
 def is_embedded(app: Celery) -> bool:
-    """Tell whether the worker belongs into the process that starts workflows.
+    """Tell whether the worker belongs in the process that starts workflows.
 
     It does when no broker is configured, and when messages are kept in the memory of one process.
     """
@@ -286,7 +286,7 @@ def _broker_urls(conf: Any) -> list[str]:
 
 
 def _family(url: str) -> str:
-    """Return what kind of transport a URL names; one of many names for most."""
+    """Return the kind of transport that a URL names; most have several names."""
     scheme = re.split(r"[+:]", url, maxsplit=1)[0].lower()
     return {
         "rediss": "redis",

@@ -44,7 +44,7 @@ _WIRED: Final = "_ckworkflow_installation"
 
 
 def install(app: Celery, *, is_own: bool = False) -> Installation:
-    """Let an app carry workflows, and make it the one that this process starts them on.
+    """Make an app carry workflows, and make it the one on which this process starts them.
 
     Args:
         app: The app; a second time changes nothing but which app is the current one.
@@ -116,7 +116,7 @@ def _start_embedded(app: Celery, loop: asyncio.AbstractEventLoop | None) -> Embe
 
 @worker_shutting_down.connect
 def _let_steps_end(**_: Any) -> None:
-    """Begin the grace time of a warm shutdown: a signal handler may only say so, and must return."""
+    """Begin the grace time of a warm shutdown; a signal handler must return at once."""
     running = runtime.peek()
     if running is not None:
         running.begin_shutdown()

@@ -1,7 +1,7 @@
 """The broker file: messages between processes of one machine, in one SQLite file.
 
-What it guarantees: a message is in the file until somebody acknowledges it. To take one is to write
-one's name beside it (`UPDATE … RETURNING`), so two processes never take the same; a message whose
+What it guarantees: a message is in the file until somebody acknowledges it. A process takes one by writing
+its name beside it (`UPDATE … RETURNING`), so two processes never take the same; a message whose
 holder is provably dead, or has been silent for a lease, is free again. A holder renews one row, its
 own, however many messages it holds and however long.
 
@@ -84,7 +84,7 @@ class BrokerFileReplacedError(OSError):
 
 
 class BrokerFileDamagedError(OSError):
-    """The file is no database any more, or one with holes."""
+    """The file is no longer a database, or a damaged one."""
 
     def __init__(self, path: str, error: Exception) -> None:
         reason = "its text cannot be read" if isinstance(error, UnicodeDecodeError) else str(error)
@@ -316,7 +316,7 @@ class BrokerFile:
         return self._version
 
     def mark(self) -> tuple[int, ...]:
-        """Return what is the same only if nothing has changed: who found nothing need not look again."""
+        """Return a mark that stays the same only if nothing has changed: after an empty look, no other is needed."""
         with self._cursor() as db:
             version = self._version
             # Counts the changes of other connections, anew with each connection of ours; and it costs less
@@ -386,7 +386,7 @@ class BrokerFile:
         self.notify()
 
     def _hold(self, db: sqlite3.Connection) -> None:
-        """Write this process's name down before anything bears it."""
+        """Register this process before anything is marked with its name."""
         if self._is_holder:
             return
         self._renew(db)
@@ -499,7 +499,7 @@ class BrokerFile:
 
 @functools.cache
 def _namespace() -> str:
-    """Name the process ids that this process can see, for older releases: `Identity.host` says it, too."""
+    """Name the pid namespace of this process, for older releases: `Identity.host` contains it, too."""
     try:
         return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it names no file
     except OSError:
@@ -507,7 +507,7 @@ def _namespace() -> str:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an error is of a damaged file. Of that not even what SQLite says about it can always be read."""
+    """Whether an error means that the file is damaged. Then even SQLite's message about it cannot always be read."""
     words = ("not a database", "malformed", "decode to UTF-8")
     return isinstance(error, UnicodeDecodeError) or any(word in str(error) for word in words)
 

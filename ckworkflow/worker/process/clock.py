@@ -1,4 +1,4 @@
-"""The clock: one thread in every worker that looks at what time has brought.
+"""The clock: one thread in every worker for everything that comes due.
 
 Runs whose time has come, processes that have died, runs that are old, a schema that has gone beyond this code.
 
@@ -52,7 +52,7 @@ EXIT_CODE = 1
 
 
 class ClockThread:
-    """Ticks until stopped.
+    """Tick until stopped.
 
     Args:
         engine: Whose runs it looks at.
@@ -139,13 +139,13 @@ class ClockThread:
             self._wake.clear()
 
     def _retry_held(self) -> None:
-        """Once, because this may be a deploy: try again what is held."""
+        """Try held runs and steps again, once, since this may be a deploy."""
         if not self._has_retried:
             holding.retry_held(self._engine)
             self._has_retried = True
 
     def _prune(self) -> None:
-        """Delete old runs, where that is wanted and it is time; after all that is due."""
+        """Delete old runs, if that is wanted and it is time, after everything that is due."""
         older_than = self._engine.settings.retention
         if older_than is None or time.monotonic() < self._prunes_at:
             return
@@ -245,7 +245,7 @@ class Clock(bootsteps.StartStopStep):
         stop_worker_with(None)
 
     def terminate(self, worker: Any) -> None:
-        """As `stop`, since nothing here may be left half done; but async steps are not waited for."""
+        """Do what `stop` does, since nothing here may be left half done, but without waiting for async steps."""
         if (running := runtimes.peek()) is not None:
             running.cancel_steps()
         self.stop(worker)

@@ -1,4 +1,4 @@
-"""Continuing: bodies that go on for the clock, on threads that the clock can do without.
+"""Continuing: bodies that the clock lets go on, on threads that it can do without.
 
 A body is a user's code, and may compute or block for as long as its budget lets it (`ckworkflow.engine.budget`). The clock waits for
 bodies only while they come to their ends. A few threads are enough for bodies that decide what comes next and no more; one that takes
@@ -67,7 +67,7 @@ class Continuations:
                     return
 
     def begin_next(self) -> None:
-        """Begin what waits for those that have become slow."""
+        """Begin bodies that wait behind others that have become slow."""
         if self._queue:
             with self._has_ended:
                 self._begin_next()

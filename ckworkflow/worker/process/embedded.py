@@ -195,7 +195,7 @@ class EmbeddedWorker:
 
 
 class _Consumer(Consumer):
-    """A consumer that looks often whether it was asked to stop."""
+    """A consumer that checks often whether it was asked to stop."""
 
     def connect(self) -> Any:
         """Connect; where Celery waits two seconds for messages, wait a fifth of one."""
@@ -220,7 +220,7 @@ def start(
 ) -> EmbeddedWorker:
     """Start a worker in this process, and return when it consumes.
 
-    Never call it on `loop`: what it opens there it waits for.
+    Never call it on `loop`: it waits for what it opens there.
 
     Args:
         app: A wired app.

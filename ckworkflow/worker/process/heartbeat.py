@@ -49,7 +49,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and take the row away: what this process owned it has given back."""
+        """End, and remove the row: the process has given back what it owned."""
         if self._thread.ident is None:
             return  # it was never registered
         self._is_stopped.set()

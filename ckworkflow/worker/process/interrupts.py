@@ -154,7 +154,7 @@ def _raise(call: Callable[[], Any]) -> None:
 
 
 def _end(call: Callable[[], Any]) -> None:
-    """Do what came too late for a step: a time limit has no meaning any more, a request to exit has."""
+    """Handle what came too late for a step: a time limit means nothing any more, a request to exit does."""
     try:
         call()
     except Exception:  # noqa: BLE001  # a time limit: the task is done

@@ -116,7 +116,7 @@ def _coroutine_of(task: asyncio.Task[Any]) -> str:
 
 
 def _place(thread: int, task: asyncio.Task[Any], name: str | None) -> str:
-    """Where a thread is in the file of the step, or of the coroutine; else where it is at all."""
+    """Say where a thread is in the file of the step or of the coroutine, or where it is at all."""
     step = None if name is None else registry.steps.get(name)
     if step is not None:
         code = getattr(step.function, "__code__", None)

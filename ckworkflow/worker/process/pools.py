@@ -1,4 +1,4 @@
-"""Pools: which one a worker of the command line runs on, and which it must not.
+"""Pools: which one a worker of the command line runs on, and which ones are refused.
 
 Steps wait for the network, so `threads` with 200 slots is the default of our own app. It is the default of the option
 `-P`, not a setting: Celery lets a `worker_pool` setting win over `-P prefork` without a word. What the
@@ -100,7 +100,7 @@ def _default_pool(ours: Celery, *, is_own: bool) -> str:
 
 
 def _prepare_worker(app: Celery, options: dict[str, Any], *, is_own: bool) -> None:
-    """Run before a worker program reads its options: the last moment to refuse and to choose."""
+    """Refuse or choose a pool, at the last moment before a worker program reads its options."""
     conf = app.conf
     pool = options.get("pool") or options.get("pool_cls") or conf.worker_pool
     with exit_on_error():

@@ -57,7 +57,7 @@ class Children:
         self._worker = worker
 
     def prepare(self) -> None:
-        """Before the first fork: check what the children will need, and have them open their runtimes.
+        """Check, before the first fork, what the children will need, and have them open their runtimes.
 
         Raises:
             CkWorkflowError: They could not run anything.

@@ -1,6 +1,6 @@
 """The runtime of a worker process: one event loop, the integrations, the shared store.
 
-Made after fork and lazily, keyed by pid. The loop is a thread of its own, or, in a worker embedded in a
+It is made on demand, in each process anew. The loop is a thread of its own, or, in a worker embedded in a
 bot, the bot's: one discord.py client touched from two loops breaks for good.
 """
 
@@ -121,7 +121,7 @@ class Runtime:
         self._loop_watch.start()
 
     def _open(self, integration: Integration) -> None:
-        """Open an integration, which waits for a network that is down, for as long as the worker is to run."""
+        """Open an integration. It waits while the network is down, unless the worker is told to stop."""
         opening = asyncio.run_coroutine_threadsafe(integration.open(), self.loop)
         began = time.monotonic()
         tell_at = began + WAIT_SECONDS
@@ -246,7 +246,7 @@ class Runtime:
         node: Node | None = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
-        """Begin a step, on the loop, so that a shutdown can cancel it; or has done so, and then nothing of it runs.
+        """Begin a step, on the loop, so that a shutdown can cancel it; after a shutdown nothing of it runs.
 
         Args:
             name: The step's.
@@ -286,12 +286,12 @@ class Runtime:
         self.soon(interrupt)
 
     def interruption(self) -> BaseException | None:
-        """Why the step that asks was cancelled, if it was interrupted; asked inside its task."""
+        """Say why the current step was cancelled, if it was interrupted; called inside its task."""
         task = asyncio.current_task()
         return None if task is None else self._interruptions.get(task)
 
     def soon(self, call: Callable[[], object]) -> None:
-        """Call something on the loop, from any thread; what comes together wakes the loop once.
+        """Call something on the loop, from any thread; calls that come together wake the loop once.
 
         Raises:
             RuntimeError: The loop has ended.
@@ -338,7 +338,7 @@ class Runtime:
             self.loop.call_soon_threadsafe(cancel)
 
     def give_up_steps(self) -> None:
-        """Let no thread wait for an async step, or a body, any more: it is released, whatever it still does."""
+        """Stop waiting for async steps and bodies: they are released, whatever they still do."""
         names = sorted(set(self._names.copy().values()))
         if names and self._waiting:
             logger.error(

@@ -1,4 +1,4 @@
-"""Run-ahead: how far a worker goes on in place, and what the world sees of it.
+"""Run-ahead: how far a worker goes on in place, and what Celery is told of that.
 
 A step that is claimed with the record of the one before it needs no message. It is a Celery task all the
 same: it has the id and the name that its message would have had, Celery's signals are sent for it, and so
@@ -137,7 +137,7 @@ class RunAhead:
 
 
 class TaskReport:
-    """What Celery's signals and events are told of a step; of one with a message nothing, since Celery reports those.
+    """What Celery's signals and events are told about a step; nothing about one with a message, which Celery reports itself.
 
     Attributes:
         failure: What went wrong, if anything did.
@@ -220,7 +220,7 @@ def _task_id(claimed: Claimed) -> str:
 
 
 def queue_without_message(app: Celery, runtime: Runtime, name: str) -> str | None:
-    """The queue of a step that may go without a message; `None` where only a message will do."""
+    """Return the queue of a step that may go without a message; `None` if it needs one."""
     return canvas.queue_of(app, name) if is_without_message(app, runtime, name) else None
 
 
