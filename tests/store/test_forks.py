@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
     from ckworkflow.store.transaction import Transaction
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 FORKS = 20
 PATIENCE_SECONDS = 4.0  # less than SQLite's own patience with a lock, the broker file's five seconds

@@ -14,7 +14,6 @@ from ckworkflow.per_process import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 PATIENCE_SECONDS = 10.0
 
 
