@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from celery.utils.quorum_queues import detect_quorum_queues
 from kombu.transport import resolve_transport
@@ -177,7 +177,7 @@ def _passwords(name: str, value: object) -> Iterator[str]:
 
 
 def check_broker(app: Celery) -> None:
-    """Refuse brokers that lose messages, and those that cannot be used here.
+    """Refuse brokers that lose messages, and those for which something is not installed.
 
     Raises:
         UnsupportedBrokerError: One of the configured brokers loses them.
@@ -187,13 +187,13 @@ def check_broker(app: Celery) -> None:
         reason = _REFUSED_BROKERS.get(_family(url))
         if reason is not None:
             raise UnsupportedBrokerError(_shown(url), reason)
-        obstacle = _obstacle_to(url)
-        if obstacle is not None:
-            raise InvalidSettingError("broker_url", _shown(url), obstacle)
+        missing = _missing_for(url)
+        if missing is not None:
+            raise InvalidSettingError("broker_url", _shown(url), missing)
 
 
-def _obstacle_to(url: str) -> str | None:
-    """Say what keeps a broker from being used here; kombu would notice when the first message is published."""
+def _missing_for(url: str) -> str | None:
+    """Name a package that a broker needs and that is missing; kombu would notice when the first message is published."""
     scheme, is_url, _ = url.partition("://")
     if not is_url:
         return None
@@ -205,10 +205,6 @@ def _obstacle_to(url: str) -> str | None:
         return f"kombu knows no such broker ({error.args[0]})"
     except ImportError as error:
         return f"what kombu needs for it is missing ({error})"
-    try:
-        _ = urlsplit(url).port
-    except ValueError as error:
-        return f"its host or port cannot be read ({scrub(str(error))})"
     return None
 
 
