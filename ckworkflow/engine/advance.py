@@ -164,7 +164,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     if answer.body is None:  # it has ended; or another process has taken the lease, and goes on from SQL
         tracer.close()
     carry_out(engine, run_id, answer)
-    return answer.decoded(run_id, snapshot.workflow)
+    return answer.decoded(engine, run_id, snapshot.workflow)
 
 
 def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Answer:

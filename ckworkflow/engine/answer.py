@@ -55,11 +55,20 @@ class Answer:
     retry_in: timedelta | None = None
     unclaimed: Sequence[str] = ()
 
-    def decoded(self, run_id: RunId, workflow: str) -> Answer:
-        """Decode the arguments of the step that was taken: after the commit, since that may run code of the user's."""
+    def decoded(self, engine: Engine, run_id: RunId, workflow: str) -> Answer:
+        """Decode the arguments of the step that was taken: after the commit, since that may run code of the user's.
+
+        However long that takes, the step counts as one that this process runs, or its heartbeat would free it.
+        """
         if self.taken is None:
             return self
-        return replace(self, here=begun(run_id, workflow, self.taken), taken=None)
+        node = run_id, self.taken.node_id
+        engine.active.add(node)
+        try:
+            return replace(self, here=begun(run_id, workflow, self.taken), taken=None)
+        except BaseException:
+            engine.active.discard(node)
+            raise
 
     @property
     def is_only_here(self) -> bool:

@@ -97,7 +97,7 @@ def _record_success(
             claimed.run_id,
             lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen),
         )
-    return recorded.decoded(claimed.run_id, claimed.workflow)
+    return recorded.decoded(engine, claimed.run_id, claimed.workflow)
 
 
 def submit_success(

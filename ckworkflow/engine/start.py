@@ -82,7 +82,7 @@ def start_run(
     if answer.has_ended:
         tracer.close()
     carry_out(engine, run_id, answer)
-    here = answer.decoded(run_id, workflow.name).here
+    here = answer.decoded(engine, run_id, workflow.name).here
     if here is not None:
         host.run(here)
     return run_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,6 +12,7 @@ import pytest
 
 from ckworkflow import codec, start_sync, step, workflow
 from ckworkflow.engine import advance, failures, holding, judging
+from ckworkflow.engine import answer as answers
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import begun
 from ckworkflow.errors import (
@@ -517,6 +519,28 @@ def test_a_step_that_was_claimed_with_a_plan_is_given_up_where_the_body_cannot_g
 
     assert next(outages, None) is None
     assert not desk.engine.active
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_step_is_this_process_s_while_its_arguments_are_decoded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    run_id = desk.start(two)
+    row = desk.node(run_id)
+    seen: list[bool] = []
+
+    def decode(*what: Any) -> Any:
+        seen.append((run_id, row.node_id) in desk.engine.active)
+        if raises:
+            raise KeyboardInterrupt
+        return begun(*what)
+
+    monkeypatch.setattr(answers, "begun", decode)
+    with pytest.raises(KeyboardInterrupt) if raises else nullcontext():
+        Answer(taken=row).decoded(desk.engine, run_id, "two")
+
+    assert seen == [True]
+    assert bool(desk.engine.active) is not raises
 
 
 # --- continuations -----------------------------------------------------------------------------------
