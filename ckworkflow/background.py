@@ -4,7 +4,8 @@ Such a thread ends when its function returns, and the function returns only when
 instead, the process would go on without the thread and look healthy. So the end is logged with its cause, and the worker
 of the process is told to stop: a supervisor starts a whole one in its place.
 
-`OffLoop` is for calls that a coroutine waits for. Not here: threads that run one step or one body. Somebody waits for their end.
+`OffLoop` is for calls that a coroutine waits for, `SpareThreads` for what may never come back. Not here: threads that run one step.
+Somebody waits for its end.
 """
 
 from __future__ import annotations
@@ -13,19 +14,34 @@ import asyncio
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, TypeVar
 
 from ckworkflow.per_process import PerProcess
 
-__all__ = ["BackgroundThread", "OffLoop", "stop_worker_with"]
+__all__ = [
+    "BackgroundThread",
+    "Lost",
+    "LostThreadError",
+    "OffLoop",
+    "SpareThreads",
+    "Tell",
+    "stop_worker_with",
+]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Tell = Callable[[], object] | None
+"""Reports the end of a job; `None` where nobody waits for it."""
+Lost = Callable[[Callable[[], T]], object]
+"""Told that a thread does not come back, and what is to be done in its place."""
+
+IDLE_SECONDS: Final = 5.0
+"""After so long without work a spare thread ends."""
 
 _stop: PerProcess[Callable[[], object]] = PerProcess()
 
@@ -70,24 +86,173 @@ class BackgroundThread(threading.Thread):
                 stop()
 
 
+class LostThreadError(BaseException):
+    """This thread was given up while it ran a body, and another one does its work. Not an `Exception`: nobody handles it."""
+
+
+class SpareThreads:
+    """Threads that may be lost to what they run. They are made when needed, kept for a while, and never joined.
+
+    Args:
+        name: Their name.
+    """
+
+    def __init__(self, name: str = "ckworkflow-body") -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[Callable[[], Tell]]] = []
+
+    def begin(self, job: Callable[..., Tell], *args: Any) -> None:
+        """Run a job, which raises nothing, on a thread that has nothing to do; return at once.
+
+        The function that the job returns is called after its thread has become idle. So a caller that is woken by it gets the
+        same thread for its next job; two threads in turn cost a quarter more processor time.
+
+        Raises:
+            RuntimeError: The system gives no more threads.
+        """
+        with self._lock:
+            jobs = self._idle.pop() if self._idle else None
+        if jobs is None:
+            jobs = SimpleQueue()
+            threading.Thread(target=self._run, args=(jobs,), name=self._name, daemon=True).start()
+        jobs.put(lambda: job(*args))
+
+    def _run(self, jobs: SimpleQueue[Callable[[], Tell]]) -> None:
+        while True:
+            try:
+                job = jobs.get(timeout=IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if jobs in self._idle:
+                        self._idle.remove(jobs)
+                        return
+                continue  # it is about to come
+            tell = job()
+            del job  # and with it the body
+            with self._lock:
+                self._idle.append(jobs)
+            if tell is not None:
+                tell()
+                del tell
+
+
 class OffLoop:
     """A few threads to which coroutines hand what blocks. A forked child has its own: its parent's threads are not there.
 
     Args:
-        size: How many.
-        name: What their names begin with.
+        size: How many calls go on at a time; others wait for these.
+        name: The name of the threads.
     """
 
     def __init__(self, size: int, name: str) -> None:
-        self._make = partial(ThreadPoolExecutor, size, thread_name_prefix=name)
+        self._size, self._name = size, name
         self._renew()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._renew)
 
     def _renew(self) -> None:
-        self._executor = self._make()
+        self._lock = threading.Lock()
+        self._threads = SpareThreads(self._name)
+        self._at_work = 0
+        self._queue: deque[_Call[Any]] = deque()
 
     def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Call something there, in the context of the caller; give what the running loop may wait for."""
-        loop, context = asyncio.get_running_loop(), copy_context()
-        return loop.run_in_executor(self._executor, context.run, call)
+        return self._begin(_Call(lambda _: call(), self._replace))
+
+    def run_body(self, call: Callable[[Lost[T]], T]) -> asyncio.Future[T]:
+        """Do as `run`, where a body may keep the thread for good.
+
+        Args:
+            call: Is given what it tells then, on whatever thread. The future has what is done in its place, and whatever the call
+                itself comes to is nobody's.
+        """
+        return self._begin(_Call(call, self._replace))
+
+    def _begin(self, call: _Call[T]) -> asyncio.Future[T]:
+        with self._lock:
+            if self._at_work == self._size:
+                self._queue.append(call)
+                return call.future
+            self._at_work += 1
+        try:
+            self._threads.begin(self._work, call)
+        except RuntimeError:  # the system gives no more threads
+            with self._lock:
+                self._at_work -= 1
+            raise
+        return call.future
+
+    def _work(self, call: _Call[Any]) -> Tell:
+        while True:
+            call.run()
+            if call.is_lost:  # another thread has its place
+                return None
+            with self._lock:
+                following = self._queue.popleft() if self._queue else None
+                self._at_work -= following is None
+            if following is None:
+                return call.tell
+            call.tell()
+            call = following
+
+    def _replace(self, call: _Call[Any]) -> None:
+        try:
+            self._threads.begin(self._work, call)
+        except RuntimeError as error:
+            call.fail(error)  # a thread less from now on
+
+
+class _Call(Generic[T]):
+    """Something that a coroutine waits for."""
+
+    value: T
+
+    def __init__(
+        self, call: Callable[[Lost[T]], T], replace: Callable[[_Call[T]], object],
+        future: asyncio.Future[T] | None = None,
+    ) -> None:  # fmt: skip
+        self.future: asyncio.Future[T] = future or asyncio.get_running_loop().create_future()
+        self.is_lost = False
+        self._call, self._replace = call, replace
+        self._context = copy_context()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Call it, unless nobody waits for it any more."""
+        if self.future.cancelled():
+            return
+        try:
+            self.value = self._context.run(self._call, self._lost)
+        except LostThreadError:  # it may be here before `_lost`
+            self.is_lost = True
+        except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+            self._error = error
+
+    def tell(self) -> None:
+        """Let the coroutine go on; on a thread."""
+        try:
+            self.future.get_loop().call_soon_threadsafe(self._set)
+        except RuntimeError:  # its loop has ended
+            self._error = None
+
+    def fail(self, error: BaseException) -> None:
+        """Let the coroutine raise this error; on a thread."""
+        self._error = error
+        self.tell()
+
+    def _lost(self, rest: Callable[[], T]) -> None:
+        self.is_lost = True
+        self._replace(_Call(lambda _: rest(), self._replace, self.future))
+
+    def _set(self) -> None:
+        error, self._error = self._error, None  # whose traceback leads here: it would take the collector
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(self.value)
+        elif isinstance(error, StopIteration):  # which a coroutine cannot raise
+            self.future.set_exception(RuntimeError(f"StopIteration: {error}"))
+        else:
+            self.future.set_exception(error)

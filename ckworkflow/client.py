@@ -1,8 +1,8 @@
 """Starting runs and asking for them, from a bot command or any other code.
 
 `start` and `Run` are for async code, `start_sync` and `SyncRun` for the rest; both stand on the same
-functions. Nothing of it blocks the caller's loop: a small executor of our own does the work, since the
-default one may be full of something else.
+functions. Nothing of it blocks the caller's loop: a few threads of our own do the work. Those of the default
+executor may be full of something else, and a body could keep one for good.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from ckworkflow import tracing
-from ckworkflow.background import OffLoop
+from ckworkflow.background import Lost, OffLoop
 from ckworkflow.engine import failures, outcomes
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.start import start_run
@@ -54,7 +54,7 @@ async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) 
         SchemaVersionError: The database's schema does not fit this ckworkflow.
     """
     _refuse_in_body("start")
-    run_id = await _threads.run(lambda: _start(workflow, args, kwargs))
+    run_id = await _threads.run_body(lambda lost: _start(workflow, args, kwargs, lost))
     return Run(run_id)
 
 
@@ -181,8 +181,13 @@ def _refuse_in_body(function: str) -> None:
         )
 
 
-def _start(workflow: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunId:
-    return start_run(current().engine, workflow, args, kwargs)
+def _start(
+    workflow: object, args: tuple[Any, ...], kwargs: dict[str, Any], lost: Lost[RunId] | None = None
+) -> RunId:
+    engine = current().engine
+    run_id = start_run(engine, workflow, args, kwargs, lost)
+    engine.worker_look.after_start(engine, run_id)
+    return run_id
 
 
 def _engine(run_id: RunId) -> Engine:
@@ -209,7 +214,7 @@ def _exists(run_id: RunId) -> bool:
 
 def _steps(run_id: RunId) -> list[StepInfo]:
     rows = _engine(run_id).database.read(
-        lambda tx: (runs.read_run(tx, run_id), nodes.load_nodes(tx, run_id))[1]
+        lambda tx: (runs.read_run(tx, run_id), nodes.load_nodes(tx, run_id).get())[1]
     )
     return [
         StepInfo(

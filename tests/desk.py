@@ -122,7 +122,7 @@ class Desk:
 
     def work(self, run_id: RunId, *, fails: Callable[[NodeRow], bool]) -> None:
         """Run every step of a run that may begin, once; those of which `fails` says so raise."""
-        for row in self.engine.database.read(lambda tx: nodes.load_nodes(tx, run_id)):
+        for row in self.engine.database.read(lambda tx: nodes.load_nodes(tx, run_id).get()):
             if row.kind is not NodeKind.STEP or row.status is not NodeStatus.PLANNED:
                 continue
             claimed = claims.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
@@ -170,7 +170,7 @@ class Desk:
         """Begin to advance a run, and come no further."""
 
         def take(tx: Transaction) -> int | None:
-            run = runs.lock_run(tx, run_id, self.engine.database)
+            run = runs.lock_run(tx, run_id, self.engine.database).get()
             ttl = self.engine.settings.lease
             return runs.acquire_lease(tx, run, owner=self.engine.owner, ttl=ttl)
 
@@ -182,12 +182,12 @@ class Desk:
         self.engine.database.transact(lambda tx: tx.execute(broken))
 
     def node(self, run_id: RunId, node_id: str = "0:1") -> NodeRow:
-        row = self.engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId(node_id)))
+        row = self.engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId(node_id)).get())
         assert row is not None
         return row
 
     def nodes(self, run_id: RunId) -> list[NodeRow]:
-        return self.engine.database.read(lambda tx: nodes.load_nodes(tx, run_id))
+        return self.engine.database.read(lambda tx: nodes.load_nodes(tx, run_id).get())
 
     def run(self, run_id: RunId) -> RunRecord:
         return self.engine.database.read(lambda tx: runs.read_run(tx, run_id))

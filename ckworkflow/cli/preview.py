@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow import codec
+from ckworkflow.background import SpareThreads
 from ckworkflow.canvas import build
 from ckworkflow.cli.boundaries import Boundary, boundaries_of, reachable, tell
 from ckworkflow.definition import check_main
-from ckworkflow.engine.budget import START, Budget, SpareThreads
+from ckworkflow.engine.budget import START, Budget
 from ckworkflow.engine.start import make_body
 from ckworkflow.model import NodeId, NodeKind, RunId
 from ckworkflow.plan import Chain, Chord, Group, Piece, Plan, Task, build_plan, cut_pieces

@@ -135,7 +135,7 @@ def show(home: Home, run_id: str, is_whole: bool, as_json: bool) -> None:
     def read(tx: Transaction) -> _Shown:
         now = engine.database.now(tx)
         record = run_store.read_run(tx, _whole_id(tx, run_id))
-        rows = node_store.load_nodes(tx, record.run_id)
+        rows = node_store.load_nodes(tx, record.run_id).get()
         return _Shown(
             _listed(tx, record, now),
             rows,
@@ -195,7 +195,7 @@ def _whole_id(tx: Transaction, given: str) -> RunId:
 def _listed(tx: Transaction, record: RunRecord, now: datetime) -> _Listed:
     if record.status.is_final:
         return _Listed(record, None)
-    rows = node_store.load_nodes(tx, record.run_id, statuses=node_store.LIVE)
+    rows = node_store.load_nodes(tx, record.run_id, statuses=node_store.LIVE).get()
     is_running = record.status is RunStatus.RUNNING
     sleeping_until = _sleeping_until(rows, now) if is_running else None
     return _Listed(record, sleeping_until, holding.held_steps(rows))

@@ -177,7 +177,7 @@ def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseExcept
 
 def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holding.Hold | None:
     """Take the lease, and read what the body is to be told; `None`: nothing, or not now, or not by this process."""
-    run = runs.lock_run(tx, run_id, engine.database)
+    run = runs.lock_run(tx, run_id, engine.database).get()
     if run.status.is_final or run.signals == run.seen:
         return None
     news = nodes.load_news(tx, run_id)
@@ -238,7 +238,7 @@ def _replay(
 ) -> tuple[Tracer, Trace]:
     workflow = registry.require_workflow(snapshot.workflow)
     rows, tree = engine.database.read(
-        lambda tx: (nodes.load_nodes(tx, run_id), codec.loads(runs.read_input(tx, run_id)))
+        lambda tx: (nodes.load_nodes(tx, run_id).get(), codec.loads(runs.read_input(tx, run_id)))
     )
     delivered = sorted(
         (row for row in rows if row.delivered is not None), key=lambda row: row.delivered or 0
@@ -278,7 +278,7 @@ def _commit(
     engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, tracer: Tracer, trace: Trace,
     may_run: MayRun | None,
 ) -> Answer:  # fmt: skip
-    run = runs.lock_run(tx, run_id, engine.database)
+    run = runs.lock_run(tx, run_id, engine.database).get()
     if run.status.is_final or run.epoch != snapshot.epoch:
         return _DONE
     number = nodes.deliver(tx, run, [row.node_id for row in snapshot.news], at=snapshot.at)
@@ -462,7 +462,7 @@ def _release(
     engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, *, wait: timedelta | None = None,
     is_counted: bool | None = None,
 ) -> None:  # fmt: skip
-    run = runs.lock_run(tx, run_id, engine.database)
+    run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch == snapshot.epoch and not run.status.is_final:
         # A body that its worker has stopped has continued nothing.
         is_counted = wait is None if is_counted is None else is_counted
@@ -476,7 +476,7 @@ def _release(
 def _hold(
     engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: BaseException
 ) -> holding.Hold | None:
-    run = runs.lock_run(tx, run_id, engine.database)
+    run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch != snapshot.epoch or run.status.is_final:
         return None
     held = holding.hold_deploy(tx, run, snapshot.events, error, snapshot.held)
@@ -485,7 +485,7 @@ def _hold(
 
 
 def _fail(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: str) -> None:
-    run = runs.lock_run(tx, run_id, engine.database)
+    run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch == snapshot.epoch and not run.status.is_final:
         nodes.deliver(tx, run, [row.node_id for row in snapshot.news], at=snapshot.at)
         engine.finish(tx, run, output=None, error=error)

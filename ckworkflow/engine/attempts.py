@@ -32,7 +32,7 @@ from ckworkflow.errors import RefusedValueError, UnreadableValueError
 from ckworkflow.model import AttemptOutcome, NodeId, NodeStatus
 from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.expectations import ExpectationError
-from ckworkflow.store.records import Followup
+from ckworkflow.store.records import Fired, Followup
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import LAST, Work, finish
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
-    from ckworkflow.store.transaction import Rows
+    from ckworkflow.store.transaction import Asked
     from ckworkflow.store.writer import Done, Works
 
 FAULT_DELAY = timedelta(seconds=5)
@@ -68,17 +68,23 @@ def record_success(
     output = codec.dumps(tree)
     foreseen = foresee(engine, claimed.run_id, claimed.workflow, claimed.row.node_id, tree, lost)
     try:
-        recorded = _record_success(engine, claimed, output, carries, may_run, foreseen)
+        recorded = _record_ahead(engine, claimed, output, carries, may_run, foreseen)
     except BaseException as error:
-        if foreseen is None:
+        is_guess = isinstance(error, ExpectationError)
+        if foreseen is not None:
+            foreseen.close()
+        # Perhaps it is a value of the continuation, and then no fault of this step; what cannot be rebuilt here waits
+        # for another deploy.
+        is_foreseen = foreseen is not None and isinstance(
+            error, RefusedValueError | UnreadableValueError
+        )
+        if not (is_guess or is_foreseen):
             raise
-        foreseen.close()
-        if not isinstance(error, (RefusedValueError, UnreadableValueError)):
-            raise
-        # Perhaps a value of the continuation, and then no fault of this step; what cannot be rebuilt here waits for
-        # another deploy.
         foreseen = None
-        recorded = _record_success(engine, claimed, output, carries, may_run, foreseen)
+        recorded = engine.database.transact_run(
+            claimed.run_id, lambda tx: _record(engine, tx, claimed, output, None, carries, may_run)
+        )
+    recorded = recorded.decoded(engine, claimed.run_id, claimed.workflow)
     _note_record(engine, claimed, recorded)
     if foreseen is not None:
         foreseen.keep(engine, claimed.run_id)
@@ -87,17 +93,25 @@ def record_success(
     return recorded
 
 
-def _record_success(
+def _record_ahead(
     engine: Engine, claimed: Claimed, output: str, carries: frozenset[tuple[NodeId, int]],
     may_run: MayRun | None, foreseen: Foreseen | None,
 ) -> Answer:  # fmt: skip
-    recorded = _record_at_once(engine, claimed, output, may_run, foreseen)
-    if recorded is None:
-        recorded = engine.database.transact_run(
-            claimed.run_id,
-            lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen),
-        )
-    return recorded.decoded(engine, claimed.run_id, claimed.workflow)
+    """Record a result together with what most likely follows it.
+
+    Raises:
+        ExpectationError: Something else follows. Nothing is recorded.
+    """
+    try:
+        recorded = _record_at_once(engine, claimed, output, may_run, foreseen)
+    except ExpectationError:  # perhaps only the time has changed at which the run is looked at
+        recorded = None
+    if recorded is not None:
+        return recorded
+    return engine.database.transact_run(
+        claimed.run_id,
+        lambda tx: _record(engine, tx, claimed, output, None, carries, may_run, foreseen, is_ahead=True),
+    )
 
 
 def submit_success(
@@ -126,7 +140,9 @@ def submit_success(
     tree = codec.encode(value, path="result")
     output = codec.dumps(tree)
     taking = _taking(engine, claimed, output, may_run)
-    work: Work[Any] = lambda tx: _record(engine, tx, claimed, output, None, carries, may_run)  # noqa: E731
+    work: Work[Any] = lambda tx: _record(  # noqa: E731
+        engine, tx, claimed, output, None, carries, may_run, is_ahead=True
+    )
     if taking is not None:
         work = taking.work
 
@@ -228,23 +244,21 @@ def _record_at_once(
 ) -> Answer | None:
     """Record a result in one round trip, where this process knows what follows; `None`: the normal path is taken.
 
-    It expects that the run is as it was left (`ckworkflow.store.expectations`).
+    Raises:
+        ExpectationError: The run is not as it was left, and nothing is recorded.
     """
     if may_run is None or not engine.database.can_expect:
         return None
-    try:
-        if foreseen is not None and foreseen.run is not None:
-            run = foreseen.run._replace(now=engine.database.about_now())
-            return engine.database.transact_run(
-                claimed.run_id,
-                lambda tx: _commit_foreseen(engine, tx, run, claimed, output, foreseen, may_run),
-            )
-        taking = _taking(engine, claimed, output, may_run) if foreseen is None else None
-        if taking is not None:
-            return taking.recorded(engine.database.transact_run(claimed.run_id, taking.work))
-    except ExpectationError:
-        pass
-    return None
+    if foreseen is not None and foreseen.run is not None:
+        run = foreseen.run._replace(now=engine.database.about_now())
+        return engine.database.transact_run(
+            claimed.run_id,
+            lambda tx: _commit_foreseen(engine, tx, run, claimed, output, foreseen, may_run),
+        )
+    taking = _taking(engine, claimed, output, may_run) if foreseen is None else None
+    if taking is None:
+        return None
+    return taking.recorded(engine.database.transact_run(claimed.run_id, taking.work))
 
 
 def _commit_foreseen(
@@ -255,13 +269,6 @@ def _commit_foreseen(
     records.expect_end(
         tx, run.run_id, claimed.row, output=output, at=run.now, place=foreseen.place_of_last
     )
-    return _foreseen(engine, tx, run, foreseen, may_run)
-
-
-def _foreseen(
-    engine: Engine, tx: Transaction, run: RunRow, foreseen: Foreseen, may_run: MayRun | None
-) -> Answer:
-    """Write a continuation together with the record that it was waiting for."""
     return foreseen.commit(engine, tx, run, may_run)
 
 
@@ -284,14 +291,14 @@ def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _
 
     def work(tx: Transaction) -> Works[NodeRow]:
         now = engine.database.about_now()
-        runs.ask_lock(tx, run_id, engine.database)
+        runs.lock_run(tx, run_id, engine.database)
         records.expect_end(tx, run_id, row, output=output, at=now)
         (node_id,) = nodes.load_targets(row.next)
         taking = claims.expect_take(
             tx, run_id, NodeId(node_id), generation=after.generation, owner=engine.owner, at=now
         )
         yield LAST
-        return claims.expected_take(taking)
+        return taking.get()
 
     def recorded(taken: NodeRow) -> Answer:
         args, kwargs = tuple(value["args"]), value["kwargs"]
@@ -303,81 +310,81 @@ def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _
 def _record(
     engine: Engine, tx: Transaction, claimed: Claimed, output: str | None, error: str | None,
     carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None = None, foreseen: Foreseen | None = None,
+    *, is_ahead: bool = False,
 ) -> Works[Answer]:  # fmt: skip
+    """Record how an attempt has ended, and what that makes ready.
+
+    With `is_ahead` what most likely follows is asked for in the same round trip, before the record is known to stand.
+
+    Raises:
+        ExpectationError: Something else follows than that, or than was foreseen. Nothing of the transaction stands.
+    """
     run_id, row, now = claimed.run_id, claimed.row, engine.database.about_now()
-    locking = runs.ask_lock(tx, run_id, engine.database)
-    ending = records.ask_end(
+    locking = runs.lock_run(tx, run_id, engine.database)
+    ending = records.end_attempt(
         tx, run_id, row, output=output, error=error, at=now,
         place=foreseen.place_of_last if foreseen else None,
     )  # fmt: skip
-    ahead = _AskedAhead(tx, claimed)
-    if output is not None and not foreseen:
-        ahead.ask(engine, may_run, now)
+    ahead = _Ahead()
+    if is_ahead and not foreseen:
+        ahead = _ask_ahead(engine, tx, claimed, may_run, now)
     yield None
-    run = runs.locked_run(locking, run_id, engine.database)
-    targets = records.ended(ending, tx, run, row, error=error)
-    ahead.settle(is_right=targets == ahead.after and not run.status.is_final)
-    is_foreseen = foreseen is not None and foreseen.holds(run)
-    if foreseen is not None and not is_foreseen and targets is not None:
-        nodes.update_node(tx, run_id, row.node_id, delivered=None, delivered_at=None)
+    run, targets = locking.get(), ending.get()
+    if foreseen is not None and not foreseen.holds(run):
+        raise ExpectationError
+    if ahead.after is not None and (targets != ahead.after or run.status.is_final):
+        raise ExpectationError
     if targets is None or run.status.is_final:
         return Answer()
-    if foreseen is not None and is_foreseen:
-        return _foreseen(engine, tx, run, foreseen, may_run)
+    if foreseen is not None:
+        return foreseen.commit(engine, tx, run, may_run)
     followup, following = Followup(wakes_body=output is None), None
     known = {} if output is None else {row.node_id: output}
-    if ahead.taken is not None:
-        following = _run_taken(tx, run, ahead.taken, followup, may_run, known, opens=claimed.opens)
+    taken = None if ahead.taking is None else ahead.taking.get()
+    if taken is not None:
+        following = _run_taken(tx, run, taken, followup, may_run, known, opens=claimed.opens)
     elif output is not None:
         yield from records.feeding(
             tx, run, targets, base=run.now, followup=followup, counted=ahead.counted
         )
-    if ahead.taken is None and may_run is not None and not followup.ends_run:
+    if taken is None and may_run is not None and not followup.ends_run:
         following = claim_next(
             engine, tx, run, followup, may_run, known, has_held=claimed.opens, held=ahead.held
         )
     return _finish_record(engine, tx, run, followup, following, carries, known)
 
 
-class _AskedAhead:
-    """What a record asks for in the same round trip, before it is known to stand, which it most likely does.
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What a record has asked for ahead.
 
     Attributes:
-        after: What the node feeds.
-        taken: The step after it, which is running now.
+        after: What the node is expected to feed; `None`: nothing was asked for.
+        taking: The step after it, which is running now.
         counted: What came of counting it in a join.
         held: The first step of its wide group that is held back.
     """
 
-    def __init__(self, tx: Transaction, claimed: Claimed) -> None:
-        self._tx, self._claimed = tx, claimed
-        self.after = nodes.load_targets(claimed.row.next)
-        self.taken: NodeRow | None = None
-        self.counted: Rows | None = None
-        self.held: Rows | None = None
-        self._taking: Rows | None = None
+    after: list[str] | None = None
+    taking: Asked[NodeRow | None] | None = None
+    counted: Asked[Fired | None] | None = None
+    held: Asked[NodeRow | None] | None = None
 
-    def ask(self, engine: Engine, may_run: MayRun | None, now: datetime) -> None:
-        """Ask for what a result makes possible."""
-        tx, run_id = self._tx, self._claimed.run_id
-        if len(self.after) != 1:
-            return
-        if not nodes.is_node(self.after[0]):
-            self.counted = records.ask_count(tx, run_id, self.after[0])
-            self.held = windows.ask_held(tx, run_id) if self._claimed.opens and may_run else None
-        elif may_run is not None and may_run(self._claimed.row.name):
-            self._taking = claims.ask_take(tx, run_id, NodeId(self.after[0]), owner=engine.owner, at=now)
 
-    def settle(self, *, is_right: bool) -> None:
-        """Keep it, or undo it."""
-        tx, run_id, taken = self._tx, self._claimed.run_id, claims.taken(self._taking)
-        if is_right:
-            self.taken = taken
-        elif taken is not None:
-            claims.give_back(tx, run_id, taken, unmet=1)
-        elif self.counted is not None:
-            records.count_back(tx, run_id, self.after[0])
-            self.counted = None
+def _ask_ahead(
+    engine: Engine, tx: Transaction, claimed: Claimed, may_run: MayRun | None, now: datetime
+) -> _Ahead:
+    run_id, after = claimed.run_id, nodes.load_targets(claimed.row.next)
+    if len(after) != 1:
+        return _Ahead()
+    if not nodes.is_node(after[0]):
+        counted = records.count(tx, run_id, after[0])
+        held = windows.first_held(tx, run_id) if claimed.opens and may_run else None
+        return _Ahead(after, counted=counted, held=held)
+    if may_run is None or not may_run(claimed.row.name):
+        return _Ahead()
+    taking = claims.take(tx, run_id, NodeId(after[0]), owner=engine.owner, at=now)
+    return _Ahead(after, taking)
 
 
 def _run_taken(
@@ -389,7 +396,7 @@ def _run_taken(
         following = with_arguments(tx, run, taken, known, opens=opens)
         if following is not None:
             return following
-    given = claims.give_back(tx, run.run_id, taken, unmet=0)
+    given = claims.give_back(tx, run.run_id, taken)
     followup.ready.append(given.node_id)
     followup.rows[given.node_id] = given
     return None
@@ -431,13 +438,13 @@ def _carried(
     asleep: set[NodeId] = set()
     waking: set[str] = set()
     for node_id in followup.asleep:
-        row = nodes.load_node(tx, run.run_id, node_id)
+        row = nodes.load_node(tx, run.run_id, node_id).get()
         following = nodes.load_targets(row.next) if row is not None else []
         if any(carried in following for carried, _ in carries):
             asleep.add(node_id)
             waking.update(following)
     for node_id, generation in carries:
-        row = nodes.load_node(tx, run.run_id, node_id)
+        row = nodes.load_node(tx, run.run_id, node_id).get()
         if row is None or row.generation != generation or row.status is not NodeStatus.PLANNED:
             return False, set()
         if node_id not in followup.ready and node_id not in waking:
@@ -449,7 +456,7 @@ def _suspend(
     engine: Engine, tx: Transaction, claimed: Claimed, failure: Failure, delay: timedelta,
     outcome: AttemptOutcome | None,
 ) -> Answer:  # fmt: skip
-    run = runs.lock_run(tx, claimed.run_id, engine.database)
+    run = runs.lock_run(tx, claimed.run_id, engine.database).get()
     due_at = run.now + delay
     is_free = failure.action in (FailureAction.RELEASE, FailureAction.HOLD) or not failure.counts
     error = codec.dumps(failure.data)

@@ -21,10 +21,9 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from ckworkflow.background import BackgroundThread
+from ckworkflow.background import BackgroundThread, LostThreadError, SpareThreads, Tell
 from ckworkflow.errors import BodyTimeoutError
 
 if TYPE_CHECKING:
@@ -38,15 +37,11 @@ __all__ = [
     "BodyStoppedError",
     "Budget",
     "Limits",
-    "LostThreadError",
-    "SpareThreads",
 ]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Tell = Callable[[], object] | None
-"""Reports the end of a job; `None` where nobody waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ INTERRUPT_SECONDS: Final = 0.5
 INTERRUPTIONS: Final = 6
 """After so many a body is given up."""
 IDLE_SECONDS: Final = 5.0
-"""After so long without work a thread ends."""
+"""After so long without work the thread that looks ends."""
 
 
 class _Interrupt(BaseException):
@@ -81,10 +76,6 @@ class _Interrupt(BaseException):
 
 class BodyStoppedError(Exception):
     """The worker stops while a body goes on, or before: another one continues it."""
-
-
-class LostThreadError(BaseException):
-    """This thread was given up while it ran a body, and another one has done its work. Not an `Exception`: nobody handles it."""
 
 
 class Budget:
@@ -125,24 +116,26 @@ class Budget:
         return watched.outcome()
 
     def run_here(
-        self, tracer: Tracer, workflow: str, call: Callable[[], T], lost: Callable[[], object]
-    ) -> T:
+        self, tracer: Tracer, workflow: str, call: Callable[[], T], lost: Callable[[], object],
+        limits: Limits | None = None,
+    ) -> T:  # fmt: skip
         """Run a body on this thread, which is one of `SpareThreads`.
 
         Args:
-            tracer: As for `run`, like `workflow` and `call`; the limits are `CONTINUE`.
+            tracer: As for `run`, like `workflow`, `call` and `limits`.
             workflow: See there.
             call: See there.
             lost: Told, on another thread, that this one is given up; to do what it was to do.
+            limits: See there.
 
         Raises:
             BodyTimeoutError: As `run`, where the body could be interrupted.
             BodyStoppedError: The worker stops, and the body had not begun.
-            LostThreadError: It has come back after `lost` was told.
+            LostThreadError: It has come back after it was given up; `lost` is told.
         """
-        if self._is_stopping:
+        if self._is_stopping and limits is not START:
             raise BodyStoppedError
-        watched = _Watched(tracer, workflow, call, CONTINUE, lost)
+        watched = _Watched(tracer, workflow, call, limits or CONTINUE, lost)
         self._run_body(watched)
         if watched.is_given_up:
             raise LostThreadError
@@ -317,48 +310,6 @@ class _Watched(Generic[T]):
             return self.clock()
         except OSError:  # its thread has ended just now
             return 0.0
-
-
-class SpareThreads:
-    """Threads that may be lost to what they run. They are made when needed, kept for a while, and never joined."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[SimpleQueue[Callable[[], Tell]]] = []
-
-    def begin(self, job: Callable[..., Tell], *args: Any) -> None:
-        """Run a job, which raises nothing, on a thread that has nothing to do; return at once.
-
-        The function that the job returns is called after its thread has become idle. So a caller that is woken by it gets the
-        same thread for its next job; two threads in turn cost a quarter more processor time.
-
-        Raises:
-            RuntimeError: The system gives no more threads.
-        """
-        with self._lock:
-            jobs = self._idle.pop() if self._idle else None
-        if jobs is None:
-            jobs = SimpleQueue()
-            threading.Thread(target=self._run, args=(jobs,), name="ckworkflow-body", daemon=True).start()
-        jobs.put(lambda: job(*args))
-
-    def _run(self, jobs: SimpleQueue[Callable[[], Tell]]) -> None:
-        while True:
-            try:
-                job = jobs.get(timeout=IDLE_SECONDS)
-            except Empty:
-                with self._lock:
-                    if jobs in self._idle:
-                        self._idle.remove(jobs)
-                        return
-                continue  # it is about to come
-            tell = job()
-            del job  # and with it the body
-            with self._lock:
-                self._idle.append(jobs)
-            if tell is not None:
-                tell()
-                del tell
 
 
 class _Clocks(threading.local):

@@ -23,7 +23,7 @@ from ckworkflow.plan import Chain, Task
 from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
-from ckworkflow.store.transaction import Rows, Transaction
+from ckworkflow.store.transaction import Asked, Transaction
 from ckworkflow.store.writer import LAST
 from ckworkflow.tracing import UnresolvableError
 
@@ -131,13 +131,13 @@ def _claim_at_once(
 
     def work(tx: Transaction) -> Works[tuple[str, NodeRow] | None]:
         now = engine.database.about_now()
-        locking = runs.ask_lock(tx, run_id, engine.database)
-        claiming = claims.ask_claim(
+        locking = runs.lock_run(tx, run_id, engine.database)
+        claiming = claims.claim(
             tx, run_id, node_id, generation=generation, name=step, owner=engine.owner, at=now
         )
         runs.begin_run(tx, run_id, node_id, owner=engine.owner, at=now)
         yield LAST
-        run, row = runs.locked_run(locking, run_id, engine.database), claims.taken(claiming)
+        run, row = locking.get(), claiming.get()
         return None if row is None else (run.workflow, row)
 
     taken = engine.database.transact_run(run_id, work)
@@ -148,14 +148,14 @@ def _claim(
     engine: Engine, tx: Transaction, run_id: RunId, node_id: NodeId, generation: int, step: str, *,
     opens: bool, may_begin: MayRun | None,
 ) -> Works[Claimed | Early | Dropped]:  # fmt: skip
-    locking, loading = runs.ask_lock(tx, run_id, engine.database), nodes.ask_node(tx, run_id, node_id)
-    holding = windows.ask_held(tx, run_id) if opens else None
+    locking, loading = runs.lock_run(tx, run_id, engine.database), nodes.load_node(tx, run_id, node_id)
+    holding = windows.first_held(tx, run_id) if opens else None
     yield None
-    run, row = runs.locked_run(locking, run_id, engine.database), nodes.loaded_node(loading)
+    run, row = locking.get(), loading.get()
     if row is not None and row.unmet and not run.status.is_final:
         if (early := _settle(engine, tx, run, row)) is not None:
             return early
-        row = nodes.load_node(tx, run_id, node_id)
+        row = nodes.load_node(tx, run_id, node_id).get()
     if run.status.is_final:
         return Dropped("the run has ended")
     if row is None or (row.generation, row.name) != (generation, step):
@@ -185,7 +185,7 @@ def _claim(
         begun = {"status": RunStatus.RUNNING, "started_at": run.now}
     engine.schedule(tx, run, Followup(), **begun)
     claimed = Claimed(run_id, run.workflow, row, tuple(value["args"]), value["kwargs"], error, opens)
-    if holding is None or (held := windows.first_held(tx, run_id, holding)) is None:
+    if holding is None or (held := holding.get()) is None:
         return claimed
     return _open(engine, tx, run, claimed, held, may_begin)
 
@@ -229,7 +229,7 @@ def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early
         engine.schedule(tx, run, followup, signals=run.signals + int(wakes_body))
     if row.node_id in followup.ready:
         return None
-    for sleeping in nodes.load_nodes(tx, run.run_id, statuses=[NodeStatus.RUNNING]):
+    for sleeping in nodes.load_nodes(tx, run.run_id, statuses=[NodeStatus.RUNNING]).get():
         if sleeping.kind is NodeKind.SLEEP and row.node_id in nodes.load_targets(sleeping.next):
             return Early((sleeping.due_at or run.now) - run.now)
     return None
@@ -248,13 +248,13 @@ def with_arguments(
 
 def claim_next(
     engine: Engine, tx: Transaction, run: RunRow, followup: Followup, may_run: MayRun,
-    known: Mapping[NodeId, str], *, has_held: bool, held: Rows | None = None,
+    known: Mapping[NodeId, str], *, has_held: bool, held: Asked[NodeRow | None] | None = None,
 ) -> Claimed | None:  # fmt: skip
-    """Claim one of the steps that have become ready, or one of a wide group that is held back (`ask_held`)."""
+    """Claim one of the steps that have become ready, or one of a wide group that is held back (`windows.first_held`)."""
     row = next((row for row in followup.rows.values() if _is_free(row, run) and may_run(row.name)), None)
     is_held = row is None and has_held and not followup.ready and not followup.wakes_body
     if is_held:
-        row = windows.first_held(tx, run.run_id, held or windows.ask_held(tx, run.run_id))
+        row = (held or windows.first_held(tx, run.run_id)).get()
         if row is None or not (_is_free(row, run) and may_run(row.name)):
             return None  # it stays held: the claim of this step's message has opened the next already
     found = None if row is None else with_arguments(tx, run, row, known, opens=has_held)

@@ -15,13 +15,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ckworkflow import codec
+from ckworkflow.background import SpareThreads
 from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import BodyCache
-from ckworkflow.engine.budget import Budget, SpareThreads
+from ckworkflow.engine.budget import Budget
 from ckworkflow.engine.detector import FailureDetector
 from ckworkflow.engine.host import Host
 from ckworkflow.engine.identity import this_process
-from ckworkflow.engine.queues import QueueWatch
+from ckworkflow.engine.queues import QueueWatch, WorkerLook
 from ckworkflow.engine.resolve import resolve_tree
 from ckworkflow.engine.suspects import Suspects
 from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS, RunWatch
@@ -129,6 +130,7 @@ class Engine:
         self.queues: frozenset[str] | None = None
         """The queues that this process consumes, once that is known."""
         self.queue_watch = QueueWatch()
+        self.worker_look = WorkerLook()
         self.spare_threads = SpareThreads()
         self.budget = Budget(self.spare_threads)
         self.advancing: dict[RunId, float] = {}

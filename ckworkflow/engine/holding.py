@@ -256,7 +256,7 @@ def tell(run_id: RunId, held: Hold, error: BaseException | None = None) -> None:
 
 def _look_at(tx: Transaction, run: RunRow, held: Hold) -> datetime:
     """When the clock must look at a held run: at its end, or earlier where a sleep ends or a step is due again."""
-    rows = nodes.load_nodes(tx, run.run_id, statuses=nodes.LIVE)
+    rows = nodes.load_nodes(tx, run.run_id, statuses=nodes.LIVE).get()
     return min([held.until, *(row.due_at for row in rows if row.due_at and row.due_at > run.now)])
 
 
@@ -343,8 +343,8 @@ def hold_unknown_step(
     data.pop("traceback", None)
 
     def hold(tx: Transaction) -> tuple[NodeRow, bool] | None:
-        run = runs.lock_run(tx, run_id, engine.database)
-        row = nodes.load_node(tx, run_id, node_id)
+        run = runs.lock_run(tx, run_id, engine.database).get()
+        row = nodes.load_node(tx, run_id, node_id).get()
         if (
             run.status.is_final
             or row is None
@@ -377,7 +377,7 @@ def why(tx: Transaction, run_id: RunId, text: str | None) -> str | None:
         return held.reason
     if not _has_steps(text):
         return None
-    steps = held_steps(nodes.load_nodes(tx, run_id, statuses=[NodeStatus.PLANNED]))
+    steps = held_steps(nodes.load_nodes(tx, run_id, statuses=[NodeStatus.PLANNED]).get())
     return f"step {steps[0].step} cannot run: {steps[0].reason}" if steps else None
 
 
@@ -405,13 +405,15 @@ def _may_let_go(held: Hold | None, workflow: str) -> bool:
 
 
 def _let_go(engine: Engine, tx: Transaction, run_id: RunId) -> bool:
-    run = runs.lock_run(tx, run_id, engine.database)
+    run = runs.lock_run(tx, run_id, engine.database).get()
     if run.status.is_final:
         return False
     held, values = read(run.held), dict[str, Any]()
     if _may_let_go(held, run.workflow):
         held, values = None, {"spins": 0, "spins_since": None}
-    planned = nodes.load_nodes(tx, run_id, statuses=[NodeStatus.PLANNED]) if _has_steps(run.held) else []
+    planned = (
+        nodes.load_nodes(tx, run_id, statuses=[NodeStatus.PLANNED]).get() if _has_steps(run.held) else []
+    )
     steps = [row for row in planned if held_step(row) is not None and row.name in registry.steps]
     for row in steps:
         error = codec.dumps({**_error(row), _TRIES: 0})

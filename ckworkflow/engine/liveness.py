@@ -89,7 +89,7 @@ def release_orphans(engine: Engine, suspects: Orphans) -> Orphans:
         )
 
         def free(tx: Transaction, run_id: RunId = run_id, claim: Claim = (node_id, attempt)) -> None:
-            run = runs.lock_run(tx, run_id, engine.database)
+            run = runs.lock_run(tx, run_id, engine.database).get()
             _free(engine, tx, run, owner, {claim}, is_lost=False)
 
         engine.database.transact(free)
@@ -111,8 +111,8 @@ def leave(engine: Engine) -> None:
 
 def _give_back(engine: Engine, tx: Transaction, run_id: RunId) -> None:
     """Release what this process owns in a run, at no cost: it leaves, and nothing was lost."""
-    run = runs.lock_run(tx, run_id, engine.database)
-    for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
+    run = runs.lock_run(tx, run_id, engine.database).get()
+    for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]).get():
         if row.owner == engine.owner:
             records.suspend_attempt(
                 tx, run, row, outcome=AttemptOutcome.RELEASED, due_at=run.now, is_free=True,
@@ -175,7 +175,7 @@ def _reap(
     for run_id, claims in owned.items():
 
         def free(tx: Transaction, run_id: RunId = run_id, claims: frozenset[Claim] = claims) -> bool:
-            run = runs.lock_run(tx, run_id, engine.database)
+            run = runs.lock_run(tx, run_id, engine.database).get()
             if has_spoken(tx):
                 return False
             _free(engine, tx, run, process_id, claims)
@@ -200,7 +200,7 @@ def _reap(
 
 def _recall(engine: Engine, tx: Transaction, run_id: RunId) -> None:
     """Take back that messages end the sleeps of a run: the dead process may have held them."""
-    run = runs.lock_run(tx, run_id, engine.database)
+    run = runs.lock_run(tx, run_id, engine.database).get()
     if not run.status.is_final:
         records.recall_carried(tx, run_id)
         runs.update_run(tx, run_id, wake_at=run.now)
@@ -216,7 +216,9 @@ def _free(
     it; but those are cleared that had outlived what happened to them before (`ckworkflow.engine.suspects`).
     """
     signals = run.signals
-    for row in nodes.load_nodes(tx, run.run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]):
+    for row in nodes.load_nodes(
+        tx, run.run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]
+    ).get():
         if row.owner != process_id or (row.node_id, row.attempt) not in claims:
             continue
         if (run.run_id, row.node_id) in engine.active:
@@ -228,7 +230,8 @@ def _free(
                 f"A step that is killed with its process usually needs more memory than there is.",
                 kind="worker_lost",
             )
-            records.end_attempt(tx, run, row, output=None, error=failures.dumps(error))
+            error_text = failures.dumps(error)
+            records.end_attempt(tx, run.run_id, row, output=None, error=error_text, at=run.now).get()
             signals += 1
         else:
             records.suspend_attempt(

@@ -19,10 +19,11 @@ from ckworkflow import codec
 from ckworkflow.background import OffLoop
 from ckworkflow.engine import failures, holding
 from ckworkflow.engine.installation import ready_engine
+from ckworkflow.engine.queues import is_worker_alive
 from ckworkflow.engine.watch import LoopEvent
 from ckworkflow.errors import ReturnValueTimeoutError, RunFailedError
 from ckworkflow.model import RunId, RunStatus
-from ckworkflow.store import processes, runs
+from ckworkflow.store import runs
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
@@ -82,7 +83,7 @@ class _Caller:
         waited, left = now - self._began, self.left
         if left is not None and left <= 0:
             raise self.late(
-                is_worker_alive=_is_worker_alive(engine), held=_why_held(engine, record),
+                is_worker_alive=is_worker_alive(engine), held=_why_held(engine, record),
                 has_begun=record.status is not RunStatus.PENDING,
             )  # fmt: skip
         if waited >= NO_WORKER_SECONDS and not self._is_warned:
@@ -112,7 +113,7 @@ class _Caller:
         """Log once why the run may take long."""
         self._is_warned = True
         run_id = record.run_id
-        if not _is_worker_alive(self._engine):
+        if not is_worker_alive(self._engine):
             logger.warning(
                 "run %s waits: no worker is alive. Run `celery -A ckworkflow worker`, or load the bot extension.",
                 run_id,
@@ -173,10 +174,6 @@ def _outcome(record: RunRecord) -> Any:
         record.run_id, record.workflow, failures.one_line(record.error) or "cancelled"
     )
     raise error from (failures.loads(record.error) if record.error else None)
-
-
-def _is_worker_alive(engine: Engine) -> bool:
-    return engine.database.read(lambda tx: processes.has_live_worker(tx, now=engine.database.now(tx)))
 
 
 def _why_held(engine: Engine, record: RunRecord) -> str | None:

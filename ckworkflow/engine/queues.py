@@ -1,4 +1,4 @@
-"""Queues that nobody consumes: a step whose message lies in one waits for ever, and somebody has to say so.
+"""Queues that nobody consumes, and runs that no worker is there for: they wait for ever, and somebody has to say so.
 
 Each worker tells in its row which queues it consumes. A clock that publishes a step again, since its message was not
 claimed, looks whether any live worker could have claimed it. While one lives that does not tell (of an older release),
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import processes
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ckworkflow.model import RunId
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["QueueWatch", "advice", "unconsumed"]
+__all__ = ["QueueWatch", "WorkerLook", "advice", "is_worker_alive", "unconsumed"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ LOOK_SECONDS = 10.0
 """How long a queue that was consumed is taken to be consumed still."""
 SAY_SECONDS = 300.0
 """How long it is before the same is said of a queue again."""
+WORKER_LOOK_SECONDS = 60.0
+"""So seldom does a process that starts runs look for a worker."""
 
 
 def unconsumed(
@@ -88,3 +91,39 @@ class QueueWatch:
                 "%s (run %s waits)", advice(queue, steps), run_id,
                 extra={"run_id": run_id, "queue": queue, "steps": steps},
             )  # fmt: skip
+
+
+class WorkerLook:
+    """Says in a process that starts runs and works on none, now and then, that nobody does.
+
+    A bot whose workers were forgotten would be silent otherwise: what it starts is safe, and waits.
+    """
+
+    def __init__(self) -> None:
+        self._next = time.monotonic()
+
+    def after_start(self, engine: Engine, run_id: RunId) -> None:
+        """Look for a worker; at most one of the starts of a minute does so."""
+        now = time.monotonic()
+        if now < self._next or engine.host.runs_steps:
+            return
+        self._next = now + WORKER_LOOK_SECONDS
+        try:
+            is_alive = is_worker_alive(engine)
+        except DatabaseUnavailableError:  # the run is committed, and who asks for it is told
+            return
+        if not is_alive:
+            logger.warning(
+                "run %s is safe, and waits: no worker is alive. Run `celery -A ckworkflow worker`, or load the bot extension.",
+                run_id,
+                extra={"run_id": run_id},
+            )
+
+
+def is_worker_alive(engine: Engine) -> bool:
+    """Whether any worker has renewed its row lately.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+    """
+    return engine.database.read(lambda tx: processes.has_live_worker(tx, now=engine.database.now(tx)))

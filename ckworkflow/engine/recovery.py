@@ -117,7 +117,7 @@ def recover(engine: Engine, run_id: RunId) -> None:
     host = engine.host
 
     def work(tx: Transaction) -> Works[tuple[RunRow, Answer]]:
-        return _recover(engine, tx, runs.lock_run(tx, run_id, engine.database), host)
+        return _recover(engine, tx, runs.lock_run(tx, run_id, engine.database).get(), host)
 
     _follow(engine, [engine.database.transact(lambda tx: finish(work, tx))], host, one_by_one)
 
@@ -146,9 +146,9 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
         if engine.try_to_end(tx, run):
             return run, Answer(has_ended=True)
         followup.wakes_body = True
-    asking = nodes.ask_nodes(tx, run_id, statuses=nodes.LIVE)
+    asking = nodes.load_nodes(tx, run_id, statuses=nodes.LIVE)
     yield None
-    rows = nodes.asked_nodes(asking)
+    rows = asking.get()
     ready = [row.node_id for row in rows if _is_ready(row, run)]
     asleep = {
         row.node_id: row.due_at

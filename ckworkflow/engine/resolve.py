@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -65,17 +65,24 @@ def resolve_known(tree: Json, known: Mapping[NodeId, str]) -> Any | None:
 
 def has_references(tree: Json) -> bool:
     """Whether something in an encoded tree stands for a result."""
-    return any(True for _ in _references(tree))
+    return bool(_references(tree))
 
 
-def _references(tree: Any) -> Iterator[tuple[NodeId, Any]]:
+def _references(tree: Json) -> list[tuple[NodeId, Any]]:
+    found: list[tuple[NodeId, Any]] = []
+    _find_references(tree, found)
+    return found
+
+
+def _find_references(tree: Any, found: list[tuple[NodeId, Any]]) -> None:
     if isinstance(tree, dict):
         if tree.get("$") == "ref":
             node_id, path = tree["v"]
-            yield NodeId(node_id), path
+            found.append((NodeId(node_id), path))
             return
-        for value in tree.values():
-            yield from _references(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _references(value)
+        tree = tree.values()
+    elif not isinstance(tree, list):
+        return
+    for value in tree:
+        if isinstance(value, dict | list):
+            _find_references(value, found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -25,15 +27,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from ckworkflow.background import Lost
     from ckworkflow.engine.core import Engine
 
 logger = logging.getLogger(__name__)
 
 
 def start_run(
-    engine: Engine, workflow: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> RunId:
+    engine: Engine, workflow: object, args: tuple[Any, ...], kwargs: Mapping[str, Any],
+    lost: Lost[RunId] | None = None,
+) -> RunId:  # fmt: skip
     """Commit a new run and publish its first steps.
+
+    Args:
+        engine: The engine.
+        workflow: What `@workflow` made.
+        args: Its arguments.
+        kwargs: As `args`.
+        lost: Where this thread may be lost to the body: told if it is, and the run is started by what is done in its place
+            (`Budget.run_here`).
 
     Raises:
         NotAWorkflowError: `workflow` is none.
@@ -53,23 +65,38 @@ def start_run(
     }
     engine.ensure_schema()
     run_id = RunId(uuid.uuid4().hex)
-    host, started_at = engine.host, engine.database.about_now()
+    started_at = engine.database.about_now()
     tracer = Tracer(run_id, make_body(workflow, tree), workflow=workflow.name, started_at=started_at)
-    trace = _first_trace(engine, run_id, workflow, tracer)
+    beginning = _Beginning(run_id, workflow, tree, tracer, started_at)
+    return _commit_run(engine, beginning, _first_trace(engine, beginning, lost))
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """A run that is not in the database yet.
+
+    Attributes:
+        run_id: Its id.
+        workflow: Its workflow.
+        tree: Its arguments, encoded.
+        tracer: Its body.
+        started_at: When it was started.
+    """
+
+    run_id: RunId
+    workflow: Workflow[Any, Any]
+    tree: Any
+    tracer: Tracer
+    started_at: datetime
+
+
+def _commit_run(engine: Engine, beginning: _Beginning, trace: Trace | Exception | None) -> RunId:
+    run_id, workflow, tracer = beginning.run_id, beginning.workflow, beginning.tracer
+    host = engine.host
+    choose = choose_plain(host.may_run if host.runs_steps else None)
     try:
         answer = engine.database.transact_run(
-            run_id,
-            lambda tx: _commit(
-                engine,
-                tx,
-                run_id,
-                workflow,
-                tree,
-                tracer,
-                trace,
-                started_at,
-                choose_plain(host.may_run if host.runs_steps else None),
-            ),
+            run_id, lambda tx: _commit(engine, tx, beginning, trace, choose)
         )
     except BaseException as error:
         tracer.close()
@@ -89,27 +116,43 @@ def start_run(
 
 
 def _first_trace(
-    engine: Engine, run_id: RunId, workflow: Workflow[Any, Any], tracer: Tracer
+    engine: Engine, beginning: _Beginning, lost: Lost[RunId] | None
 ) -> Trace | Exception | None:
     """Run a body to its first wait; return what it raised, or `None` if it takes longer than a caller should wait.
 
     Raises:
         MainModuleError: It calls a step that no worker would find. The body is closed.
+        LostThreadError: It took this thread; `lost` is told.
     """
+    run_id, tracer, name = beginning.run_id, beginning.tracer, beginning.workflow.name
     try:
-        trace = engine.budget.run(tracer, workflow.name, tracer.resume, budget.START)
+        if lost is None:
+            trace = engine.budget.run(tracer, name, tracer.resume, budget.START)
+        else:
+            rest = partial(_commit_untraced, engine, beginning)
+            trace = engine.budget.run_here(
+                tracer, name, tracer.resume, partial(lost, rest), budget.START
+            )
     except BodyTimeoutError as error:
         logger.warning("run %s: %s A worker tries it again.", run_id, error, extra={"run_id": run_id})
         return None
     except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
         return error
     try:
-        for name in {node.name for node in trace.nodes if node.kind is NodeKind.STEP}:
-            check_main(registry.require_step(name))
+        for step in {node.name for node in trace.nodes if node.kind is NodeKind.STEP}:
+            check_main(registry.require_step(step))
     except MainModuleError:
         tracer.close()
         raise
     return trace
+
+
+def _commit_untraced(engine: Engine, beginning: _Beginning) -> RunId:
+    run_id = beginning.run_id
+    logger.warning(
+        "run %s: its body did not come back. A worker tries it again.", run_id, extra={"run_id": run_id}
+    )
+    return _commit_run(engine, beginning, None)
 
 
 def _log_start(run_id: RunId, workflow: str) -> None:
@@ -147,18 +190,19 @@ def end_text(trace: Trace) -> str | None:
 
 
 def _commit(
-    engine: Engine, tx: Transaction, run_id: RunId, workflow: Workflow[Any, Any], tree: Any, tracer: Tracer,
-    trace: Trace | BaseException | None, started_at: datetime, choose: plans.Choose | None,
+    engine: Engine, tx: Transaction, beginning: _Beginning, trace: Trace | Exception | None,
+    choose: plans.Choose | None,
 ) -> Answer:  # fmt: skip
     """Write the run."""
+    run_id, workflow = beginning.run_id, beginning.workflow
     now = engine.database.about_now()
     wake_at = now + engine.settings.redispatch_after
     run = RunRow(
         run_id, workflow.name, workflow.source_hash, RunStatus.PENDING, None, wake_at, 0, 0, 0, 0, 1,
-        started_at, None, now,
+        beginning.started_at, None, now,
     )  # fmt: skip
-    input_ = codec.dumps(tree)
-    if isinstance(trace, BaseException):
+    input_ = codec.dumps(beginning.tree)
+    if isinstance(trace, Exception):
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
         engine.finish(tx, run, output=None, error=failures.dumps(trace))
         return Answer(has_ended=True)
@@ -192,6 +236,14 @@ def _commit(
         wake_at = now
         runs.update_run(tx, run_id, wake_at=wake_at)
     values["wake_at"] = wake_at
-    body = Body(tracer, 1, int(has_news), 0, set(plan.nodes), followup.join_rows, run._replace(**values))
+    body = Body(
+        beginning.tracer,
+        1,
+        int(has_news),
+        0,
+        set(plan.nodes),
+        followup.join_rows,
+        run._replace(**values),
+    )
     engine.wake_at(wake_at)
     return Answer(pieces, taken=followup.begun, body=body)

@@ -55,7 +55,7 @@ def _owned_by(tx: Transaction, pid: int) -> Sequence[Claimed]:
     found = []
     for process in _here(tx, [pid]):
         for run_id, node_id, _ in nodes.owned_nodes(tx, process.process_id):
-            row = nodes.load_node(tx, run_id, node_id)
+            row = nodes.load_node(tx, run_id, node_id).get()
             if row is not None:
                 found.append(Claimed(run_id, runs.read_run(tx, run_id).workflow, row, (), {}))
     return found
@@ -96,8 +96,8 @@ def revoke(
     """
 
     def work(tx: Transaction) -> tuple[Claimed, Answer, int | None] | None:
-        run = runs.lock_run(tx, run_id, engine.database)
-        row, pid = nodes.load_node(tx, run_id, node_id), None
+        run = runs.lock_run(tx, run_id, engine.database).get()
+        row, pid = nodes.load_node(tx, run_id, node_id).get(), None
         if (
             run.status.is_final
             or row is None

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.store.expectations import expecting
-from ckworkflow.store.nodes import AFTER, COLUMNS, HERE, NodeRow, node_row, update_node
+from ckworkflow.store.nodes import AFTER, COLUMNS, HERE, NodeRow, node_row, one_node, update_node
 from ckworkflow.store.tables import nodes
-from ckworkflow.store.transaction import Prepared, Rows
+from ckworkflow.store.transaction import Asked, Prepared, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
@@ -35,33 +35,34 @@ def begin_attempt(tx: Transaction, run: RunRow, row: NodeRow, *, owner: str) -> 
     return row._replace(**changes)
 
 
-def ask_take(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> Rows:
-    """Ask for a step that has never begun and whose last predecessor ends in this transaction.
+def take(
+    tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime
+) -> Asked[NodeRow | None]:
+    """Take a step that has never begun and whose last predecessor ends in this transaction.
 
-    It is asked for before that is known to be so; if it turns out not to be, the same transaction gives it back, in the same transaction.
+    It is asked for before that is known to be so; if it turns out not to be, the transaction is undone. `None`: it is not so
+    that it waits for one thing only.
     """
-    return tx.execute(_TAKE, {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at})
+    values = {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at}
+    return Asked(tx.execute(_TAKE, values), one_node)
 
 
 def expect_take(
     tx: Transaction, run_id: RunId, node_id: NodeId, *, generation: int, owner: str, at: datetime
-) -> Rows:
-    """Take a step that is expected to wait for nothing but what this transaction records: see `expected_take`."""
-    return tx.execute(
-        _EXPECTED_TAKE,
-        {
-            "b_run": run_id, "b_node": node_id, "b_generation": generation, "v_owner": owner, "v_now": at,
-        },
-    )  # fmt: skip
+) -> Asked[NodeRow]:
+    """Take a step that is expected to wait for nothing but what this transaction records."""
+
+    def read(rows: Rows) -> NodeRow:
+        (row,) = rows.all()
+        return node_row(row[1:])
+
+    values = {
+        "b_run": run_id, "b_node": node_id, "b_generation": generation, "v_owner": owner, "v_now": at,
+    }  # fmt: skip
+    return Asked(tx.execute(_EXPECTED_TAKE, values), read)
 
 
-def expected_take(asked: Rows) -> NodeRow:
-    """Return what `expect_take` has taken."""
-    (row,) = asked.all()
-    return node_row(row[1:])
-
-
-def ask_claim(
+def claim(
     tx: Transaction,
     run_id: RunId,
     node_id: NodeId,
@@ -70,33 +71,25 @@ def ask_claim(
     name: str,
     owner: str,
     at: datetime,
-) -> Rows:
-    """Ask for a step that may begin, as a message names it; `taken` tells whether it could be had.
+) -> Asked[NodeRow | None]:
+    """Claim a step that may begin, as a message names it; `None`: it could not be had.
 
     A step whose arguments refer to results cannot: whether they can be had is known only after reading them.
     """
-    return tx.execute(
-        _CLAIM,
-        {
-            "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,
-            "v_owner": owner, "v_now": at,
-        },
-    )  # fmt: skip
+    values = {
+        "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,
+        "v_owner": owner, "v_now": at,
+    }  # fmt: skip
+    return Asked(tx.execute(_CLAIM, values), one_node)
 
 
-def taken(asked: Rows | None) -> NodeRow | None:
-    """Return the step that `ask_take` has asked for, if it could be had."""
-    row = None if asked is None else asked.one_or_none()
-    return None if row is None else node_row(row)
-
-
-def give_back(tx: Transaction, run_id: RunId, row: NodeRow, *, unmet: int) -> NodeRow:
-    """Undo `ask_take`; `unmet` says whether it still waits."""
-    update_node(
-        tx, run_id, row.node_id, status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None,
-        unmet=unmet,
-    )  # fmt: skip
-    return row._replace(status=NodeStatus.PLANNED, attempt=0, owner=None, started_at=None, unmet=unmet)
+def give_back(tx: Transaction, run_id: RunId, row: NodeRow) -> NodeRow:
+    """Make a step that `take` has taken ready like any other."""
+    changes: dict[str, Any] = {
+        "status": NodeStatus.PLANNED, "attempt": 0, "owner": None, "started_at": None,
+    }  # fmt: skip
+    update_node(tx, run_id, row.node_id, **changes)
+    return row._replace(**changes)
 
 
 _TAKE_UPDATE = (
@@ -106,7 +99,7 @@ _TAKE_UPDATE = (
         nodes.c.status == NodeStatus.PLANNED,
         nodes.c.kind == NodeKind.STEP,
         # Waits for one thing, which ends here. A plan made meanwhile may have another node of this name, which waits for
-        # nothing: it is not to be taken, for who gives it back would have it wait for ever.
+        # nothing, and for which there is a message: it is not to be taken.
         nodes.c.unmet == 1,
         nodes.c.attempt == 0,
         nodes.c.due_at.is_(None),

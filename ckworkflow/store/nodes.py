@@ -14,7 +14,7 @@ from ckworkflow import codec
 from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Join, JoinKind, Plan, PlanNode, sleep_delay, sleep_until
 from ckworkflow.store.tables import attempts, joins, nodes
-from ckworkflow.store.transaction import Prepared, Rows
+from ckworkflow.store.transaction import Asked, Prepared, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
@@ -114,20 +114,21 @@ def is_node(target: str) -> bool:
 
 def load_nodes(
     tx: Transaction, run_id: RunId, *, statuses: Iterable[NodeStatus] | None = None
-) -> list[NodeRow]:
-    """Read the nodes of a run in the order of the trace."""
-    return asked_nodes(ask_nodes(tx, run_id, statuses=statuses))
-
-
-def ask_nodes(tx: Transaction, run_id: RunId, *, statuses: Iterable[NodeStatus] | None = None) -> Rows:
-    """Ask for what `asked_nodes` returns."""
+) -> Asked[list[NodeRow]]:
+    """Ask for the nodes of a run in the order of the trace."""
     query = _all_nodes(None if statuses is None else tuple(statuses))
-    return tx.execute(query, {"b_run": run_id})
+    return Asked(tx.execute(query, {"b_run": run_id}), node_rows)
 
 
-def asked_nodes(asked: Rows) -> list[NodeRow]:
-    """Return what `ask_nodes` has asked for."""
-    return [node_row(row) for row in asked]
+def node_rows(rows: Rows) -> list[NodeRow]:
+    """Read nodes of which `COLUMNS` were asked for."""
+    return [node_row(row) for row in rows]
+
+
+def one_node(rows: Rows) -> NodeRow | None:
+    """Read one node of which `COLUMNS` were asked for; `None` if there is none."""
+    row = rows.one_or_none()
+    return None if row is None else node_row(row)
 
 
 @functools.cache
@@ -167,20 +168,9 @@ _NEWS = Prepared(
 )
 
 
-def load_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> NodeRow | None:
-    """Read one node."""
-    return loaded_node(ask_node(tx, run_id, node_id))
-
-
-def ask_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> Rows:
-    """Ask for a node."""
-    return tx.execute(_LOAD_NODE, {"b_run": run_id, "b_node": node_id})
-
-
-def loaded_node(asked: Rows) -> NodeRow | None:
-    """Return the node that `ask_node` has asked for."""
-    row = asked.one_or_none()
-    return None if row is None else node_row(row)
+def load_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> Asked[NodeRow | None]:
+    """Ask for one node."""
+    return Asked(tx.execute(_LOAD_NODE, {"b_run": run_id, "b_node": node_id}), one_node)
 
 
 def load_outputs(
@@ -218,7 +208,7 @@ _JOINS = Prepared(
 
 def load_plan(tx: Transaction, run_id: RunId, rows: Iterable[NodeRow] | None = None) -> Plan:
     """Read the plan that is left of a run; `rows` are its live nodes, where they are at hand."""
-    live = load_nodes(tx, run_id, statuses=LIVE) if rows is None else rows
+    live = load_nodes(tx, run_id, statuses=LIVE).get() if rows is None else rows
     plan_joins = {
         row[0]: Join(
             row[0],

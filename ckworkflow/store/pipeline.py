@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Asked", "Pipeline"]
+__all__ = ["Pipeline", "Sent"]
 
 LONGEST_WAIT_SECONDS = 60.0
 """Between two looks at whether the connection still lives; the server says so when it goes."""
 
 
-class Asked:
+class Sent:
     """A statement that was sent; `result` is there once somebody has waited for it."""
 
     __slots__ = ("on_ok", "result")
@@ -35,7 +35,7 @@ class Asked:
         self.on_ok = on_ok
 
 
-_SYNC = Asked()
+_SYNC = Sent()
 
 
 class Pipeline:
@@ -55,48 +55,48 @@ class Pipeline:
         self._preparing: set[bytes] = (
             set()
         )  # until their results are read: what comes after an error is not
-        self._asked: deque[Asked] = deque()
+        self._sent: deque[Sent] = deque()
         self._error: Exception | None = None
         self._pg.enter_pipeline_mode()
 
-    def ask(self, name: bytes, sql: bytes, values: Sequence[bytes | None]) -> Asked:
+    def ask(self, name: bytes, sql: bytes, values: Sequence[bytes | None]) -> Sent:
         """Send a statement that is known by a name."""
         if name not in self._prepared and name not in self._preparing:
             self._preparing.add(name)
             self._pg.send_prepare(name, sql)
-            self._asked.append(Asked(lambda: self._prepared.add(name)))
+            self._sent.append(Sent(lambda: self._prepared.add(name)))
         self._pg.send_query_prepared(name, values)
-        asked = Asked()
-        self._asked.append(asked)
-        return asked
+        sent = Sent()
+        self._sent.append(sent)
+        return sent
 
     def say(self, words: bytes) -> None:
         """Send a command without parameters."""
         self._pg.send_query_params(words, None)
-        self._asked.append(Asked())
+        self._sent.append(Sent())
 
-    def wait_for(self, asked: Asked) -> PGresult:
+    def wait_for(self, sent: Sent) -> PGresult:
         """Return the result of a statement."""
-        if asked.result is None:
+        if sent.result is None:
             self._pg.send_flush_request()
-            self._receive(until=asked)
-        if asked.result is None:
+            self._receive(until=sent)
+        if sent.result is None:
             raise AssertionError("a result that was asked for before the last sync")
-        return asked.result
+        return sent.result
 
     def sync(self) -> None:
         """Wait until everything is done."""
         self._pg.pipeline_sync()
-        self._asked.append(_SYNC)
+        self._sent.append(_SYNC)
         self._receive(until=_SYNC)
 
     def close(self) -> None:
         """Wait for what is under way, ignore how it ends, and give the connection back to its driver."""
         try:
             self._error = None
-            if _SYNC not in self._asked:  # or an error has come before the end that `sync` asked for
+            if _SYNC not in self._sent:  # or an error has come before the end that `sync` asks for
                 self._pg.pipeline_sync()
-                self._asked.append(_SYNC)
+                self._sent.append(_SYNC)
             self._receive(until=_SYNC, is_telling=False)
         finally:
             self._pg.exit_pipeline_mode()
@@ -105,15 +105,15 @@ class Pipeline:
         """Give the connection back to its driver; after `sync`."""
         self._pg.exit_pipeline_mode()
 
-    def _receive(self, *, until: Asked, is_telling: bool = True) -> None:
+    def _receive(self, *, until: Sent, is_telling: bool = True) -> None:
         """Read results in the order of what was sent, up to those of `until`."""
         pg = self._pg
         while pg.flush():
             _wait(pg.socket, is_for_writing=True)
             pg.consume_input()
-        asked = None
-        while asked is not until:
-            asked = self._asked.popleft()
+        sent = None
+        while sent is not until:
+            sent = self._sent.popleft()
             while True:
                 while pg.is_busy():
                     _wait(pg.socket)
@@ -121,18 +121,18 @@ class Pipeline:
                 result = pg.get_result()
                 if result is None:
                     break  # the results of the next statement come next
-                self._take(asked, result)
-                if asked is _SYNC:
+                self._take(sent, result)
+                if sent is _SYNC:
                     break  # nothing comes after this one
             if is_telling and self._error is not None:
                 raise self._error
 
-    def _take(self, asked: Asked, result: PGresult) -> None:
+    def _take(self, sent: Sent, result: PGresult) -> None:
         status = result.status
         if status in (_TUPLES, _COMMAND):
-            asked.result = result
-            if asked.on_ok is not None:
-                asked.on_ok()
+            sent.result = result
+            if sent.on_ok is not None:
+                sent.on_ok()
         elif status == _FATAL and self._error is None:
             self._error = _error_of(result)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -27,11 +27,11 @@ from ckworkflow.store.nodes import (
     is_node,
     load_node,
     load_targets,
-    node_row,
+    node_rows,
     update_node,
 )
 from ckworkflow.store.tables import joins, nodes
-from ckworkflow.store.transaction import Prepared, Rows
+from ckworkflow.store.transaction import Asked, Prepared, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
@@ -99,18 +99,12 @@ _EXPECTED_END = expecting(
 
 
 def end_attempt(
-    tx: Transaction, run: RunRow, claimed: NodeRow, *, output: str | None, error: str | None
-) -> list[str] | None:
-    """Write the outcome of an attempt; as `ask_end` and `ended` together."""
-    asked = ask_end(tx, run.run_id, claimed, output=output, error=error, at=run.now)
-    return ended(asked, tx, run, claimed, error=error)
-
-
-def ask_end(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str | None, error: str | None, at: datetime,
     place: tuple[int, datetime] | None = None,
-) -> Rows:  # fmt: skip
-    """Ask for the outcome of an attempt to be written.
+) -> Asked[list[str] | None]:  # fmt: skip
+    """Write the outcome of an attempt; what can be had is what that feeds.
+
+    `None` when it feeds nothing: the node was abandoned, or is no longer this owner's, and then nothing was written.
 
     Args:
         tx: A transaction that has asked for the lock of the run.
@@ -121,8 +115,17 @@ def ask_end(
         at: When it ended.
         place: As what and when the body is told of it, where that is foreseen.
     """
+
+    def read(rows: Rows) -> list[str] | None:
+        row = rows.one_or_none()
+        if row is None:
+            return None
+        if error is not None:  # of one that gave a result the node itself tells all
+            add_attempt(tx, run_id, claimed, outcome=AttemptOutcome.FAILED, error=error, now=at)
+        return None if row[0] == NodeStatus.ABANDONED else load_targets(row[1])
+
     delivered, delivered_at = place or (None, None)
-    rows: Rows = tx.execute(
+    rows = tx.execute(
         _END,
         {
             "b_run": run_id, "b_node": claimed.node_id, "b_owner": claimed.owner,
@@ -131,14 +134,14 @@ def ask_end(
             "v_status": NodeStatus.FAILED if output is None else NodeStatus.COMPLETED,
         },
     )  # fmt: skip
-    return rows
+    return Asked(rows, read)
 
 
 def expect_end(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str, at: datetime,
     place: tuple[int, datetime] | None = None,
 ) -> None:  # fmt: skip
-    """Write the result of an attempt that is expected to belong to its owner still, as `ask_end` does."""
+    """Write the result of an attempt that is expected to belong to its owner still, as `end_attempt` does."""
     delivered, delivered_at = place or (None, None)
     tx.execute(
         _EXPECTED_END,
@@ -148,22 +151,6 @@ def expect_end(
             "v_delivered": delivered, "v_delivered_at": delivered_at, "v_status": NodeStatus.COMPLETED,
         },
     )  # fmt: skip
-
-
-def ended(
-    asked: Rows, tx: Transaction, run: RunRow, claimed: NodeRow, *, error: str | None
-) -> list[str] | None:
-    """Return what the record makes ready.
-
-    `None` when it feeds nothing: the node was abandoned, or is no longer this owner's, and then nothing was
-    written.
-    """
-    row = asked.one_or_none()
-    if row is None:
-        return None
-    if error is not None:  # of one that gave a result the node itself tells all
-        add_attempt(tx, run.run_id, claimed, outcome=AttemptOutcome.FAILED, error=error, now=run.now)
-    return None if row[0] == NodeStatus.ABANDONED else load_targets(row[1])
 
 
 def suspend_attempt(
@@ -194,7 +181,7 @@ def suspend_attempt(
 
 
 def _owned_status(tx: Transaction, run_id: RunId, claimed: NodeRow) -> NodeStatus | None:
-    row = load_node(tx, run_id, claimed.node_id)
+    row = load_node(tx, run_id, claimed.node_id).get()
     if row is None or (row.owner, row.attempt) != (claimed.owner, claimed.attempt):
         return None
     return row.status if row.status in (NodeStatus.RUNNING, NodeStatus.ABANDONED) else None
@@ -202,7 +189,7 @@ def _owned_status(tx: Transaction, run_id: RunId, claimed: NodeRow) -> NodeStatu
 
 def feeding(
     tx: Transaction, run: RunRow, targets: Iterable[str], *, base: datetime, followup: Followup,
-    counted: Rows | None = None,
+    counted: Asked[Fired | None] | None = None,
 ) -> Works[None]:  # fmt: skip
     """Count a record in what comes after it; yields where rows are about to be read.
 
@@ -212,53 +199,66 @@ def feeding(
         targets: The `next` of the recorded node.
         base: When it was recorded, from which a sleep after it counts.
         followup: Gets what that makes possible.
-        counted: What `ask_count` has asked for, where the only target is a join.
+        counted: What `count` gave, where the only target is a join.
     """
     node_ids: list[str] = []
-    counting: list[Rows] = []
+    counting: list[Asked[Fired | None]] = []
     if counted is not None:
         counting, targets = [counted], ()
     for target in targets:
         if is_node(target):
             node_ids.append(target)
         else:
-            counting.append(ask_count(tx, run.run_id, target))
+            counting.append(count(tx, run.run_id, target))
     beginning = _ask_ready(tx, run, node_ids)
     if counted is None and (counting or beginning):
         yield None
     joined: list[str] = []
     for asked in counting:
-        row = asked.one_or_none()
-        if row is None or row[0] != 0:
+        fired = asked.get()
+        if fired is None:
             continue
-        kind = JoinKind(row[1])
-        followup.wakes_body |= kind is JoinKind.WAIT
-        followup.ends_run |= kind is JoinKind.END
-        if kind is JoinKind.CHORD:
-            joined.extend(load_targets(row[2]))
+        followup.wakes_body |= fired.kind is JoinKind.WAIT
+        followup.ends_run |= fired.kind is JoinKind.END
+        if fired.kind is JoinKind.CHORD:
+            joined.extend(fired.next)
     if joined:
         beginning.extend(_ask_ready(tx, run, joined))
         yield None
     _begin(tx, run, beginning, base=base, followup=followup)
 
 
-def ask_count(tx: Transaction, run_id: RunId, join_id: str) -> Rows:
-    """Count a record in a join, perhaps before it is known to stand; `count_back` undoes that."""
-    return tx.execute(_COUNT, {"b_run": run_id, "b_join": join_id, "b_by": 1})
+class Fired(NamedTuple):
+    """A join that has nothing left to wait for.
+
+    Attributes:
+        kind: What it was for.
+        next: What it feeds.
+    """
+
+    kind: JoinKind
+    next: list[str]
 
 
-def count_back(tx: Transaction, run_id: RunId, join_id: str) -> None:
-    """Undo `ask_count`."""
-    tx.execute(_COUNT, {"b_run": run_id, "b_join": join_id, "b_by": -1})
+def count(tx: Transaction, run_id: RunId, join_id: str) -> Asked[Fired | None]:
+    """Count a record in a join, perhaps before it is known to stand: if it does not, the transaction is undone.
+
+    What can be had is the join, if this was the last that it waited for.
+    """
+    return Asked(tx.execute(_COUNT, {"b_run": run_id, "b_join": join_id}), _fired)
 
 
-_BY = sa.bindparam("b_by", type_=sa.Integer)
+def _fired(rows: Rows) -> Fired | None:
+    row = rows.one_or_none()
+    return None if row is None or row[0] != 0 else Fired(JoinKind(row[1]), load_targets(row[2]))
+
+
 _COUNT = Prepared(
     sa.update(joins)
     .where(joins.c.run_id == sa.bindparam("b_run"), joins.c.join_id == sa.bindparam("b_join"))
     .values(
-        remaining=joins.c.remaining - _BY,
-        state=sa.case((joins.c.remaining == _BY, sa.literal("fired")), else_=sa.literal("open")),
+        remaining=joins.c.remaining - 1,
+        state=sa.case((joins.c.remaining == 1, sa.literal("fired")), else_=sa.literal("open")),
     )
     .returning(joins.c.remaining, joins.c.kind, joins.c.next)
 )
@@ -274,19 +274,22 @@ def make_ready(
     _begin(tx, run, _ask_ready(tx, run, node_ids), base=base, followup=followup)
 
 
-def _ask_ready(tx: Transaction, run: RunRow, node_ids: Sequence[str]) -> list[Rows]:
+def _ask_ready(tx: Transaction, run: RunRow, node_ids: Sequence[str]) -> list[Asked[list[NodeRow]]]:
     if not node_ids:
         return []
     if len(node_ids) == 1:
-        return [tx.execute(_MAKE_ONE_READY, {"b_run": run.run_id, "b_node": node_ids[0]})]
-    here = sa.and_(nodes.c.run_id == run.run_id, nodes.c.node_id.in_(node_ids))
-    return [Rows(tx.execute(_MAKE_READY.where(here)).all())]
+        rows = tx.execute(_MAKE_ONE_READY, {"b_run": run.run_id, "b_node": node_ids[0]})
+    else:
+        here = sa.and_(nodes.c.run_id == run.run_id, nodes.c.node_id.in_(node_ids))
+        rows = Rows(tx.execute(_MAKE_READY.where(here)).all())
+    return [Asked(rows, node_rows)]
 
 
 def _begin(
-    tx: Transaction, run: RunRow, beginning: Sequence[Rows], *, base: datetime, followup: Followup
-) -> None:
-    rows = [node_row(row) for asked in beginning for row in asked]
+    tx: Transaction, run: RunRow, beginning: Sequence[Asked[list[NodeRow]]], *, base: datetime,
+    followup: Followup,
+) -> None:  # fmt: skip
+    rows = [row for asked in beginning for row in asked.get()]
     for row in sorted(rows, key=lambda row: row.position):
         if row.kind is not NodeKind.SLEEP:
             followup.ready.append(row.node_id)

@@ -14,7 +14,7 @@ from ckworkflow.errors import RunNotFoundError
 from ckworkflow.model import NodeId, RunId, RunStatus
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.tables import nodes, runs
-from ckworkflow.store.transaction import Prepared, Rows
+from ckworkflow.store.transaction import Asked, Prepared, Rows
 from ckworkflow.store.verdicts import ConstraintError
 
 if TYPE_CHECKING:
@@ -96,20 +96,23 @@ def was_inserted(error: Exception, database: Database, run_id: RunId) -> bool:
     return database.transact(look)
 
 
-def lock_run(tx: Transaction, run_id: RunId, database: Database) -> RunRow:
+def lock_run(tx: Transaction, run_id: RunId, database: Database) -> Asked[RunRow]:
     """Lock a run until the transaction ends: the first lock of every transaction on it.
 
-    Raises:
-        RunNotFoundError: No run has this id.
+    What is asked for next is done under the lock. `get` raises `RunNotFoundError` if no run has this id.
     """
-    return locked_run(ask_lock(tx, run_id, database), run_id, database)
 
+    def read(rows: Rows) -> RunRow:
+        row = rows.one_or_none()
+        if row is None:
+            raise RunNotFoundError(run_id)
+        count = len(_LOCKED)
+        now = database.note_now(row[count]) if database.has_server_clock else database.about_now()
+        return _locked(run_id, row[:count], now)
 
-def ask_lock(tx: Transaction, run_id: RunId, database: Database) -> Rows:
-    """Ask for the lock; what is asked for next is done under it."""
     # A server's time comes with the row: one round trip.
     statement = _LOCK_RUN_AND_TIME if database.has_server_clock else _LOCK_RUN
-    return tx.execute(statement, {"b_run": run_id})
+    return Asked(tx.execute(statement, {"b_run": run_id}), read)
 
 
 def expect_run(tx: Transaction, run: RunRow) -> None:
@@ -126,20 +129,6 @@ def expect_run(tx: Transaction, run: RunRow) -> None:
 def begin_run(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at: datetime) -> None:
     """Note that a run has begun, if a process has just claimed a node of it and it had not begun before."""
     tx.execute(_BEGIN_RUN, {"b_run": run_id, "b_node": node_id, "b_owner": owner, "v_at": at})
-
-
-def locked_run(asked: Rows, run_id: RunId, database: Database) -> RunRow:
-    """Return the run that `ask_lock` has locked.
-
-    Raises:
-        RunNotFoundError: No run has this id.
-    """
-    row = asked.one_or_none()
-    if row is None:
-        raise RunNotFoundError(run_id)
-    count = len(_LOCKED)
-    now = database.note_now(row[count]) if database.has_server_clock else database.about_now()
-    return _locked(run_id, row[:count], now)
 
 
 def _locked(run_id: RunId, values: Sequence[Any], now: datetime) -> RunRow:

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -30,11 +30,20 @@ from ckworkflow.store.verdicts import Verdict, give_verdict
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from ckworkflow.store.pipeline import Asked
+    from ckworkflow.store.pipeline import Sent
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["SESSION", "Prepared", "Rows", "Transaction", "is_direct", "no_unicode", "refuse_nul"]
+__all__ = [
+    "SESSION",
+    "Asked",
+    "Prepared",
+    "Rows",
+    "Transaction",
+    "is_direct",
+    "no_unicode",
+    "refuse_nul",
+]
 
 Parameters = Mapping[str, Any]
 
@@ -42,6 +51,9 @@ Parameters = Mapping[str, Any]
 def is_direct(dialect: Dialect) -> bool:
     """Whether prepared statements go to the driver directly, as they do to the drivers that are known here."""
     return dialect.driver in ("pysqlite", "psycopg")
+
+
+T = TypeVar("T")
 
 
 class Rows:
@@ -75,6 +87,24 @@ class Rows:
 
 
 _NO_ROWS = Rows([])
+
+
+class Asked(Generic[T]):
+    """What a transaction has asked for: a server works on it, and `get` waits for it.
+
+    Args:
+        rows: The rows that are to come.
+        read: Makes of them what was asked for.
+    """
+
+    __slots__ = ("_read", "_rows")
+
+    def __init__(self, rows: Rows, read: Callable[[Rows], T]) -> None:
+        self._rows, self._read = rows, read
+
+    def get(self) -> T:
+        """Return it, once; raises what the function says that has asked for it."""
+        return self._read(self._rows)
 
 
 class Prepared:
@@ -124,12 +154,15 @@ class _Form:
         Raises:
             RefusedValueError: A text has a NUL character.
         """
-        given = [parameters.get(name, default) for name, default, _ in self.binds]
-        refuse_nul(given)
-        return [
-            value if encode is None else encode(value)
-            for value, (_, _, encode) in zip(given, self.binds, strict=True)
-        ]
+        # Some fifty for each step, so `refuse_nul` is asked only where there is one.
+        values: list[Any] = []
+        get = parameters.get
+        for name, default, encode in self.binds:
+            value = get(name, default)
+            if isinstance(value, str) and "\0" in value:
+                refuse_nul([value])
+            values.append(value if encode is None else encode(value))
+        return values
 
     def rows(self, found: list[Any]) -> list[Any]:
         """What the driver gave, decoded."""
@@ -300,9 +333,9 @@ class Transaction:
             values = form.values(parameters or {})
             if isinstance(form, _TextForm):
                 pipeline = self._enter_pipeline()
-                asked = pipeline.ask(form.name, form.text, values)
+                sent = pipeline.ask(form.name, form.text, values)
                 return (
-                    Rows(None, lambda: self._fetch(form, pipeline, asked)) if form.has_rows else _NO_ROWS
+                    Rows(None, lambda: self._fetch(form, pipeline, sent)) if form.has_rows else _NO_ROWS
                 )
             cursor = self._driver.execute(form.sql, values)
             return Rows(form.rows(cursor.fetchall())) if form.has_rows else _NO_ROWS
@@ -425,9 +458,9 @@ class Transaction:
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
 
-    def _fetch(self, form: _TextForm, pipeline: Pipeline, asked: Asked) -> list[Any]:
+    def _fetch(self, form: _TextForm, pipeline: Pipeline, sent: Sent) -> list[Any]:
         try:
-            return form.result(pipeline.wait_for(asked))
+            return form.result(pipeline.wait_for(sent))
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ckworkflow.model import NodeId, NodeStatus, RunId
-from ckworkflow.store.nodes import COLUMNS, HERE, NodeRow, node_row
+from ckworkflow.store.nodes import COLUMNS, HERE, NodeRow, one_node
 from ckworkflow.store.tables import nodes
-from ckworkflow.store.transaction import Prepared, Rows
+from ckworkflow.store.transaction import Asked, Prepared, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
@@ -43,20 +43,17 @@ def hold(
     )
 
 
-def ask_held(tx: Transaction, run_id: RunId) -> Rows:
-    """Ask for the first step of those held back."""
-    return tx.execute(_FIRST_HELD, {"b_run": run_id})
+def first_held(tx: Transaction, run_id: RunId) -> Asked[NodeRow | None]:
+    """Ask for the first step of those held back; releases those that the plan, which has changed since, does not let begin."""
 
-
-def first_held(tx: Transaction, run_id: RunId, asked: Rows) -> NodeRow | None:
-    """Return what `ask_held` has asked for; `None` when none is held back."""
-    while (found := asked.one_or_none()) is not None:
-        row = node_row(found)
-        if row.status is NodeStatus.PLANNED and row.unmet == 0:
+    def read(rows: Rows) -> NodeRow | None:
+        row = one_node(rows)
+        if row is None or (row.status is NodeStatus.PLANNED and row.unmet == 0):
             return row
-        release(tx, run_id, row)  # the plan has changed since: it may not begin
-        asked = ask_held(tx, run_id)
-    return None
+        release(tx, run_id, row)
+        return first_held(tx, run_id).get()
+
+    return Asked(tx.execute(_FIRST_HELD, {"b_run": run_id}), read)
 
 
 def release(tx: Transaction, run_id: RunId, held: NodeRow) -> NodeRow:

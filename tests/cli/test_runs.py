@@ -87,7 +87,7 @@ def test_a_held_run_says_until_when_and_why(project: Project) -> None:
     run_id = project.start("naps, '42'")
     database = Database(f"sqlite:///{project.folder / 'ckworkflow.sqlite3'}")
     hold = database.transact(
-        lambda tx: holding.hold_spin(tx, runs.lock_run(tx, RunId(run_id), database), 0)
+        lambda tx: holding.hold_spin(tx, runs.lock_run(tx, RunId(run_id), database).get(), 0)
     )
     database.dispose()
 
@@ -104,7 +104,7 @@ def test_a_held_step_is_told_with_its_reason(project: Project) -> None:
     run_id = RunId(project.start("greeting, '42'"))
     url = f"sqlite:///{project.folder / 'ckworkflow.sqlite3'}"
     engine = Engine(Settings(database_url=url), lambda *_: True)
-    node = engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId("0:1")))
+    node = engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId("0:1")).get())
     assert node is not None
     holding.hold_unknown_step(engine, run_id, node.node_id, node.generation, step=node.name)
     engine.database.dispose()
@@ -273,7 +273,7 @@ def test_an_id_may_be_cut_short_where_only_one_run_begins_like_that(project: Pro
 
     twin = run_id[:8] + ("1" if run_id[8] == "0" else "0") + run_id[9:]
     database = Database(f"sqlite:///{project.folder / 'ckworkflow.sqlite3'}")
-    run = database.transact(lambda tx: runs.lock_run(tx, RunId(run_id), database))
+    run = database.transact(lambda tx: runs.lock_run(tx, RunId(run_id), database).get())
     database.transact(
         lambda tx: runs.insert_run(tx, run._replace(run_id=RunId(twin)), input_="null", wake_at=None)
     )

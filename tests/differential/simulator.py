@@ -401,7 +401,7 @@ class SimWorker:
 
     def _result(self, run_id: RunId) -> EngineRun:
         record = self.database.read(lambda tx: runs.read_run(tx, run_id))
-        rows = self.database.read(lambda tx: nodes.load_nodes(tx, run_id))
+        rows = self.database.read(lambda tx: nodes.load_nodes(tx, run_id).get())
         log = self.log + [
             Entry(
                 row.finished_at,
@@ -623,7 +623,7 @@ class SimWorker:
         self.database.between = between
 
     def _log_lost(self, run_id: RunId, entry: Entry) -> None:
-        rows = self.database.read(lambda tx: nodes.load_nodes(tx, run_id))
+        rows = self.database.read(lambda tx: nodes.load_nodes(tx, run_id).get())
         found = next((row for row in rows if row.node_id == entry.node_id), None)
         is_recorded = found is not None and found.finished_at == entry.at and found.owner is None
         is_retried = found is not None and found.status is NodeStatus.PLANNED

@@ -16,9 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from ckworkflow import sleep, start, start_sync, workflow
+from ckworkflow.background import SpareThreads
 from ckworkflow.engine import advance as advancing
 from ckworkflow.engine import budget
-from ckworkflow.engine.budget import Budget, Limits, SpareThreads
+from ckworkflow.engine.budget import Budget, Limits
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run

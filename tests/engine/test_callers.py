@@ -16,9 +16,11 @@ import pytest
 from ckworkflow import get_run, get_run_sync, sleep, start, start_sync, step, workflow
 from ckworkflow.client import Run
 from ckworkflow.engine import liveness, outcomes
+from ckworkflow.engine.queues import WorkerLook
 from ckworkflow.errors import FatalError, ReturnValueTimeoutError, RunFailedError
 from ckworkflow.model import NodeKind, NodeStatus, RunStatus
 from ckworkflow.store import tables
+from ckworkflow.testing import worker
 from waiting import failure_of
 
 if TYPE_CHECKING:
@@ -177,6 +179,7 @@ def test_a_caller_that_waits_without_a_worker_is_warned_once(
     monkeypatch.setattr(outcomes, "NO_WORKER_SECONDS", 0.02)
 
     run = start_sync(paying, "fine")
+    caplog.clear()
     with pytest.raises(ReturnValueTimeoutError):
         run.return_value(0.3)
 
@@ -184,6 +187,36 @@ def test_a_caller_that_waits_without_a_worker_is_warned_once(
     assert warning.startswith(
         f"run {run.run_id} waits: no worker is alive. Run `celery -A ckworkflow worker`"
     )
+
+
+def test_who_starts_runs_without_a_worker_is_warned_now_and_then(
+    home: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings_after_start() -> list[str]:
+        caplog.clear()
+        run = start_sync(paying, "fine")
+        lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        return [line.replace(run.run_id, "RUN") for line in lines]
+
+    expected = (
+        "run RUN is safe, and waits: no worker is alive. Run `celery -A ckworkflow worker`, "
+        "or load the bot extension."
+    )
+    assert warnings_after_start() == [expected]
+    assert warnings_after_start() == []
+
+    monkeypatch.setattr(home.engine, "worker_look", WorkerLook())  # a minute later
+    liveness.heartbeat(home.engine, role="worker")
+    assert warnings_after_start() == []
+
+
+def test_a_bot_with_a_worker_inside_is_not_warned(
+    home: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    with worker():
+        start_sync(paying, "fine").return_value(20)
+
+    assert "no worker is alive" not in caplog.text
 
 
 def test_a_caller_that_is_cancelled_leaves_nothing_waiting(home: Installation) -> None:

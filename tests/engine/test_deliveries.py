@@ -63,7 +63,7 @@ def test_a_guess_from_an_old_plan_takes_no_step_that_waits_for_nothing(desk: Des
     first = NodeId("0.2:1")  # planned anew: it may begin, and waits for nothing
 
     def expect(tx: Transaction) -> NodeRow | None:
-        return claims.taken(claims.ask_take(tx, run_id, first, owner="other", at=desk.clock.now))
+        return claims.take(tx, run_id, first, owner="other", at=desk.clock.now).get()
 
     assert desk.engine.database.transact(expect) is None
     assert desk.node(run_id, first).unmet == 0

@@ -484,7 +484,7 @@ def test_at_any_time_every_live_run_has_a_wake_at(desk: Desk) -> None:
     while any(not desk.run(run_id).status.is_final for run_id in run_ids):
         rounds += 1
         assert rounds < 500, [
-            desk.engine.database.read(lambda tx, r=r: nodes.load_nodes(tx, r)) for r in run_ids
+            desk.engine.database.read(lambda tx, r=r: nodes.load_nodes(tx, r).get()) for r in run_ids
         ]
         for run_id in run_ids:
             desk.work(

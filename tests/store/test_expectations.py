@@ -89,7 +89,7 @@ def test_an_expectation_that_does_not_hold_does_nothing(desk: Desk) -> None:
     database = desk.engine.database
 
     def expect(tx: Transaction) -> None:
-        run = runs.lock_run(tx, run_id, database)
+        run = runs.lock_run(tx, run_id, database).get()
         records.expect_end(tx, run_id, claimed.row, output="1", at=run.now)
         # Wrong: the plan has no such generation.
         store_claims.expect_take(

@@ -31,7 +31,7 @@ def test_an_error_that_a_commit_meets_leaves_a_connection_as_it_was(postgres_url
             database.transact(break_off)
 
         # One connection is in the pool, and it is that one.
-        assert database.transact(lambda tx: runs.lock_run(tx, run_id, database)).run_id == run_id
+        assert database.transact(lambda tx: runs.lock_run(tx, run_id, database).get()).run_id == run_id
         statuses = database.transact(
             lambda tx: (runs.read_status(tx, run_id), tx.connection.connection.pgconn.pipeline_status)
         )

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ckworkflow.errors import DatabaseUnavailableError, SchemaVersionError
 from ckworkflow.model import RunId
-from ckworkflow.store import Database, runs, schema
+from ckworkflow.store import Database, nodes, schema
 from ckworkflow.store import database as store
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def test_a_pooler_that_loses_prepared_statements_is_named_with_the_version_that_
     with opened(site.owners_url) as database:
 
         def look(tx: Transaction) -> None:
-            runs.ask_lock(tx, RunId("nobody"), database).all()
+            nodes.load_nodes(tx, RunId("nobody")).get()
 
         def lose(tx: Transaction) -> None:
             tries.append(1)

@@ -31,7 +31,7 @@ def stopped_amid_a_transaction(desk: Desk, run_id: RunId) -> Iterator[list[int]]
 
     def work(tx: Transaction) -> None:
         begun.append(1)
-        runs.lock_run(tx, run_id, desk.engine.database)
+        runs.lock_run(tx, run_id, desk.engine.database).get()
         has_locked.set()
         may_go_on.wait()
         runs.update_run(tx, run_id, dispatches=0)

@@ -63,9 +63,11 @@ def ways(desk: Desk) -> dict[str, Callable[[str], object]]:
         "a run's id": lambda bad: desk.run(RunId(bad)),
         "a run's status": lambda bad: database.read(lambda tx: runs.read_status(tx, RunId(bad))),
         "a run to lock": lambda bad: database.transact(
-            lambda tx: runs.lock_run(tx, RunId(bad), database)
+            lambda tx: runs.lock_run(tx, RunId(bad), database).get()
         ),
-        "the nodes of a run": lambda bad: database.read(lambda tx: nodes.load_nodes(tx, RunId(bad))),
+        "the nodes of a run": lambda bad: database.read(
+            lambda tx: nodes.load_nodes(tx, RunId(bad)).get()
+        ),
         "a run that is waited for": lambda bad: database.read(lambda tx: runs.live_of(tx, [RunId(bad)])),
         "a workflow's name": lambda bad: database.read(
             lambda tx: runs.list_runs(tx, status=None, workflow=bad, limit=1)

@@ -73,7 +73,7 @@ def test_what_a_process_still_owns_it_gives_back_before_it_is_gone(engine: Engin
 
     heartbeat.stop()
 
-    node = engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId("0:1")))
+    node = engine.database.read(lambda tx: nodes.load_node(tx, run_id, NodeId("0:1")).get())
     assert node is not None
     assert (node.status, node.owner, node.losses) == (NodeStatus.PLANNED, None, 0)
     assert node.attempt == node.free_attempts == 1

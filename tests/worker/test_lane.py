@@ -17,8 +17,9 @@ import pytest
 from celery import Celery, signals
 
 from ckworkflow import start_sync, step, workflow
+from ckworkflow.background import LostThreadError, SpareThreads
 from ckworkflow.engine import advance, attempts, budget
-from ckworkflow.engine.budget import Limits, LostThreadError
+from ckworkflow.engine.budget import Limits
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import FatalError, UnserializableValueError
 from ckworkflow.hooks import use_step
@@ -212,14 +213,14 @@ def test_a_body_that_looks_at_each_result_does_not_bring_the_thread_back(
 def test_a_body_that_gets_no_thread_brings_the_thread_back(
     app: Celery, monkeypatch: pytest.MonkeyPatch, handed: list[Handed]
 ) -> None:
-    begin = budget.SpareThreads.begin
+    begin = SpareThreads.begin
 
-    def begins(self: budget.SpareThreads, job: Callable[..., object], *args: Any) -> None:
+    def begins(self: SpareThreads, job: Callable[..., object], *args: Any) -> None:
         if getattr(job, "__func__", None) is Lane._record_with_body:
             raise RuntimeError("can't start new thread")
         begin(self, job, *args)
 
-    monkeypatch.setattr(budget.SpareThreads, "begin", begins)
+    monkeypatch.setattr(SpareThreads, "begin", begins)
     with worker():
         assert start_sync(looks_at_each).return_value(PATIENCE_SECONDS) == ["a", "b", "c"]
 

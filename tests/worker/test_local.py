@@ -251,7 +251,7 @@ def beside(app: Celery) -> Iterator[tuple[LocalSteps, Claimed, ThreadPoolExecuto
 
 def is_given_back(local: LocalSteps, claimed: Claimed) -> bool:
     engine, row = current().engine, claimed.row
-    now = engine.database.read(lambda tx: nodes.load_node(tx, claimed.run_id, row.node_id))
+    now = engine.database.read(lambda tx: nodes.load_node(tx, claimed.run_id, row.node_id).get())
     assert now is not None
     return (
         (now.status, now.owner, now.losses) == (NodeStatus.PLANNED, None, 0)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
 
 if TYPE_CHECKING:
-    from ckworkflow.engine.budget import SpareThreads
+    from ckworkflow.background import SpareThreads
     from ckworkflow.model import RunId
     from ckworkflow.store.runs import RunRow
 

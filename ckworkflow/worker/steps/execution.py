@@ -79,13 +79,15 @@ def _context(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> StepCo
 async def run_async(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
     """Run the function of an async step, on the loop; as `execute`."""
     timeout = step.options.timeout
+    limit: asyncio.Timeout | None = None
     with _around(_context(runtime, step, claimed)):
-        limit = asyncio.timeout(None if timeout is None else timeout.total_seconds())
         try:
-            async with limit:
+            if timeout is None:
+                return await step.function(*claimed.args, **claimed.kwargs)
+            async with asyncio.timeout(timeout.total_seconds()) as limit:
                 return await step.function(*claimed.args, **claimed.kwargs)
         except TimeoutError as error:
-            if limit.expired() and timeout is not None:
+            if timeout is not None and limit is not None and limit.expired():
                 raise StepTimeoutError(step.name, timeout.total_seconds()) from error
             raise
         except asyncio.CancelledError:
@@ -172,8 +174,12 @@ def _as_exception(error: BaseException) -> Exception:
 def _around(context: StepContext) -> Iterator[None]:
     token = current_step.set(context)
     try:
+        installed = integrations.installed()
+        if not installed:
+            yield
+            return
         with ExitStack() as stack:
-            for integration in integrations.installed():
+            for integration in installed:
                 stack.enter_context(integration.step(context))
             yield
     finally:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ckworkflow.background import LostThreadError
 from ckworkflow.canvas import first_nodes
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts
-from ckworkflow.engine.budget import LostThreadError
 from ckworkflow.worker.process.runtime import wake
 from ckworkflow.worker.steps.execution import StoppedError, run_async
 from ckworkflow.worker.steps.reports import log_attempt
