@@ -75,6 +75,12 @@ class AttemptOutcome(enum.StrEnum):
     LOST = "lost"
 
 
+class ProcessRole(enum.StrEnum):
+    """What a process that has registered itself is for: so far only to run steps."""
+
+    WORKER = "worker"
+
+
 @dataclass(frozen=True, slots=True)
 class StepInfo:
     """One node of a run as a reader sees it.

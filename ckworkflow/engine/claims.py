@@ -90,7 +90,7 @@ def claim(
     """
     if engine.last_heartbeat.is_older_than(engine.settings.silence / 2):
         # Stopped for a while, perhaps taken for dead: who owns something must be known to live.
-        heartbeat(engine, role="worker")
+        heartbeat(engine)
     try:
         claimed: Claimed | Early | Dropped | None = None
         if not opens and engine.database.can_expect:

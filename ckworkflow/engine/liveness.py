@@ -19,7 +19,7 @@ from ckworkflow.engine.judging import RELEASED
 from ckworkflow.engine.suspects import losses_after, lost_error
 from ckworkflow.engine.wording import counted, listed
 from ckworkflow.errors import FatalError
-from ckworkflow.model import AttemptOutcome, NodeId, NodeStatus, RunId
+from ckworkflow.model import AttemptOutcome, NodeId, NodeStatus, ProcessRole, RunId
 from ckworkflow.store import nodes, processes, records, runs
 from ckworkflow.store.processes import Claim, ProcessRow
 from ckworkflow.store.transaction import Transaction
@@ -34,15 +34,15 @@ HOLD = timedelta(seconds=10)
 """For how long a clock keeps runs that it has taken from others; it may die meanwhile."""
 
 
-def heartbeat(engine: Engine, *, role: str) -> None:
-    """Renew this process's row."""
+def heartbeat(engine: Engine) -> None:
+    """Renew the row of this process, a worker's."""
     here = this_process()
 
     def renew(tx: Transaction) -> None:
         now = engine.database.now(tx)
         row = ProcessRow(
-            here.process_id, role, here.host, here.boot_id, here.pid, here.pid_started,
-            now + engine.settings.silence, engine.queues,
+            process_id=here.process_id, role=ProcessRole.WORKER, host=here.host, boot_id=here.boot_id, pid=here.pid,
+            pid_started=here.pid_started, alive_until=now + engine.settings.silence, queues=engine.queues,
         )  # fmt: skip
         processes.renew_process(tx, row, now=now)
 

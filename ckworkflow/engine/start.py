@@ -198,8 +198,9 @@ def _commit(
     now = engine.database.about_now()
     wake_at = now + engine.settings.redispatch_after
     run = RunRow(
-        run_id, workflow.name, workflow.source_hash, RunStatus.PENDING, None, wake_at, 0, 0, 0, 0, 1,
-        beginning.started_at, None, now,
+        run_id=run_id, status=RunStatus.PENDING, workflow=workflow.name, source_hash=workflow.source_hash,
+        plan=None, wake_at=wake_at, signals=0, seen=0, delivered=0, dispatches=0, epoch=1,
+        created_at=beginning.started_at, started_at=None, spins=0, spins_since=None, held=None, now=now,
     )  # fmt: skip
     input_ = codec.dumps(beginning.tree)
     if isinstance(trace, Exception):

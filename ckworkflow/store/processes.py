@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ckworkflow.model import NodeId, RunId
+from ckworkflow.model import NodeId, ProcessRole, RunId
 from ckworkflow.store.nodes import owned_nodes
 from ckworkflow.store.tables import nodes, processes, runs
 
@@ -26,6 +26,7 @@ class ProcessRow:
 
     process_id: str
     role: str
+    """A `ProcessRole`, or one that a later release has."""
     host: str
     boot_id: str
     pid: int
@@ -56,8 +57,8 @@ def list_processes(tx: Transaction) -> list[ProcessRow]:
     """Read every registered process."""
     return [
         ProcessRow(
-            row.id, row.role, row.host, row.boot_id, row.pid, row.pid_started, row.alive_until,
-            _read_queues(row.queues),
+            process_id=row.id, role=row.role, host=row.host, boot_id=row.boot_id, pid=row.pid,
+            pid_started=row.pid_started, alive_until=row.alive_until, queues=_read_queues(row.queues),
         )
         for row in tx.execute(
             sa.select(
@@ -78,7 +79,9 @@ def list_unknown_owners(tx: Transaction) -> list[str]:
 
 def has_live_worker(tx: Transaction, *, now: datetime) -> bool:
     """Whether a worker has renewed its row lately."""
-    query = sa.select(processes.c.id).where(processes.c.role == "worker", processes.c.alive_until > now)
+    query = sa.select(processes.c.id).where(
+        processes.c.role == ProcessRole.WORKER, processes.c.alive_until > now
+    )
     return tx.execute(query.limit(1)).first() is not None
 
 
@@ -91,7 +94,7 @@ def tell_queues(tx: Transaction, process_id: str, queues: frozenset[str]) -> Non
 def consumed_queues(tx: Transaction, *, now: datetime) -> frozenset[str] | None:
     """Return the queues that live workers consume; `None` while a live worker does not say which it consumes."""
     query = sa.select(processes.c.queues).where(
-        processes.c.role == "worker", processes.c.alive_until > now
+        processes.c.role == ProcessRole.WORKER, processes.c.alive_until > now
     )
     texts = [row[0] for row in tx.execute(query)]
     if None in texts:

@@ -25,12 +25,12 @@ LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
 
 
 class RunRow(NamedTuple):
-    """A run as the engine needs it in every transaction; `now` is the database's time."""
+    """A run as the engine needs it in every transaction: its columns between its id and `now`, the database's time."""
 
     run_id: RunId
+    status: RunStatus
     workflow: str
     source_hash: str
-    status: RunStatus
     plan: str | None
     wake_at: datetime | None
     signals: int
@@ -40,10 +40,10 @@ class RunRow(NamedTuple):
     epoch: int
     created_at: datetime
     started_at: datetime | None
+    spins: int
+    spins_since: int | None
+    held: str | None
     now: datetime
-    spins: int = 0
-    spins_since: int | None = None
-    held: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +132,11 @@ def begin_run(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at
 
 
 def _locked(run_id: RunId, values: Sequence[Any], now: datetime) -> RunRow:
-    (
-        workflow, source_hash, status, plan, wake_at, signals, seen, delivered, dispatches, epoch, created_at,
-        started_at, spins, spins_since, held,
-    ) = values  # fmt: skip
-    return RunRow(
-        run_id, workflow, source_hash, RunStatus(status), plan, wake_at, signals, seen, delivered, dispatches,
-        epoch, created_at, started_at, now, spins, spins_since, held,
-    )  # fmt: skip
+    status, *others = values
+    return RunRow._make((run_id, RunStatus(status), *others, now))
 
 
-_LOCKED = (
-    runs.c.workflow, runs.c.source_hash, runs.c.status, runs.c.plan, runs.c.wake_at, runs.c.signals,
-    runs.c.seen, runs.c.delivered, runs.c.dispatches, runs.c.epoch, runs.c.created_at, runs.c.started_at,
-    runs.c.spins, runs.c.spins_since, runs.c.held,
-)  # fmt: skip
+_LOCKED = tuple(runs.c[name] for name in RunRow._fields[1:-1])
 _HERE = runs.c.id == sa.bindparam("b_run")
 _LOCK_RUN = Prepared(sa.select(*_LOCKED).where(_HERE).with_for_update())
 _LOCK_RUN_AND_TIME = Prepared(

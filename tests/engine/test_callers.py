@@ -156,7 +156,7 @@ def test_a_caller_that_does_not_wait_longer_is_told_and_the_run_goes_on(running:
 
 def test_a_caller_of_a_run_that_no_worker_has_begun_is_told_so(home: Installation) -> None:
     run = start_sync(paying, "fine")
-    liveness.heartbeat(home.engine, role="worker")
+    liveness.heartbeat(home.engine)
 
     with pytest.raises(
         ReturnValueTimeoutError,
@@ -206,7 +206,7 @@ def test_who_starts_runs_without_a_worker_is_warned_now_and_then(
     assert warnings_after_start() == []
 
     monkeypatch.setattr(home.engine, "worker_look", WorkerLook())  # a minute later
-    liveness.heartbeat(home.engine, role="worker")
+    liveness.heartbeat(home.engine)
     assert warnings_after_start() == []
 
 

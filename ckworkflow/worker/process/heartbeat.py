@@ -29,11 +29,10 @@ class Heartbeat:
 
     Args:
         engine: Where the row is.
-        role: What the process is; `worker` for all that run steps.
     """
 
-    def __init__(self, engine: Engine, *, role: str = "worker") -> None:
-        self._engine, self._role = engine, role
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._is_stopped = threading.Event()
         self._thread = BackgroundThread(
             self._run, name="ckworkflow-heartbeat", loss="other processes take this one for dead"
@@ -45,7 +44,7 @@ class Heartbeat:
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
-        liveness.heartbeat(self._engine, role=self._role)
+        liveness.heartbeat(self._engine)
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,7 +62,7 @@ class Heartbeat:
         suspects: frozenset[Any] = frozenset()
         while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
             try:
-                liveness.heartbeat(self._engine, role=self._role)
+                liveness.heartbeat(self._engine)
                 liveness.renew_leases(self._engine)
                 suspects = liveness.release_orphans(self._engine, suspects)
             except Exception as error:  # noqa: BLE001  # the next one may succeed; a dead database is logged
