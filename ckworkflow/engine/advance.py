@@ -316,11 +316,11 @@ def write_trace(
         run: The run.
         tracer: The body.
         trace: What it came to.
-        seen: The run's `signals` when what it was told was read.
+        seen: The run's `signals` when its news was read.
         values: Columns of the run to write with it.
-        is_new: As for `plans.apply_plan`, like `choose` and `old_joins`.
-        choose: See there.
-        old_joins: See there.
+        is_new: Whether the run has no nodes but those whose results the body has got.
+        choose: Asked about new steps that may begin; the first that it accepts is claimed for this process.
+        old_joins: The joins that the run has, where that is known.
     """
     end = end_text(trace)
     if end is not None:

@@ -118,21 +118,21 @@ def submit_success(
     engine: Engine, claimed: Claimed, value: object, done: Done[Answer], *,
     carries: frozenset[tuple[NodeId, int]], may_run: MayRun,
 ) -> bool:  # fmt: skip
-    """Record a result as `record_success` does, where a step comes after it whatever it is; return at once.
+    """Hand in the record of a result that is followed by one step, and return at once.
 
     Args:
         engine: The engine.
         claimed: What `claim` gave.
         value: The step's result.
-        done: Told what came of it. With any error: nothing is known to be recorded, and `record_success` is the way.
-        carries: As there.
-        may_run: As there.
+        done: Gets the outcome. If that raises, nothing is known to be recorded: call `record_success`.
+        carries: The nodes (with their generation) that Celery would publish next by itself.
+        may_run: Which steps this process would run next, in place.
 
     Returns:
-        `False`: not so here, and nothing was done.
+        Whether the record was handed in; `False` if something else than one step may come next, and nothing was done.
 
     Raises:
-        UnserializableValueError: As there.
+        UnserializableValueError: The result cannot be stored: the attempt has failed, and nothing is recorded yet.
     """
     targets = nodes.load_targets(claimed.row.next)
     if len(targets) != 1 or not nodes.is_node(targets[0]):

@@ -122,16 +122,16 @@ class Budget:
         """Run a body on this thread, which is one of `SpareThreads`.
 
         Args:
-            tracer: As for `run`, like `workflow`, `call` and `limits`.
-            workflow: See there.
-            call: See there.
-            lost: Told, on another thread, that this one is given up; to do what it was to do.
-            limits: See there.
+            tracer: The body. One that is given up is closed by its own thread, if that ever comes back.
+            workflow: Its workflow's name.
+            call: Runs it.
+            lost: Called on another thread when this one is given up, to do in its place what comes after the body.
+            limits: Its limits; `CONTINUE` by default.
 
         Raises:
-            BodyTimeoutError: As `run`, where the body could be interrupted.
+            BodyTimeoutError: It did not come further for its limits, and could be interrupted.
             BodyStoppedError: The worker stops, and the body had not begun.
-            LostThreadError: It has come back after it was given up; `lost` is told.
+            LostThreadError: It came back after it was given up; `lost` is called, or has been.
         """
         if self._is_stopping and limits is not START:
             raise BodyStoppedError

@@ -82,11 +82,11 @@ def claim(
     Args:
         engine: The engine.
         run_id: The run.
-        node_id: The node that a message has named, with
-        generation: its generation and
-        step: its name.
-        opens: The message was one of a window: another step of those held back is to begin.
-        may_begin: Whether that other one may do so in this process; else it is published.
+        node_id: The node that the message names.
+        generation: The generation that the message names.
+        step: The name of the step that the message names.
+        opens: Whether the message was one of a window, so that another step of those held back is to begin.
+        may_begin: Whether that other step may begin in this process; otherwise it is published.
     """
     if engine.last_heartbeat.is_older_than(engine.settings.silence / 2):
         # Stopped for a while, perhaps taken for dead: who owns something must be known to live.

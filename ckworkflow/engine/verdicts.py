@@ -87,9 +87,9 @@ def revoke(
     Args:
         engine: The engine.
         run_id: The run.
-        node_id: The node that its task id names, with
-        generation: its generation.
-        pids: Processes of this host whose steps may be ended though they run.
+        node_id: The node that the task id names.
+        generation: The generation that the task id names.
+        pids: Processes of this host whose steps may be ended even while they run.
 
     Returns:
         The pid of the process that runs the step and has to be stopped; `None`: nothing has to.

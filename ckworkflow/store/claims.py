@@ -40,8 +40,8 @@ def take(
 ) -> Asked[NodeRow | None]:
     """Take a step that has never begun and whose last predecessor ends in this transaction.
 
-    It is asked for before that is known to be so; if it turns out not to be, the transaction is undone. `None`: it is not so
-    that it waits for one thing only.
+    That is an expectation: if it turns out to be wrong, the transaction must be undone. The answer is `None` if the step waits
+    for more than one thing, or has begun before.
     """
     values = {"b_run": run_id, "b_node": node_id, "v_owner": owner, "v_now": at}
     return Asked(tx.execute(_TAKE, values), one_node)

@@ -75,15 +75,15 @@ def apply_plan(
         plan: What the trace left to do.
         traced: Its nodes.
         epoch: Of the lease.
-        told: How many events the body has been told with this continuation.
-        is_new: The run has no nodes but those that the body has been told of.
-        choose: Asked about new steps that may begin; the first that it takes is claimed for `owner`, and told
+        told: How many events the body has got with this continuation.
+        is_new: Whether the run has no nodes but those whose results the body has got.
+        choose: Asked about new steps that may begin; the first that it accepts is claimed for `owner`, and reported
             as `Followup.begun`.
         owner: This process.
         old_joins: The joins that the run has, where that is known.
 
     Raises:
-        StalePlanError: See there; nothing is to be committed.
+        StalePlanError: The nodes in the database are not those that the trace was made from. Commit nothing.
     """
     stored = {} if is_new else _load(tx, run)
     _revive(tx, run, plan, stored)

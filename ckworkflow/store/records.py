@@ -102,18 +102,19 @@ def end_attempt(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str | None, error: str | None, at: datetime,
     place: tuple[int, datetime] | None = None,
 ) -> Asked[list[str] | None]:  # fmt: skip
-    """Write the outcome of an attempt; what can be had is what that feeds.
+    """Write the outcome of an attempt; the answer is the targets that it feeds.
 
-    `None` when it feeds nothing: the node was abandoned, or is no longer this owner's, and then nothing was written.
+    The answer is `None` when it feeds nothing: the node was abandoned, or it belongs to another owner by now, and then
+    nothing was written.
 
     Args:
         tx: A transaction that has asked for the lock of the run.
         run_id: The run.
         claimed: The attempt.
-        output: Its result, else
-        error: its error.
+        output: Its result; `None` if it failed.
+        error: Its error; `None` if it did not fail.
         at: When it ended.
-        place: As what and when the body is told of it, where that is foreseen.
+        place: The number and the time under which the body gets it, where that is foreseen.
     """
 
     def read(rows: Rows) -> list[str] | None:
@@ -243,7 +244,7 @@ class Fired(NamedTuple):
 def count(tx: Transaction, run_id: RunId, join_id: str) -> Asked[Fired | None]:
     """Count a record in a join, perhaps before it is known to stand: if it does not, the transaction is undone.
 
-    What can be had is the join, if this was the last that it waited for.
+    The answer is the join if this was the last record that it waited for, and `None` otherwise.
     """
     return Asked(tx.execute(_COUNT, {"b_run": run_id, "b_join": join_id}), _fired)
 

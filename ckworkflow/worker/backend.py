@@ -212,7 +212,7 @@ def install(app: Celery, *, fire: Fire | None = None) -> None:
 
     Args:
         app: The app.
-        fire: What the backend is to ask; see there.
+        fire: Becomes the backend's `fire`.
     """
     make_inner = app._get_backend  # noqa: SLF001 - where Celery makes it, also in a subclass
 
