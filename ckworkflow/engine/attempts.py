@@ -365,7 +365,7 @@ class _Ahead:
         held: The first step of its wide group that is held back.
     """
 
-    after: list[str] | None = None
+    after: tuple[str, ...] | None = None
     taking: Asked[NodeRow | None] | None = None
     counted: Asked[Fired | None] | None = None
     held: Asked[NodeRow | None] | None = None

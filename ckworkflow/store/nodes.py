@@ -101,10 +101,11 @@ def new_row(values: dict[str, Any]) -> NodeRow:
     return NodeRow._make(map({**_NEW, **values}.get, NodeRow._fields))
 
 
-def load_targets(text: str) -> list[str]:
+@functools.lru_cache(maxsize=1024)  # a record reads the same one three times
+def load_targets(text: str) -> tuple[str, ...]:
     """Read a `next` column: ids of nodes and joins."""
     targets = codec.loads(text)
-    return [str(target) for target in targets] if isinstance(targets, list) else []
+    return tuple(str(target) for target in targets) if isinstance(targets, list) else ()
 
 
 def is_node(target: str) -> bool:
@@ -225,7 +226,7 @@ def load_plan(tx: Transaction, run_id: RunId, rows: Iterable[NodeRow] | None = N
     for row in live:
         args = codec.loads(row.args) if row.kind is NodeKind.SLEEP else None
         plan_nodes[row.node_id] = PlanNode(
-            row.node_id, row.kind, row.name, tuple(load_targets(row.next)), row.unmet, row.generation,
+            row.node_id, row.kind, row.name, load_targets(row.next), row.unmet, row.generation,
             sleep_delay(args), sleep_until(args), row.attempt,
         )  # fmt: skip
     return Plan(plan_nodes, plan_joins)

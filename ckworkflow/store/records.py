@@ -101,7 +101,7 @@ _EXPECTED_END = expecting(
 def end_attempt(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str | None, error: str | None, at: datetime,
     place: tuple[int, datetime] | None = None,
-) -> Asked[list[str] | None]:  # fmt: skip
+) -> Asked[tuple[str, ...] | None]:  # fmt: skip
     """Write the outcome of an attempt; the answer is the targets that it feeds.
 
     The answer is `None` when it feeds nothing: the node was abandoned, or it belongs to another owner by now, and then
@@ -117,7 +117,7 @@ def end_attempt(
         place: The number and the time under which the body gets it, where that is foreseen.
     """
 
-    def read(rows: Rows) -> list[str] | None:
+    def read(rows: Rows) -> tuple[str, ...] | None:
         row = rows.one_or_none()
         if row is None:
             return None
@@ -238,7 +238,7 @@ class Fired(NamedTuple):
     """
 
     kind: JoinKind
-    next: list[str]
+    next: tuple[str, ...]
 
 
 def count(tx: Transaction, run_id: RunId, join_id: str) -> Asked[Fired | None]:
@@ -321,7 +321,7 @@ def sleep_end(args: object, base: datetime) -> datetime:
 
 
 def finish_sleep(
-    tx: Transaction, run: RunRow, node_id: NodeId, following: list[str], *, due_at: datetime,
+    tx: Transaction, run: RunRow, node_id: NodeId, following: Sequence[str], *, due_at: datetime,
     began: datetime | None, followup: Followup,
 ) -> None:  # fmt: skip
     """Record a sleep whose end has come; see `finishing_sleep`."""
@@ -333,7 +333,7 @@ def finish_sleep(
 
 
 def finishing_sleep(
-    tx: Transaction, run: RunRow, node_id: NodeId, following: list[str], *, due_at: datetime,
+    tx: Transaction, run: RunRow, node_id: NodeId, following: Sequence[str], *, due_at: datetime,
     began: datetime | None, followup: Followup,
 ) -> Works[None]:  # fmt: skip
     """Record a sleep whose end has come; what follows counts from that end, not from now.
