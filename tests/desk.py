@@ -111,7 +111,7 @@ class Desk:
     def claim(self, run_id: RunId, node_id: str = "0:1") -> Any:
         """Receive the message of a node."""
         row = self.node(run_id, node_id)
-        return claims.claim(self.engine, run_id, row.node_id, row.generation, step=row.name)
+        return claims.claim(self.engine, run_id, row.node_id, row.generation, step=row.name, wakes=True)
 
     def succeed(self, claimed: Claimed, value: Any = None) -> Answer:
         return attempts.record_success(self.engine, claimed, value, carries=frozenset())

@@ -75,7 +75,7 @@ class Dropped:
 
 def claim(
     engine: Engine, run_id: RunId, node_id: NodeId, generation: int, *, step: str, opens: bool = False,
-    may_begin: MayRun | None = None,
+    wakes: bool = False, may_begin: MayRun | None = None,
 ) -> Claimed | Early | Dropped:  # fmt: skip
     """Take a node for this process, if its time has come and nobody else has it.
 
@@ -86,6 +86,7 @@ def claim(
         generation: The generation that the message names.
         step: The name of the step that the message names.
         opens: Whether the message was one of a window, so that another step of those held back is to begin.
+        wakes: Whether the message had a time, so that the step may wait for a sleep.
         may_begin: Whether that other step may begin in this process; otherwise it is published.
     """
     if engine.last_heartbeat.is_older_than(engine.settings.silence / 2):
@@ -94,7 +95,7 @@ def claim(
     try:
         claimed: Claimed | Early | Dropped | None = None
         if not opens and engine.database.can_expect:
-            claimed = _claim_at_once(engine, run_id, node_id, generation, step)
+            claimed = _claim_at_once(engine, run_id, node_id, generation, step, wakes=wakes)
         if claimed is None:
             claimed = engine.database.transact_run(
                 run_id,
@@ -122,9 +123,11 @@ def offer_turns(engine: Engine) -> None:
 
 
 def _claim_at_once(
-    engine: Engine, run_id: RunId, node_id: NodeId, generation: int, step: str
+    engine: Engine, run_id: RunId, node_id: NodeId, generation: int, step: str, *, wakes: bool
 ) -> Claimed | None:
-    """Take a node that waits for nothing, in one round trip; `None` if there is more to find out.
+    """Take a node that waits for nothing, or for a sleep whose time has come, in one round trip.
+
+    `None` if there is more to find out.
 
     On a server: in a file to find it out costs less than a statement that need not.
     """
@@ -132,13 +135,14 @@ def _claim_at_once(
     def work(tx: Transaction) -> Works[tuple[str, NodeRow] | None]:
         now = engine.database.about_now()
         locking = runs.lock_run(tx, run_id, engine.database)
-        claiming = claims.claim(
-            tx, run_id, node_id, generation=generation, name=step, owner=engine.owner, at=now
-        )
+        names: Any = {"generation": generation, "name": step, "owner": engine.owner, "at": now}
+        asked = [claims.claim(tx, run_id, node_id, **names)]
+        if wakes:
+            asked.append(claims.wake(tx, run_id, node_id, **names))
         runs.begin_run(tx, run_id, node_id, owner=engine.owner, at=now)
         yield LAST
-        run, row = locking.get(), claiming.get()
-        return None if row is None else (run.workflow, row)
+        run, rows = locking.get(), [claiming.get() for claiming in asked]
+        return next(((run.workflow, row) for row in rows if row is not None), None)
 
     taken = engine.database.transact_run(run_id, work)
     return None if taken is None else begun(run_id, *taken)

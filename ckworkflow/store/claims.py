@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ckworkflow import codec
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import AFTER, COLUMNS, HERE, NodeRow, node_row, one_node, update_node
@@ -83,6 +84,28 @@ def claim(
     return Asked(tx.execute(_CLAIM, values), one_node)
 
 
+def wake(
+    tx: Transaction,
+    run_id: RunId,
+    node_id: NodeId,
+    *,
+    generation: int,
+    name: str,
+    owner: str,
+    at: datetime,
+) -> Asked[NodeRow | None]:
+    """End the sleep that a step waits for, if its time has come, and claim the step; for servers.
+
+    The answer is `None`, and nothing is changed, if the step waits for something else too, if its arguments refer to results, or if
+    another sleep of the run has ended as well: the body is to get them in order.
+    """
+    values = {
+        "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,
+        "b_next": codec.dumps([node_id]), "v_owner": owner, "v_now": at,
+    }  # fmt: skip
+    return Asked(tx.execute(_WAKE, values), one_node)
+
+
 def give_back(tx: Transaction, run_id: RunId, row: NodeRow) -> NodeRow:
     """Make a step that `take` has taken ready like any other."""
     changes: dict[str, Any] = {
@@ -92,18 +115,19 @@ def give_back(tx: Transaction, run_id: RunId, row: NodeRow) -> NodeRow:
     return row._replace(**changes)
 
 
+_TAKEN = (
+    HERE,
+    nodes.c.status == NodeStatus.PLANNED,
+    nodes.c.kind == NodeKind.STEP,
+    # Waits for one thing, which ends here. A plan made meanwhile may have another node of this name, which waits for
+    # nothing, and for which there is a message: it is not to be taken.
+    nodes.c.unmet == 1,
+    nodes.c.attempt == 0,
+    nodes.c.due_at.is_(None),
+)
 _TAKE_UPDATE = (
     sa.update(nodes)
-    .where(
-        HERE,
-        nodes.c.status == NodeStatus.PLANNED,
-        nodes.c.kind == NodeKind.STEP,
-        # Waits for one thing, which ends here. A plan made meanwhile may have another node of this name, which waits for
-        # nothing, and for which there is a message: it is not to be taken.
-        nodes.c.unmet == 1,
-        nodes.c.attempt == 0,
-        nodes.c.due_at.is_(None),
-    )
+    .where(*_TAKEN)
     .values(
         unmet=0, status=NodeStatus.RUNNING, attempt=1, owner=sa.bindparam("v_owner"),
         started_at=sa.bindparam("v_now"),
@@ -113,19 +137,22 @@ _TAKE = Prepared(_TAKE_UPDATE.returning(*COLUMNS))
 _EXPECTED_TAKE = expecting(
     _TAKE_UPDATE.where(nodes.c.generation == sa.bindparam("b_generation")).returning(*COLUMNS, AFTER)
 )
+_NAMED = (  # as a message names it, and its arguments can be had without reading anything
+    nodes.c.generation == sa.bindparam("b_generation"),
+    nodes.c.name == sa.bindparam("b_name"),
+    nodes.c.losses == 0,
+    nodes.c.args.not_like('%{"$":"ref"%'),
+)
+_NOW = sa.bindparam("b_now", type_=nodes.c.due_at.type)
 _CLAIM = Prepared(
     sa.update(nodes)
     .where(
         HERE,
         nodes.c.status == NodeStatus.PLANNED,
         nodes.c.kind == NodeKind.STEP,
-        nodes.c.generation == sa.bindparam("b_generation"),
-        nodes.c.name == sa.bindparam("b_name"),
+        *_NAMED,
         nodes.c.unmet == 0,
-        nodes.c.losses == 0,
-        nodes.c.args.not_like('%{"$":"ref"%'),
-        nodes.c.due_at.is_(None)
-        | (nodes.c.due_at <= sa.bindparam("b_now", type_=nodes.c.due_at.type)),
+        nodes.c.due_at.is_(None) | (nodes.c.due_at <= _NOW),
     )
     .values(
         status=NodeStatus.RUNNING, attempt=nodes.c.attempt + 1, owner=sa.bindparam("v_owner"),
@@ -133,3 +160,31 @@ _CLAIM = Prepared(
     )
     .returning(*COLUMNS, AFTER)
 )  # fmt: skip
+
+
+def _exists(query: Any) -> Any:
+    """Whether a query of its own finds a node: not one that refers to the row that is being changed."""
+    return sa.exists(query.correlate(None).subquery().select())
+
+
+_SLEEPS = (
+    nodes.c.run_id == sa.bindparam("b_run"),
+    nodes.c.delivered.is_(None),  # so it is; said for the index of these
+    nodes.c.kind == NodeKind.SLEEP,
+    nodes.c.status == NodeStatus.RUNNING,
+    nodes.c.due_at <= _NOW,
+)
+_ONLY = nodes.c.next == sa.bindparam("b_next")
+_ready = sa.select(nodes.c.node_id).where(*_TAKEN, *_NAMED)
+_ended = (
+    sa.update(nodes)
+    .where(
+        *_SLEEPS, _ONLY, _exists(_ready), ~_exists(sa.select(nodes.c.node_id).where(*_SLEEPS, ~_ONLY))
+    )
+    .values(status=NodeStatus.COMPLETED, output="null", finished_at=sa.bindparam("v_now"))
+    .returning(nodes.c.node_id)
+    .cte("ended")
+)
+_WAKE = Prepared(
+    _TAKE_UPDATE.where(*_NAMED, sa.exists(sa.select(_ended.c.node_id))).returning(*COLUMNS, AFTER)
+)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow import workflow
+from ckworkflow import sleep, workflow
 from ckworkflow.engine import attempts, claims
-from ckworkflow.engine.claims import Claimed
-from ckworkflow.model import NodeStatus, RunStatus
+from ckworkflow.engine.claims import Claimed, Dropped, Early
+from ckworkflow.model import NodeKind, NodeStatus, RunStatus
 from ckworkflow.store import claims as store_claims
 from ckworkflow.store import nodes, records, runs, windows
 from ckworkflow.store.expectations import ExpectationError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckworkflow.engine.answer import Answer
+    from ckworkflow.model import RunId
     from ckworkflow.store.transaction import Prepared, Transaction
 
 
@@ -155,3 +158,93 @@ def test_no_statement_of_a_step_reads_more_rows_than_it_needs(desk: Desk) -> Non
         ended = database.read(lambda tx, statement=statement: explained(tx, statement))  # type: ignore[misc]
         assert "nodes_pkey" in ended
         assert "ix_nodes_owner" not in ended
+
+
+@workflow
+async def nap() -> int:
+    await sleep("10 seconds")
+    return await one()
+
+
+@workflow
+async def two_naps() -> int:
+    """The step waits for one sleep while another, which has ended before, waits for its clock."""
+    short = asyncio.create_task(sleep("9 seconds"))
+    await sleep("10 seconds")
+    number = await one()
+    await short
+    return number
+
+
+@workflow
+async def nap_beside_a_step() -> int:
+    await asyncio.gather(sleep("10 seconds"), one())
+    return await one()
+
+
+def wake(desk: Desk, run_id: RunId, generation: int | None = None) -> Claimed | Early | Dropped:
+    """Receive the message of the last step, which had a time."""
+    row = [row for row in desk.nodes(run_id) if row.kind is NodeKind.STEP][-1]
+    generation = row.generation if generation is None else generation
+    return claims.claim(desk.engine, run_id, row.node_id, generation, step=row.name, wakes=True)
+
+
+def test_a_step_is_claimed_with_the_end_of_its_sleep_in_one_round_trip(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = desk.start(nap)
+    desk.clock.advance(timedelta(seconds=11))
+    (step,) = [row for row in desk.nodes(run_id) if row.kind is NodeKind.STEP]
+    waits, commits = count_waits(monkeypatch), count_commits(monkeypatch)
+
+    claimed = claims.claim(
+        desk.engine, run_id, step.node_id, step.generation, step=step.name, wakes=True
+    )
+
+    assert isinstance(claimed, Claimed)
+    assert (len(waits), len(commits)) == (1, 1)
+    slept = desk.node(run_id)
+    assert (slept.status, slept.output, slept.finished_at) == (
+        NodeStatus.COMPLETED,
+        "null",
+        desk.clock.now,
+    )
+    assert slept.due_at is not None
+    assert (claimed.row.status, claimed.row.owner, claimed.row.unmet) == (
+        NodeStatus.RUNNING,
+        desk.engine.owner,
+        0,
+    )
+    assert desk.succeed(claimed, 5).has_ended
+    assert desk.run(run_id).status is RunStatus.COMPLETED
+
+
+def test_a_sleep_that_goes_on_is_left_alone(desk: Desk) -> None:
+    run_id = desk.start(nap)
+
+    assert wake(desk, run_id) == Early(timedelta(seconds=10))
+    assert desk.node(run_id).status is NodeStatus.RUNNING
+
+
+def test_sleeps_that_have_ended_together_are_ended_in_their_order(desk: Desk) -> None:
+    run_id = desk.start(two_naps)
+    desk.clock.advance(timedelta(seconds=11))
+
+    assert isinstance(wake(desk, run_id), Claimed)
+
+    rows = desk.nodes(run_id)
+    assert [row.status for row in rows if row.kind is NodeKind.SLEEP] == [NodeStatus.COMPLETED] * 2
+
+
+def test_a_step_that_waits_for_more_than_the_sleep_is_not_claimed(desk: Desk) -> None:
+    run_id = desk.start(nap_beside_a_step)
+    desk.clock.advance(timedelta(seconds=11))
+    assert wake(desk, run_id) == Dropped("the node waits for others")
+
+
+def test_a_message_of_an_old_plan_wakes_nothing(desk: Desk) -> None:
+    run_id = desk.start(nap)
+    desk.clock.advance(timedelta(seconds=11))
+
+    assert wake(desk, run_id, 77) == Dropped("the plan has changed")
+    assert desk.node(run_id).status is NodeStatus.COMPLETED  # the time had come all the same

@@ -238,6 +238,7 @@ class StepTask(Task):
                     generation,
                     step=self.name,
                     opens=opens,
+                    wakes=self.request.eta is not None,
                     may_begin=host.may_run if host.runs_steps else None,
                 ),
             )
