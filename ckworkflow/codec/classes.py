@@ -25,13 +25,13 @@ T = TypeVar("T")
 class Registration:
     """A class that somebody has taught the codec; see `register`."""
 
-    cls: type[Any]
+    cls: type
     name: str
     to_json: Callable[[Any], object]
     from_json: Callable[[Any], object]
 
 
-registered: Final[dict[type[Any], Registration]] = {}
+registered: Final[dict[type, Registration]] = {}
 registered_names: Final[dict[str, Registration]] = {}
 
 
@@ -56,7 +56,7 @@ def register(
     registered[cls] = registered_names[name] = Registration(cls, name, to_json, from_json)
 
 
-def place(cls: type[Any]) -> str:
+def place(cls: type) -> str:
     """Return where a class is imported from, as it is stored: `module:qualname`."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
@@ -73,14 +73,14 @@ def trust(packages: Iterable[str]) -> None:
     _trusted.update(packages)
 
 
-def find(module: str, qualname: str) -> Any:
+def find(module: str, qualname: str) -> object:
     """Return what was defined at a place.
 
     Raises:
         ImportError: There is no such module, or it may not be imported; importing it may raise anything else.
         LookupError: Nothing of that name was defined there.
     """
-    found: Any = sys.modules.get(module)
+    found: object = sys.modules.get(module)
     if found is None:
         if not _is_trusted(module):
             msg = f"module {module} is not imported in this process, and not under workflow_packages"
@@ -99,7 +99,7 @@ def _is_trusted(module: str) -> bool:
     return "__main__" not in parts and not _trusted.isdisjoint(parents)
 
 
-def why_unstorable(cls: type[Any]) -> str | None:
+def why_unstorable(cls: type) -> str | None:
     """Return why no worker could import a class, and what to do; `None` for one that it can."""
     name = cls.__qualname__
     if cls.__module__ == "__main__":
@@ -121,25 +121,25 @@ def why_unstorable(cls: type[Any]) -> str | None:
     return None
 
 
-def is_namedtuple(cls: type[Any]) -> bool:
+def is_namedtuple(cls: type) -> bool:
     """Whether it is made by `namedtuple` or `NamedTuple`."""
     return issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make")
 
 
-def is_model(cls: type[Any]) -> bool:
+def is_model(cls: type) -> bool:
     """Whether it is a model of pydantic, 2 or later."""
     # Asked of what is imported: a class can only be a model if pydantic is.
     model = getattr(sys.modules.get("pydantic"), "BaseModel", None)
     return isinstance(model, type) and issubclass(cls, model) and hasattr(cls, "model_construct")
 
 
-def is_plain_dataclass(cls: type[Any]) -> bool:
+def is_plain_dataclass(cls: type) -> bool:
     """Whether its fields are all that there is to it."""
     is_more = builtin_base(cls) is not None or issubclass(cls, BaseException)
     return dataclasses.is_dataclass(cls) and not is_more
 
 
-def field_names(cls: type[Any]) -> tuple[str, ...]:
+def field_names(cls: type) -> tuple[str, ...]:
     """Return the names of a dataclass's fields."""
     return _shape(cls)[0]
 
@@ -157,16 +157,16 @@ def keeps_state_apart(value: object) -> bool:
     return any(is_data or name not in state for name, is_data in computed.items())
 
 
-def is_computed(cls: type[Any], name: str) -> bool:
+def is_computed(cls: type, name: str) -> bool:
     """Whether what a class has under the name of a field is code, and no default."""
     return name in _shape(cls)[1]
 
 
 _Shape: TypeAlias = tuple[tuple[str, ...], dict[str, bool]]
-_shapes: Final[weakref.WeakKeyDictionary[type[Any], _Shape]] = weakref.WeakKeyDictionary()
+_shapes: Final[weakref.WeakKeyDictionary[type, _Shape]] = weakref.WeakKeyDictionary()
 
 
-def _shape(cls: type[Any]) -> _Shape:
+def _shape(cls: type) -> _Shape:
     """The names of a dataclass's fields, and those that a descriptor stands for: whether it is a data descriptor."""
     found = _shapes.get(cls)
     if found is None:
@@ -183,9 +183,9 @@ def _shape(cls: type[Any]) -> _Shape:
     return found
 
 
-def slots(cls: type[Any]) -> dict[str, Any]:
+def slots(cls: type) -> dict[str, types.MemberDescriptorType]:
     """Return the slots of a class and its bases, by the names of their descriptors."""
-    found: dict[str, Any] = {}
+    found: dict[str, types.MemberDescriptorType] = {}
     for base in cls.__mro__:
         for name, descriptor in base.__dict__.items():
             if isinstance(descriptor, types.MemberDescriptorType):
@@ -199,6 +199,6 @@ _BUILTINS: Final = (
 )
 
 
-def builtin_base(cls: type[Any]) -> type[Any] | None:
+def builtin_base(cls: type) -> type | None:
     """Return the class among those with a stored form that this one descends from, if any."""
     return next((base for base in _BUILTINS if issubclass(cls, base)), None)

@@ -10,7 +10,7 @@ import zoneinfo
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias
 from uuid import UUID
 
 from ckworkflow.codec import classes
@@ -20,7 +20,14 @@ from ckworkflow.foreign import describe, is_interrupt
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pydantic import BaseModel
+
     from ckworkflow.model import Json
+
+    _Tagged: TypeAlias = Mapping[str, Any]
+    """A tree with a tag, which says what is under `v` and which keys there are besides."""
+    _Build: TypeAlias = Callable[[Any], object]
+    """Makes a value of what is under `v`."""
 
 
 def decode(tree: Json, *, ref: Callable[[Json], object] | None = None) -> Any:
@@ -71,7 +78,7 @@ class _Decoder:
         self.passing: BaseException | None = None
         """What `ref` has raised."""
 
-    def value(self, tree: Any) -> Any:
+    def value(self, tree: Any) -> object:
         """Return the value of a tree."""
         kind = type(tree)
         if kind is list:
@@ -88,7 +95,7 @@ class _Decoder:
             return _guarded(tag, leaf, tree["v"])
         return self._compound(tag, tree)
 
-    def _compound(self, tag: str, tree: Mapping[str, Any]) -> Any:
+    def _compound(self, tag: str, tree: _Tagged) -> object:
         container = _CONTAINERS.get(tag)
         data = self.value(tree["v"])
         if container is not None:
@@ -129,7 +136,7 @@ def _registered(name: str, data: object) -> object:
     return _guarded(repr(name), registration.from_json, data)
 
 
-def _class(tag: str, place: str) -> type[Any]:
+def _class(tag: str, place: str) -> type:
     module, _, qualname = place.partition(":")
     try:
         cls = classes.find(module, qualname)
@@ -147,8 +154,8 @@ def _class(tag: str, place: str) -> type[Any]:
 # -- leaves and containers -------------------------------------------------------------------------
 
 
-def _zoned(cls: type[datetime | time]) -> Callable[[Any], datetime | time]:
-    def build(data: Any) -> datetime | time:
+def _zoned(cls: type[datetime | time]) -> _Build:
+    def build(data: str | tuple[str, str | None, int]) -> datetime | time:
         if isinstance(data, str):
             return cls.fromisoformat(data)
         text, key, fold = data
@@ -158,7 +165,7 @@ def _zoned(cls: type[datetime | time]) -> Callable[[Any], datetime | time]:
     return build
 
 
-_LEAVES: Final[Mapping[str, Callable[[Any], object]]] = MappingProxyType(
+_LEAVES: Final[Mapping[str, _Build]] = MappingProxyType(
     {
         "datetime": _zoned(datetime),
         "date": date.fromisoformat,
@@ -172,7 +179,7 @@ _LEAVES: Final[Mapping[str, Callable[[Any], object]]] = MappingProxyType(
         "str": lambda data: base64.b64decode(data).decode("utf-8", "surrogatepass"),
     }
 )
-_CONTAINERS: Final[Mapping[str, Callable[[Any], object]]] = MappingProxyType(
+_CONTAINERS: Final[Mapping[str, _Build]] = MappingProxyType(
     {"dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
 )
 
@@ -180,23 +187,23 @@ _CONTAINERS: Final[Mapping[str, Callable[[Any], object]]] = MappingProxyType(
 # -- objects ---------------------------------------------------------------------------------------
 
 
-def _enum(cls: Any, name: str, _tree: Mapping[str, Any]) -> object:
+def _enum(cls: type[enum.Enum], name: str, _tree: _Tagged) -> object:
     return cls[name]
 
 
-def _flag(cls: Any, value: object, _tree: Mapping[str, Any]) -> object:
+def _flag(cls: type[enum.Flag], value: object, _tree: _Tagged) -> object:
     return cls(value)
 
 
-def _namedtuple(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) -> object:
+def _namedtuple(cls: type[NamedTuple], stored: Mapping[str, object], _tree: _Tagged) -> object:
     values = {**cls._field_defaults, **stored}
     # Not `_make`, nor `__new__`: what a subclass does there was done when the value was made.
     return tuple.__new__(cls, [values[name] if name in values else _lost(name) for name in cls._fields])
 
 
-def _dataclass(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) -> object:
+def _dataclass(cls: type, stored: Mapping[str, object], _tree: _Tagged) -> object:
     # As unpickling: neither `__init__` nor `__post_init__` runs, which could change the values again.
-    made = object.__new__(cls)
+    made: object = object.__new__(cls)
     for field in dataclasses.fields(cls):
         if field.name in stored:
             value = stored[field.name]
@@ -212,10 +219,11 @@ def _dataclass(cls: Any, stored: Mapping[str, Any], _tree: Mapping[str, Any]) ->
     return made
 
 
-def _instance(cls: Any, stored: Any, _tree: Mapping[str, Any]) -> object:
+def _instance(cls: type, stored: tuple[dict[str, object], dict[str, object]], _tree: _Tagged) -> object:
     # What `_dataclass` does for one whose fields are code: what the object held is put where it was.
     attributes, held = stored
-    made, slots = object.__new__(cls), classes.slots(cls)
+    slots = classes.slots(cls)
+    made: object = object.__new__(cls)
     for name, value in held.items():
         if name in slots:
             slots[name].__set__(made, value)
@@ -235,7 +243,7 @@ def _instance(cls: Any, stored: Any, _tree: Mapping[str, Any]) -> object:
     return made
 
 
-def _model(cls: Any, stored: Mapping[str, Any], tree: Mapping[str, Any]) -> object:
+def _model(cls: type[BaseModel], stored: Mapping[str, object], tree: _Tagged) -> object:
     # As for a dataclass: validators have seen the values once, and might change them again.
     for name, field in cls.model_fields.items():
         if name not in stored and field.is_required():
@@ -246,7 +254,7 @@ def _model(cls: Any, stored: Mapping[str, Any], tree: Mapping[str, Any]) -> obje
     extra = made.__pydantic_extra__
     for name, value in stored.items():
         if name in cls.model_fields:
-            made.__dict__[name] = value
+            vars(made)[name] = value
         elif extra is not None:
             extra[name] = value
     object.__setattr__(made, "__pydantic_fields_set__", set(tree["set"]))
@@ -258,7 +266,7 @@ def _lost(field: str) -> NoReturn:
     raise LookupError(msg)
 
 
-_OBJECTS: Final[Mapping[str, Callable[[Any, Any, Mapping[str, Any]], object]]] = MappingProxyType(
+_OBJECTS: Final[Mapping[str, Callable[..., object]]] = MappingProxyType(
     {
         "enum": _enum,
         "flag": _flag,
@@ -268,7 +276,7 @@ _OBJECTS: Final[Mapping[str, Callable[[Any, Any, Mapping[str, Any]], object]]] =
         "pydantic": _model,
     }
 )
-_FITS: Final[Mapping[str, Callable[[type[Any]], bool]]] = MappingProxyType(
+_FITS: Final[Mapping[str, Callable[[type], bool]]] = MappingProxyType(
     {
         "enum": lambda cls: issubclass(cls, enum.Enum),
         "flag": lambda cls: issubclass(cls, enum.Flag),

@@ -9,7 +9,7 @@ import math
 import zoneinfo
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from types import MappingProxyType
+from types import MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -19,6 +19,8 @@ from ckworkflow.foreign import is_interrupt, suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from pydantic import BaseModel
 
     from ckworkflow.model import Json
 
@@ -93,7 +95,7 @@ def _in_base64(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
-_LEAVES: Final[Mapping[type[Any], tuple[str, Callable[[Any], Json]]]] = MappingProxyType(
+_LEAVES: Final[Mapping[type, tuple[str, Callable[[Any], Json]]]] = MappingProxyType(
     {
         datetime: ("datetime", _zoned),
         date: ("date", date.isoformat),
@@ -106,7 +108,7 @@ _LEAVES: Final[Mapping[type[Any], tuple[str, Callable[[Any], Json]]]] = MappingP
 )
 
 
-def _number_or_text(value: Any, kind: type[Any]) -> Json:
+def _number_or_text(value: Any, kind: type) -> Json:
     """Return the tree of an exact str, int or float."""
     tree: Json = value
     if kind is str:
@@ -166,7 +168,7 @@ class _Encoder:
                 raise
             raise _RefusedError(value, hints.raised(error)) from None
 
-    def _compound(self, value: Any, kind: type[Any]) -> Json:
+    def _compound(self, value: object, kind: type) -> Json:
         if id(value) in self._inside:
             raise _RefusedError(value, hints.CYCLE)
         if len(self._inside) >= DEEPEST:
@@ -180,13 +182,13 @@ class _Encoder:
         finally:
             self._inside.discard(id(value))
 
-    def list_(self, value: list[Any]) -> Json:
+    def list_(self, value: list[object]) -> Json:
         return self._items(value)
 
-    def tuple_(self, value: tuple[Any, ...]) -> Json:
+    def tuple_(self, value: tuple[object, ...]) -> Json:
         return {"$": "tuple", "v": self._items(value)}
 
-    def set_(self, value: set[Any] | frozenset[Any]) -> Json:
+    def set_(self, value: set[object] | frozenset[object]) -> Json:
         # The order of a set differs between processes; the digest of arguments must not.
         members = [self._child(member, _a_member) for member in value]
         return {"$": type(value).__name__, "v": sorted(members, key=dumps)}
@@ -231,13 +233,13 @@ class _Encoder:
         # A combination of flags has no name of its own.
         return {"$": "flag", "t": place, "v": self.tree(value._value_)}
 
-    def _model(self, value: Any) -> Json:
+    def _model(self, value: BaseModel) -> Json:
         state = value.__dict__
         items = [(name, state[name]) for name in type(value).model_fields if name in state]
         tree = self._fields("pydantic", value, [*items, *(value.model_extra or {}).items()])
         return {**tree, "set": sorted(value.model_fields_set)}
 
-    def _fields(self, tag: str, value: object, items: Iterable[tuple[str, Any]]) -> dict[str, Json]:
+    def _fields(self, tag: str, value: object, items: Iterable[tuple[str, object]]) -> dict[str, Json]:
         return {"$": tag, "t": _place(value), "v": self._named(items, _attribute)}
 
     def _instance(self, value: object) -> Json:
@@ -259,7 +261,7 @@ class _Encoder:
         ]
         return {"$": "instance", "t": place, "v": trees}
 
-    def _items(self, values: list[Any] | tuple[Any, ...]) -> list[Json]:
+    def _items(self, values: list[object] | tuple[object, ...]) -> list[Json]:
         trees: list[Json] = []
         try:
             for value in values:
@@ -269,7 +271,9 @@ class _Encoder:
             raise
         return trees
 
-    def _named(self, items: Iterable[tuple[str, Any]], step: Callable[[object], str]) -> dict[str, Json]:
+    def _named(
+        self, items: Iterable[tuple[str, object]], step: Callable[[object], str]
+    ) -> dict[str, Json]:
         return {name: self._child(value, step, name) for name, value in items}
 
     def _child(self, value: object, step: Callable[[object], str], key: object = None) -> Json:
@@ -281,7 +285,7 @@ class _Encoder:
             raise
 
 
-def _attributes(value: object, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def _attributes(value: object, names: Iterable[str]) -> Iterator[tuple[str, object]]:
     """Give the attributes that are set, past a `__getattribute__` or `__getattr__` of the class."""
     for name in names:
         try:
@@ -290,7 +294,7 @@ def _attributes(value: object, names: Iterable[str]) -> Iterator[tuple[str, Any]
             continue
 
 
-def _is_set(slot: Any, value: object) -> bool:
+def _is_set(slot: MemberDescriptorType, value: object) -> bool:
     try:
         slot.__get__(value)
     except AttributeError:
@@ -319,7 +323,7 @@ def _a_member(_key: object) -> str:
     return " (a member)"
 
 
-_CONTAINERS: Final[Mapping[type[Any], Callable[[_Encoder, Any], Json]]] = MappingProxyType(
+_CONTAINERS: Final[Mapping[type, Callable[[_Encoder, Any], Json]]] = MappingProxyType(
     {
         dict: _Encoder.dict_,
         list: _Encoder.list_,
