@@ -80,13 +80,13 @@ def holds_no_frames(value: object) -> bool:
     return not gc.is_tracked(value) or type(value) is Deferred
 
 
-def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], list[Any]]:
+def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[object], list[Any]]:
     """The suspended objects that the roots alone keep, and the exits of locks that a `with` has put on their stacks.
 
     As the collector finds garbage: of all that is within reach, what has a reference from elsewhere is not theirs, nor
     what that reaches in turn.
     """
-    objects: dict[int, Any] = {id(root): root for root in roots}
+    objects: dict[int, object] = {id(root): root for root in roots}
     found_from: Counter[int] = Counter()
     pending = deque(objects)
     while pending:
@@ -118,9 +118,9 @@ def _reach(roots: list[object], beyond: tuple[type, ...]) -> tuple[list[Any], li
     return _suspended(theirs.values())
 
 
-def _awaited_by(roots: list[object]) -> list[Any]:
+def _awaited_by(roots: list[object]) -> list[object]:
     """What is awaited, one by the other: nobody else can go on with that, however much a body reaches."""
-    chain: list[Any] = [getattr(root, "get_coro", lambda root=root: root)() for root in roots]
+    chain: list[object] = [getattr(root, "get_coro", lambda root=root: root)() for root in roots]
     for one in chain:
         inner = getattr(one, "cr_await", None) or getattr(one, "ag_await", None)
         inner = inner or getattr(one, "gi_yieldfrom", None)
@@ -141,7 +141,7 @@ _WRAPPER: Final = type(_coroutine.__await__())
 _coroutine.close()
 
 
-def _suspended(objects: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+def _suspended(objects: Iterable[object]) -> tuple[list[object], list[Any]]:
     suspended = [one for one in objects if _is(one, _SUSPENDED)]
     exits = [
         held
@@ -157,7 +157,7 @@ def _is(one: object, types: tuple[type, ...]) -> bool:
     return issubclass(type(one), types)
 
 
-def _held(found: Any) -> list[Any]:
+def _held(found: object) -> list[object]:
     # Of a function only what it has closed over: its globals are everybody's.
     return list(found.__closure__ or ()) if type(found) is FunctionType else gc.get_referents(found)
 
@@ -171,7 +171,7 @@ def _is_exit(held: Any) -> bool:
     )
 
 
-def _waits_for(suspended: Any, lock: object) -> bool:
+def _waits_for(suspended: object, lock: object) -> bool:
     """Whether a coroutine still waits for the lock whose exit stands on its stack: `async with` puts it there first."""
     frame = getattr(getattr(suspended, "cr_await", None), "cr_frame", None)
     return (
@@ -181,7 +181,7 @@ def _waits_for(suspended: Any, lock: object) -> bool:
     )
 
 
-def _mark(suspended: Any) -> None:
+def _mark(suspended: object) -> None:
     """Tell CPython that an object was finalized; keep it for ever where that cannot be told."""
     if _HAS_GIL and sys.implementation.name == "cpython" and gc.is_tracked(suspended):
         ctypes.c_size_t.from_address(id(suspended) - ctypes.sizeof(ctypes.c_size_t)).value |= _FINALIZED

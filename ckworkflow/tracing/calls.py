@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from ckworkflow.model import Json, NodeId, NodeKind
     from ckworkflow.tracing.forgotten import Alarm
     from ckworkflow.tracing.nodes import TracedNode
-    from ckworkflow.tracing.tasks import TaskState
+    from ckworkflow.tracing.tasks import AnyCoroutine, TaskState
     from ckworkflow.tracing.tracer import Tracer
 
 
-class Call(Coroutine[Any, Any, Any]):
+class Call(Coroutine[object, object, object]):
     """A coroutine of the body; see the module. So whatever takes a coroutine takes it: `create_task`, a `TaskGroup`."""
 
     __slots__ = ("_alarm", "_coroutine", "_is_used", "_number", "line", "tracer")
 
     def __init__(self, tracer: Tracer, line: int) -> None:
         self.tracer, self.line, self._is_used = tracer, line, False
-        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._coroutine: AnyCoroutine | None = None
         self._number = tracer.next_call()
         self._alarm: Alarm | None = None
 
@@ -54,7 +54,7 @@ class Call(Coroutine[Any, Any, Any]):
             self._alarm = None
         self.tracer.unawaited.discard(self._number)
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[object, None, object]:
         return self.strict().__await__()
 
     def __hash__(self) -> int:
@@ -66,17 +66,17 @@ class Call(Coroutine[Any, Any, Any]):
             return self is other
         raise used_as_a_value(self.tracer, self.what, self.line)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         # Asked for what a call has not: of its result, most likely. Others ask `hasattr`, so it is no fault yet.
         if name.startswith("_"):
             raise AttributeError(name)
         raise AttributeError(str(NotAwaitedError(self.what, self.line)))
 
-    def send(self, value: Any, /) -> Any:
+    def send(self, value: object, /) -> object:
         """As of a coroutine."""
         return self._begun().send(value)
 
-    def throw(self, *error: Any) -> Any:
+    def throw(self, *error: Any) -> object:
         """As of a coroutine."""
         return self._begun().throw(*error)
 
@@ -88,23 +88,23 @@ class Call(Coroutine[Any, Any, Any]):
         else:
             self._coroutine.close()
 
-    def _begun(self) -> Coroutine[Any, Any, Any]:
+    def _begun(self) -> AnyCoroutine:
         self.hand_over()
         if self._coroutine is None:
             self._coroutine = self.strict()
         return self._coroutine
 
-    async def lazily(self) -> Any:
+    async def lazily(self) -> object:
         """Record, and return deferred values without waiting."""
         raise NotImplementedError
 
-    async def strict(self) -> Any:
+    async def strict(self) -> object:
         """Record, wait until all of it is recorded, and return real values."""
         value = await self.in_order()
         await self.tracer.fence(self.line, self.reason)
         return self.tracer.resolve(value)
 
-    async def in_order(self) -> Any:
+    async def in_order(self) -> object:
         """As `lazily`; an error comes when all that was awaited before it is recorded."""
         try:
             return await self.lazily()
@@ -126,7 +126,7 @@ class Call(Coroutine[Any, Any, Any]):
         self.hand_over()
 
 
-def _refuse(self: Call, *_: Any) -> NoReturn:
+def _refuse(self: Call, *_: object) -> NoReturn:
     raise used_as_a_value(self.tracer, self.what, self.line)
 
 
@@ -156,13 +156,13 @@ class NodeCall(Call):
         self.use()
         return self.tracer.add_node(self, self.tracer.state().next_node())
 
-    async def lazily(self) -> Any:
+    async def lazily(self) -> object:
         """Pass the node, unless its outcome is at hand: then it is delivered in its turn."""
         node = self.record()
         await self.tracer.pass_node(node)
         return Deferred(node)
 
-    async def strict(self) -> Any:
+    async def strict(self) -> object:
         """Wait for the node and return its result or raise its error."""
         node = self.record()
         await self.tracer.wait_for(frozenset({node.node_id}), self.line, self.reason)
@@ -180,7 +180,7 @@ class WorkflowCall(Call):
     __slots__ = ("body", "name")
 
     def __init__(
-        self, tracer: Tracer, body: Callable[[], Coroutine[Any, Any, Any]], name: str, line: int
+        self, tracer: Tracer, body: Callable[[], Awaitable[object]], name: str, line: int
     ) -> None:
         super().__init__(tracer, line)
         self.body, self.name = body, name
@@ -190,7 +190,7 @@ class WorkflowCall(Call):
         """The last part of its name."""
         return self.name.rpartition(".")[2]
 
-    async def lazily(self) -> Any:
+    async def lazily(self) -> object:
         """Run the inlined body; its value may hold deferred values."""
         self.use()
         state = self.tracer.state()
@@ -211,7 +211,7 @@ class OtherCall(Call):
 
     __slots__ = ("make",)
 
-    def __init__(self, tracer: Tracer, make: Callable[[], Any], line: int) -> None:
+    def __init__(self, tracer: Tracer, make: Callable[[], object], line: int) -> None:
         super().__init__(tracer, line)
         self.make = make
 
@@ -220,7 +220,7 @@ class OtherCall(Call):
         """Not known yet: it is awaited where it is made."""
         return "a call"
 
-    async def lazily(self) -> Any:
+    async def lazily(self) -> object:
         """Wait, call, and await what came back."""
         self.use()
         await self.tracer.fence(self.line, "it is not known to be a step")
@@ -267,7 +267,7 @@ class GatherCall(Call):
         places = {id(member): place for place, member in enumerate(self.members)}
         self._places = [places[id(member)] for member in members]
         self.return_exceptions = return_exceptions
-        self._results: list[Any] = [None] * len(self.members)
+        self._results: list[object] = [None] * len(self.members)
         self._missing = len(self.members)
         self._is_strict = False
         self._future = _Gathering(self)
@@ -286,12 +286,12 @@ class GatherCall(Call):
         """Why a trace stops here."""
         return "the results of gather are looked at"
 
-    async def strict(self) -> Any:
+    async def strict(self) -> object:
         """Wait for all members: who cancels a gather ends those that have not ended."""
         self._is_strict, self._waiter.reason = True, self.reason
         return await super().strict()
 
-    async def lazily(self) -> list[Any]:
+    async def lazily(self) -> list[object]:
         """Start all members and wait for those whose outcome is at hand or that wait themselves."""
         self.use()
         tracer = self.tracer
@@ -344,11 +344,16 @@ class GatherCall(Call):
         else:
             self._waiter.add(node.node_id, delivered)
 
-    def _start_task(self, index: int, member: Any, frontiers: list[set[NodeId]]) -> None:
+    def _start_task(self, index: int, member: Awaitable[object], frontiers: list[set[NodeId]]) -> None:
         tracer = self.tracer
-        state, is_own = tracer.child_state(), not isinstance(member, asyncio.Future)
+        state = tracer.child_state()
         # What is under way already is waited for itself, as by asyncio: nothing comes in between.
-        task = tracer.loop.spawn(_run_member(tracer, member), state) if is_own else member
+        task = (
+            member
+            if isinstance(member, asyncio.Future)
+            else tracer.loop.spawn(_run_member(tracer, member), state)
+        )
+        is_own = task is not member
         self._tasks[index] = task
 
         def finished(task: asyncio.Future[Any]) -> None:
@@ -365,7 +370,7 @@ class GatherCall(Call):
 
         task.add_done_callback(finished)
 
-    def cancel_members(self, message: Any) -> bool:
+    def cancel_members(self, message: object) -> bool:
         """Cancel the members that have not ended; whether there were any."""
         is_any = False
         for index in sorted({**self._tasks, **self._nodes}):
@@ -384,7 +389,9 @@ class GatherCall(Call):
             )
         return is_any
 
-    def _cancelled(self, index: int, message: Any, error: Callable[[], asyncio.CancelledError]) -> None:
+    def _cancelled(
+        self, index: int, message: object, error: Callable[[], asyncio.CancelledError]
+    ) -> None:
         if self.return_exceptions:
             self._done(index, asyncio.CancelledError("" if message is None else message), error)
         else:
@@ -397,7 +404,7 @@ class GatherCall(Call):
             self._future.set_exception(error)
 
     def _done(
-        self, index: int, value: Any,
+        self, index: int, value: object,
         cancelled: Callable[[], asyncio.CancelledError] = asyncio.CancelledError,
     ) -> None:  # fmt: skip
         self._results[index] = value
@@ -418,7 +425,7 @@ class _Gathering(asyncio.Future[None]):
         self.is_cancelling = False
         self.call: GatherCall | None = call
 
-    def cancel(self, msg: Any = None) -> bool:
+    def cancel(self, msg: object = None) -> bool:
         """Cancel the members; whether any could be."""
         if self.done() or self.call is None or not self.call.cancel_members(msg):
             return False
@@ -426,11 +433,11 @@ class _Gathering(asyncio.Future[None]):
         return True
 
 
-def _cancellation(message: Any) -> asyncio.CancelledError:
+def _cancellation(message: object) -> asyncio.CancelledError:
     return asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
 
-async def _run_member(tracer: Tracer, member: Any) -> Any:
+async def _run_member(tracer: Tracer, member: Awaitable[object]) -> object:
     if isinstance(member, Call):
         return await member.in_order()
     value = await member
@@ -443,10 +450,10 @@ class Lazy:
 
     __slots__ = ("awaitable",)
 
-    def __init__(self, awaitable: Any) -> None:
+    def __init__(self, awaitable: Awaitable[object]) -> None:
         self.awaitable = awaitable
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[object, None, object]:
         if not isinstance(self.awaitable, Call):
-            return self.awaitable.__await__()  # type: ignore[no-any-return]  # whatever the body called
+            return self.awaitable.__await__()
         return self.awaitable.lazily().__await__()

@@ -44,17 +44,19 @@ class Deferred:
     """The result of a node, or a part of it, that is not known yet (or need not be)."""
 
     __slots__ = ("_ckw_node", "_ckw_path")
+    _ckw_node: TracedNode
+    _ckw_path: Path
 
     def __init__(self, node: TracedNode, path: Path = ()) -> None:
         object.__setattr__(self, "_ckw_node", node)
         object.__setattr__(self, "_ckw_path", path)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Deferred:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         return Deferred(self._ckw_node, (*self._ckw_path, ("attr", name)))
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: str | int) -> Deferred:
         if type(key) not in (str, int):
             raise DeferredLookError("a computed subscript", self._ckw_node.name)
         return Deferred(self._ckw_node, (*self._ckw_path, ("item", key)))
@@ -64,7 +66,7 @@ class Deferred:
 
 
 def _refuse(operation: str) -> Callable[..., NoReturn]:
-    def refuse(self: Deferred, *_: Any) -> NoReturn:
+    def refuse(self: Deferred, *_: object) -> NoReturn:
         raise DeferredLookError(operation, self._ckw_node.name)
 
     return refuse
@@ -144,7 +146,7 @@ def project(value: Any, path: Path) -> Any:
     return value
 
 
-def _is_stored(value: Any, name: str) -> bool:
+def _is_stored(value: object, name: str) -> bool:
     """Whether an attribute is a field that Python reads from the instance itself, without code of its class."""
     cls = type(value)
     if any("__getattribute__" in vars(base) for base in cls.__mro__[:-1]):
@@ -158,12 +160,12 @@ def _is_stored(value: Any, name: str) -> bool:
     return is_field and name in getattr(value, "__dict__", ()) and not hasattr(type(found), "__set__")
 
 
-def holds_part(value: Any) -> bool:
+def holds_part(value: object) -> bool:
     """Whether a display holds a part of a deferred value, which may have no such part."""
     return any(found._ckw_path for found in _deferred_in(value))
 
 
-def holds_deferred(value: Any) -> bool:
+def holds_deferred(value: object) -> bool:
     """Whether a display is a deferred value, or holds one."""
     return next(_deferred_in(value), None) is not None
 

@@ -106,7 +106,7 @@ class History:
     def _plain(self, args: Json) -> Json:
         """Arguments with every known reference replaced by what it stands for."""
 
-        def known_value(ref: Any) -> Any:
+        def known_value(ref: Any) -> object:
             node_id, path = ref
             outcome = self._outcomes.get(node_id)
             if outcome is None:

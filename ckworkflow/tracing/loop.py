@@ -16,9 +16,9 @@ import os
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, Never, NoReturn, cast
 
 from ckworkflow.errors import BodyAwaitError
 from ckworkflow.tracing.abandon import abandon, holds_no_frames
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import FrameType
 
-    from ckworkflow.tracing.tasks import TaskState
+    from ckworkflow.tracing.tasks import AnyCoroutine, TaskState
     from ckworkflow.tracing.tracer import Tracer
 
 CALLBACK_LIMIT = 1_000_000
@@ -48,9 +48,11 @@ class TraceTask(asyncio.Task[Any]):
 
     state: TaskState
 
-    def __init__(self, coro: Any, *, hash_: int, **options: Any) -> None:
+    def __init__(
+        self, coro: AnyCoroutine, *, hash_: int, loop: TraceLoop, name: str, context: Context | None
+    ) -> None:
         self._hash = hash_  # first: asyncio keeps a set of all tasks
-        super().__init__(coro, **options)
+        super().__init__(coro, loop=loop, name=name, context=context)
 
     def __hash__(self) -> int:
         # By its number in the body, not by its address: a set of tasks (`asyncio.wait`) has one order.
@@ -66,7 +68,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self.tasks: list[TraceTask] = []
-        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.generators: list[AsyncGenerator[object, Never]] = []
         self.fault: BaseException | None = None
         self.progress = 0
         """Grows while the body comes further: with each callback, and with each node."""
@@ -79,8 +81,8 @@ class TraceLoop(asyncio.AbstractEventLoop):
 
     # -- what asyncio's own tasks and futures use -----------------------------------------------
 
-    def call_soon(  # type: ignore[override]  # typeshed ties the arguments to the callback's
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    def call_soon(
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> asyncio.Handle:
         """Schedule a callback behind those already scheduled."""
         handle = asyncio.Handle(callback, args, self, context)
@@ -105,7 +107,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
 
     def spawn(
         self,
-        coro: Coroutine[Any, Any, Any],
+        coro: AnyCoroutine,
         state: TaskState,
         *,
         context: Context | None = None,
@@ -155,7 +157,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
         """Whether the body was abandoned or has ended."""
         return self._closed
 
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
+    def call_exception_handler(self, context: dict[str, object]) -> None:
         """Errors that nobody awaits are dropped: their nodes have recorded them."""
 
     default_exception_handler = call_exception_handler
@@ -180,7 +182,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
             sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)
 
-    def _begin_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+    def _begin_generator(self, generator: AsyncGenerator[object, Never]) -> None:
         """Keep an asynchronous generator of the body: it is closed when the body ends, and not when it is collected."""
         self.generators = [
             kept for kept in self.generators if getattr(kept, "ag_frame", None) is not None
@@ -237,14 +239,18 @@ class TraceLoop(asyncio.AbstractEventLoop):
 
     # -- what a body may not do -------------------------------------------------------------------
 
-    def call_later(  # type: ignore[override]  # as `call_soon`
-        self, delay: float, callback: Any, *args: Any, context: Any = None
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: object,
+        context: Context | None = None,
     ) -> NoReturn:
         """Refused: a timer of the process is not durable."""
         raise self._refuse_timer(sys._getframe(1))
 
-    def call_at(  # type: ignore[override]  # as `call_soon`
-        self, when: float, callback: Any, *args: Any, context: Any = None
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> NoReturn:
         """Refused: a timer of the process is not durable."""
         raise self._refuse_timer(sys._getframe(1))
@@ -293,12 +299,12 @@ _TIMERS: Final = {
 """By the function of asyncio that asks for a timer: what the body used, and what to do."""
 
 
-def _leave_generator(generator: AsyncGenerator[Any, Any]) -> None:
+def _leave_generator(generator: AsyncGenerator[object, Never]) -> None:
     """Nothing to do for one that is collected: its body was abandoned."""
 
 
 def _refusal(name: str) -> Callable[..., NoReturn]:
-    def refuse(self: TraceLoop, *_: Any, **__: Any) -> NoReturn:
+    def refuse(self: TraceLoop, *_: object, **__: object) -> NoReturn:
         raise self.refuse(f"the network, a thread or a process (the event loop's {name}())")
 
     refuse.__name__ = name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckworkflow import codec
 
@@ -64,7 +64,7 @@ class TracedNode:
     outcome: Outcome | None = None
     passed: bool = False
 
-    def value(self) -> Any:
+    def value(self) -> object:
         """Return a fresh copy of the result, or raise the recorded error."""
         if self.outcome is None:
             msg = f"{self.node_id} has no outcome"

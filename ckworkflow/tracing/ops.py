@@ -11,7 +11,7 @@ import enum
 import sys
 import types
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -57,24 +57,24 @@ def recognise(is_callee: Callable[[object], bool]) -> None:
     _callee_kinds.append(is_callee)
 
 
-def lazy(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # only rewritten bodies call it
+def lazy(awaitable: Awaitable[object], is_strict: bool = False) -> Awaitable[object]:  # noqa: FBT001, FBT002  # only rewritten bodies call it
     """Await without waiting (see `calls`), unless a loop around it runs code at its turns."""
     return awaitable if is_strict else Lazy(awaitable)
 
 
-def lazy_in_root(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
+def lazy_in_root(awaitable: Awaitable[object], is_strict: bool = False) -> Awaitable[object]:  # noqa: FBT001, FBT002  # as `lazy`
     """Await without waiting in the root task; strictly in any other, which may be cancelled: then a `try` can tell where."""
     tracer = current()
     return awaitable if is_strict or tracer is None or not tracer.state().is_root else Lazy(awaitable)
 
 
-def lazy_alone(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
+def lazy_alone(awaitable: Awaitable[object], is_strict: bool = False) -> Awaitable[object]:  # noqa: FBT001, FBT002  # as `lazy`
     """Await without waiting while no other task is under way: a part that has no value must raise before others go on."""
     tracer = current()
     return awaitable if is_strict or tracer is None or not tracer.is_alone() else Lazy(awaitable)
 
 
-def lazy_at_root(awaitable: Any, is_strict: bool = False) -> Any:  # noqa: FBT001, FBT002  # as `lazy`
+def lazy_at_root(awaitable: Awaitable[object], is_strict: bool = False) -> Awaitable[object]:  # noqa: FBT001, FBT002  # as `lazy`
     """As `lazy_alone` in the body of the run itself; strictly in a workflow that it calls."""
     return lazy_alone(awaitable, is_strict or is_inlined())
 
@@ -85,19 +85,19 @@ def is_inlined() -> bool:
     return tracer is None or not tracer.state().is_root or bool(tracer.state().inlined)
 
 
-def early(value: Any) -> bool:
+def early(value: object) -> bool:
     """Whether a part of this value would be taken before all that the task awaited is recorded."""
     tracer = current()
     return tracer is not None and not holds_deferred(value) and not tracer.is_settled(tracer.state())
 
 
-def real(value: Any) -> Any:
+def real(value: object) -> object:
     """The value itself, if all that the task awaited is recorded; else its stand-in, or the list of a gather's."""
     tracer = current()
     return value if tracer is None or not tracer.is_settled(tracer.state()) else tracer.resolve(value)
 
 
-def callee(function: Any) -> Any:
+def callee(function: Callable[..., object]) -> Callable[..., object]:
     """Return what to call in place of `function`, judged by what it is now."""
     if function is asyncio.gather:
         return gather
@@ -110,7 +110,7 @@ def callee(function: Any) -> Any:
     return lambda *args, **kwargs: tracer.later(function, args, kwargs, line=line)
 
 
-def gather(*members: Any, return_exceptions: bool = False) -> Any:
+def gather(*members: Awaitable[object], return_exceptions: bool = False) -> Awaitable[object]:
     """`asyncio.gather` of a body."""
     tracer = current()
     if tracer is None:
@@ -127,7 +127,7 @@ async def fence() -> None:
         await tracer.fence(sys._getframe(1).f_lineno, "what follows looks at the world")
 
 
-def foreign(*values: Any) -> bool:
+def foreign(*values: object) -> bool:
     """Whether any value is more than plain built-in data, so that using it may run other code."""
     is_foreign = not all(_is_plain(value) for value in values)
     tracer = current()
@@ -136,20 +136,20 @@ def foreign(*values: Any) -> bool:
     return is_foreign
 
 
-def shared(*values: Any) -> bool:
+def shared(*values: object) -> bool:
     """Whether an object of the body's own is not its own here: a caller gave it, or its class may know it."""
     tracer = current()
     return (tracer is None or tracer.has_lent or is_inlined()) and loose(*values)
 
 
-def loose(*values: Any) -> bool:
+def loose(*values: object) -> bool:
     """Whether any value may change while nobody looks."""
     return not all(
         _is_immutable(value) or any(is_callee(value) for is_callee in _callee_kinds) for value in values
     )
 
 
-def runs_code(*sources: Any, owned: bool, deep: bool) -> bool:
+def runs_code(*sources: object, owned: bool, deep: bool) -> bool:
     """Whether the turns of a loop run code or see the world: then it is not quiet."""
     tracer = current()
     if any(type(source) not in _ITERABLES for source in sources):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from ckworkflow.model import NodeId
     from ckworkflow.tracing.tracer import Tracer
+
+AnyCoroutine: TypeAlias = Coroutine[Any, Any, object]
+"""What a task of the body runs; what it yields is between it and asyncio."""
 
 
 class TaskState:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
 from ckworkflow.tracing.history import History
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
-from ckworkflow.tracing.tasks import TaskState, Waiter
+from ckworkflow.tracing.tasks import AnyCoroutine, TaskState, Waiter
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,7 +57,7 @@ class Tracer:
     def __init__(
         self,
         run_id: RunId,
-        body: Callable[[], Coroutine[Any, Any, Any]],
+        body: Callable[[], AnyCoroutine],
         *,
         workflow: str = "",
         started_at: datetime,
@@ -287,7 +287,7 @@ class Tracer:
         return self._now
 
     def step_call(
-        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, frame: FrameType
+        self, name: str, args: tuple[object, ...], kwargs: Mapping[str, object], *, frame: FrameType
     ) -> NodeCall:
         """What a step gives back in a body; its arguments are encoded here, at the call.
 
@@ -323,13 +323,18 @@ class Tracer:
         return NodeCall(self, NodeKind.SLEEP, "sleep", tree, frame.f_lineno).made_by(frame)
 
     def workflow_call(
-        self, body: Callable[[], Coroutine[Any, Any, Any]], name: str, *, frame: FrameType
+        self, body: Callable[[], AnyCoroutine], name: str, *, frame: FrameType
     ) -> WorkflowCall:
         """What a workflow gives back in the body of another."""
         return WorkflowCall(self, body, name, frame.f_lineno).made_by(frame)
 
     def later(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, line: int
+        self,
+        function: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        *,
+        line: int,
     ) -> OtherCall:
         """Call a function when all that the task awaited is recorded, with the real values of what it is given."""
         return OtherCall(self, lambda: function(*self.resolve(args), **self.resolve(kwargs)), line)
@@ -495,7 +500,7 @@ class Tracer:
             return value
         return known[id(value)]
 
-    def value_of(self, node: TracedNode) -> Any:
+    def value_of(self, node: TracedNode) -> object:
         """Return a fresh copy of a node's result, or raise its error.
 
         Raises:
