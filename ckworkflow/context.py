@@ -38,9 +38,9 @@ __all__ = [
 
 
 class Services(Protocol):
-    """What a worker offers to the steps that it runs. `Any`: each is a type of a layer above."""
+    """What a worker offers to the steps that it runs. `Any` stands for a type of a layer above."""
 
-    def client(self) -> Any:
+    def client(self) -> discord.Client:
         """Return the Discord client of this worker.
 
         Raises:
@@ -120,8 +120,7 @@ class CommandKit:
     @property
     def client(self) -> discord.Client:
         """The same as `use_client()`, with its errors."""
-        client: discord.Client = self._services.client()
-        return client
+        return self._services.client()
 
     @property
     def store(self) -> Any:
@@ -172,8 +171,7 @@ def use_client() -> discord.Client:
         HookContextError: No step is running here, or it is not an async one.
         MissingTokenError: This worker has no Discord token.
     """
-    client: discord.Client = _context("use_client").services.client()
-    return client
+    return _context("use_client").services.client()
 
 
 def use_commandkit() -> CommandKit:

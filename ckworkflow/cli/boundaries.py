@@ -12,13 +12,13 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ckworkflow.cli.words import last_part
 from ckworkflow.definition import Workflow
 
 if TYPE_CHECKING:
-    from types import CodeType
+    from types import CodeType, FunctionType
 
     from ckworkflow.tracing import Wait
 
@@ -66,9 +66,9 @@ class Boundary:
         return f"line {pointed['line']}: {pointed['what']} {pointed['does']}{awaited}"
 
 
-def reachable(workflow: Workflow[..., Any]) -> list[Workflow[..., Any]]:
+def reachable(workflow: Workflow[..., object]) -> list[Workflow[..., object]]:
     """Return a workflow and those that its body, or theirs, may inline."""
-    found: list[Workflow[..., Any]] = []
+    found: list[Workflow[..., object]] = []
     ahead = [workflow]
     while ahead:
         one = ahead.pop(0)
@@ -78,8 +78,8 @@ def reachable(workflow: Workflow[..., Any]) -> list[Workflow[..., Any]]:
     return found
 
 
-def _called(workflow: Workflow[..., Any]) -> Iterator[Workflow[..., Any]]:
-    function: Any = inspect.unwrap(workflow.function)
+def _called(workflow: Workflow[..., object]) -> Iterator[Workflow[..., object]]:
+    function: FunctionType = inspect.unwrap(workflow.function)
     names = set(_names(function.__code__))
     spaces = [function.__globals__, inspect.getclosurevars(function).nonlocals]
     for name in sorted(names):
@@ -100,7 +100,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def boundaries_of(workflow: Workflow[..., Any]) -> list[Boundary]:
+def boundaries_of(workflow: Workflow[..., object]) -> list[Boundary]:
     """Return the boundaries of one body, by line."""
     body = workflow.body
 

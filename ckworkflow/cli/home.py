@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from celery.app.utils import find_app
@@ -66,7 +66,7 @@ class Home:
         return found
 
     @property
-    def app(self) -> Any:
+    def app(self) -> Celery:
         """The Celery app."""
         return self.installation.app
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -35,7 +35,7 @@ _TEXT: Final[dict[str, tuple[type, ...]]] = {
 _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def find_workflow(home: Home, name: str) -> Workflow[..., Any]:
+def find_workflow(home: Home, name: str) -> Workflow[..., object]:
     """Return the workflow of a full name, or of a last part that only one has.
 
     Modules that cannot be imported are told on standard error: the workflow may be in one of them.
@@ -89,8 +89,8 @@ def _unknown(name: str, packages: Sequence[str]) -> str:
 
 
 def read_arguments(
-    workflow: Workflow[..., Any], words: Iterable[str]
-) -> tuple[list[Any], dict[str, Any]]:
+    workflow: Workflow[..., object], words: Iterable[str]
+) -> tuple[list[object], dict[str, object]]:
     """Return what the words mean as arguments: JSON where they are JSON, else text; also `name=value`.
 
     A parameter annotated `str` takes its word as text: the id 42 is `'42'` there. The arguments are those that
@@ -104,8 +104,8 @@ def read_arguments(
         if p.kind in {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     ]
     rest = next((p for p in parameters.values() if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
+    args: list[object] = []
+    kwargs: dict[str, object] = {}
     for word in words:
         name, is_named, text = word.partition("=")
         parameter = parameters.get(name)
@@ -122,7 +122,7 @@ def read_arguments(
     return args, kwargs
 
 
-def _read(text: str, parameter: inspect.Parameter | None) -> Any:
+def _read(text: str, parameter: inspect.Parameter | None) -> object:
     try:
         found = json.loads(text, parse_constant=_refuse)
     except ValueError:
@@ -139,6 +139,6 @@ def _annotation(parameter: inspect.Parameter | None) -> str:
     return "str" if written is str else str(written)
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     """`NaN` is a word before it is a number."""
     raise ValueError(constant)

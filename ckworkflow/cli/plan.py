@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import click
 
@@ -209,7 +209,7 @@ def _boundary_text(found: Preview) -> Iterator[str]:
         yield f"If a result is an object and not plain data, the body also waits for it at {said}; --json names the result."
 
 
-def _boundaries_of(found: Preview, workflow: Workflow[..., Any]) -> list[str]:
+def _boundaries_of(found: Preview, workflow: Workflow[..., object]) -> list[str]:
     if workflow.body.rewritten:
         told = [
             b.sentence for b in found.boundaries if b.workflow == workflow.name and not b.conditional
@@ -222,7 +222,7 @@ def _boundaries_of(found: Preview, workflow: Workflow[..., Any]) -> list[str]:
     return [*where, *(f"    {line}" for line in told)]
 
 
-def _lines(found: Preview, workflow: Workflow[..., Any]) -> str:
+def _lines(found: Preview, workflow: Workflow[..., object]) -> str:
     """Say the lines of a body at which values decide."""
     lines = [b.line for b in found.boundaries if b.conditional and b.workflow == workflow.name]
     if not lines:
@@ -241,7 +241,7 @@ def _where(file: str) -> str:
 # -- JSON ---------------------------------------------------------------------------------------------
 
 
-def _data(found: Preview) -> dict[str, Any]:
+def _data(found: Preview) -> dict[str, object]:
     workflow, end = found.workflow, found.trace.end
     return {
         "workflow": workflow.name,
@@ -282,7 +282,7 @@ def _data(found: Preview) -> dict[str, Any]:
     }
 
 
-def _item(found: Preview, item: TracedNode | Fork | Wait) -> dict[str, Any]:
+def _item(found: Preview, item: TracedNode | Fork | Wait) -> dict[str, object]:
     if isinstance(item, Fork):
         branches = [[_item(found, inner) for inner in branch.items] for branch in item.branches]
         return {"kind": "group", "branches": branches}
@@ -291,7 +291,7 @@ def _item(found: Preview, item: TracedNode | Fork | Wait) -> dict[str, Any]:
     return {"kind": item.kind.value, "node_id": item.node_id, "text": _node(item)}
 
 
-def _node_data(node: TracedNode) -> dict[str, Any]:
+def _node_data(node: TracedNode) -> dict[str, object]:
     return {
         "node_id": node.node_id,
         "kind": node.kind.value,
@@ -302,7 +302,7 @@ def _node_data(node: TracedNode) -> dict[str, Any]:
     }
 
 
-def _task_data(task: Task) -> dict[str, Any]:
+def _task_data(task: Task) -> dict[str, object]:
     return {
         "node_id": task.node_id,
         "name": task.name,
@@ -311,7 +311,7 @@ def _task_data(task: Task) -> dict[str, Any]:
     }
 
 
-def _boundary_data(boundary: Boundary) -> dict[str, Any]:
+def _boundary_data(boundary: Boundary) -> dict[str, object]:
     return {
         "workflow": boundary.workflow,
         "file": boundary.file,

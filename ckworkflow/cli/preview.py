@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ckworkflow import codec
 from ckworkflow.background import SpareThreads
@@ -80,13 +80,13 @@ class Preview:
         inlined: The workflows that the body may inline.
     """
 
-    workflow: Workflow[..., Any]
-    args: Mapping[str, Any]
+    workflow: Workflow[..., object]
+    args: Mapping[str, Json]
     trace: Trace
     stages: tuple[Stage, ...]
     boundaries: tuple[Boundary, ...]
     stops: Mapping[Wait, str]
-    inlined: tuple[Workflow[..., Any], ...]
+    inlined: tuple[Workflow[..., object], ...]
 
     @property
     def nodes(self) -> Mapping[NodeId, TracedNode]:
@@ -96,9 +96,9 @@ class Preview:
 
 def preview(
     app: Celery,
-    workflow: Workflow[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    workflow: Workflow[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
     *,
     horizon: timedelta,
 ) -> Preview:
@@ -118,7 +118,7 @@ def preview(
         BodyTimeoutError: The body computes or blocks for too long.
     """
     check_main(workflow)
-    tree: dict[str, Any] = {
+    tree: dict[str, Json] = {
         "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
         "kwargs": {key: codec.encode(arg, path=key) for key, arg in kwargs.items()},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,7 +16,7 @@ from ckworkflow.cli.home import Home, pass_home
 from ckworkflow.cli.lookup import full_name
 from ckworkflow.definition import registry
 from ckworkflow.engine import failures, holding, queues
-from ckworkflow.model import NodeKind, NodeStatus, RunId, RunStatus
+from ckworkflow.model import Json, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.store import nodes as node_store
 from ckworkflow.store import processes
 from ckworkflow.store import runs as run_store
@@ -290,25 +290,25 @@ def _result(row: NodeRow) -> str:
     return failures.one_line(row.error) or "-"
 
 
-def _failure(record: RunRecord) -> Mapping[str, Any] | None:
+def _failure(record: RunRecord) -> Mapping[str, Json] | None:
     if record.error is None:
         return None
     data = codec.loads(record.error)
     return data if isinstance(data, Mapping) else {"message": str(data)}
 
 
-def _causes(error: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _causes(error: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
     cause = error.get("cause")
     while isinstance(cause, Mapping):
         yield cause
         cause = cause.get("cause")
 
 
-def _one_line(error: Mapping[str, Any]) -> str:
+def _one_line(error: Mapping[str, Json]) -> str:
     return failures.one_line(codec.dumps(error)) or ""
 
 
-def _traceback_text(error: Mapping[str, Any], rows: Iterable[NodeRow]) -> Iterator[str]:
+def _traceback_text(error: Mapping[str, Json], rows: Iterable[NodeRow]) -> Iterator[str]:
     """Give the traceback nearest to the code that failed: that of the innermost cause.
 
     An error that the body got from a step was rebuilt without frames; the step's own record has them.
@@ -335,7 +335,7 @@ def _traceback_text(error: Mapping[str, Any], rows: Iterable[NodeRow]) -> Iterat
 # -- JSON ---------------------------------------------------------------------------------------------
 
 
-def _summary(listed: _Listed) -> dict[str, Any]:
+def _summary(listed: _Listed) -> dict[str, object]:
     record = listed.record
     return {
         "run_id": record.run_id,
@@ -352,7 +352,7 @@ def _summary(listed: _Listed) -> dict[str, Any]:
     }
 
 
-def _details(shown: _Shown) -> dict[str, Any]:
+def _details(shown: _Shown) -> dict[str, object]:
     record = shown.listed.record
     return {
         **_summary(shown.listed),

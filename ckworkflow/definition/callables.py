@@ -15,6 +15,7 @@ import inspect
 import marshal
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -26,6 +27,7 @@ from typing import (
     ParamSpec,
     Protocol,
     Self,
+    TypeAlias,
     TypeVar,
     Unpack,
     cast,
@@ -38,7 +40,7 @@ from ckworkflow.definition.registration import registry
 from ckworkflow.errors import ArgumentsChangedError, WorkflowCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
     from types import CodeType, FrameType, FunctionType
 
 __all__ = ["Definition", "Site", "Step", "SyncStep", "Workflow", "classify", "step", "workflow"]
@@ -47,6 +49,10 @@ __all__ = ["Definition", "Site", "Step", "SyncStep", "Workflow", "classify", "st
 # `asyncio.gather(one(), other())` for `Any`, and the body would lose its types.
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+AsyncFunction: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
+"""An `async def`, as the decorators take it."""
 
 
 class Site(NamedTuple):
@@ -77,7 +83,7 @@ class Definition:
 
     def __init__(self, function: Callable[..., Any], name: str | None) -> None:
         # First, because it copies the attributes of the function over ours.
-        functools.update_wrapper(cast("Callable[..., Any]", self), function)
+        functools.update_wrapper(cast("Callable[..., object]", self), function)
         self.function = function
         self.module, self.qualname = function.__module__, function.__qualname__
         self.name = f"{self.module}.{self.qualname}" if name is None else _checked_name(self.kind, name)
@@ -93,7 +99,7 @@ class Definition:
         return f"{self.module}:{self.qualname}"
 
     def bind(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, frame: FrameType | None = None
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], *, frame: FrameType | None = None
     ) -> None:
         """Check arguments against the signature.
 
@@ -114,7 +120,7 @@ class Definition:
             msg = f"{self.qualname}() {error}{place}"
             raise TypeError(msg) from None
 
-    def check_stored(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def check_stored(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Check arguments that were stored by a release of which the signature may have been another.
 
         Raises:
@@ -144,7 +150,7 @@ def _fitting(signature: inspect.Signature) -> range:
     return range(needed, sys.maxsize if is_open else len(plain) + 1)
 
 
-def _executions(function: Callable[..., Any]) -> dict[str, object]:
+def _executions(function: Callable[..., object]) -> dict[str, object]:
     """The module of a function and those on the way to its definition, by name, each with its spec.
 
     A reload gives a module another spec. Not only the function's own module counts: one that calls the factory of
@@ -158,7 +164,7 @@ def _executions(function: Callable[..., Any]) -> dict[str, object]:
     return {str(space.get("__name__")): space.get("__spec__") or space for space in reversed(spaces)}
 
 
-class Step(Definition, Generic[P, R]):
+class Step(Definition, Generic[P, R_co]):
     """A function that runs once, is recorded, and is one Celery task of its own name.
 
     Attributes:
@@ -169,13 +175,17 @@ class Step(Definition, Generic[P, R]):
     kind = "step"
 
     def __init__(
-        self, function: Callable[P, Any], *, name: str | None = None, options: StepOptions | None = None
+        self,
+        function: Callable[P, object],
+        *,
+        name: str | None = None,
+        options: StepOptions | None = None,
     ) -> None:
         super().__init__(function, name)
         self.options = StepOptions() if options is None else options
         self.is_async = inspect.iscoroutinefunction(function)
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R_co]:
         """In the body of a workflow: give the awaitable of this step. Elsewhere: call the function."""
         tracer = tracing.current()
         result: object
@@ -192,33 +202,31 @@ class Step(Definition, Generic[P, R]):
                 # Python would have worked out the parts first, and one of them may have no value.
                 result = tracer.later(self, args, kwargs, line=frame.f_lineno)
         # An awaitable in a body, whatever the function gives elsewhere.
-        return cast("Coroutine[None, None, R]", result)
+        return cast("Coroutine[None, None, R_co]", result)
 
 
-class SyncStep(Step[P, R]):
+class SyncStep(Step[P, R_co]):
     """A step whose function is not async: typed as in a body, where its call is awaited."""
 
     if TYPE_CHECKING:
 
         def __call__(  # type: ignore[override]  # noqa: D102  # it promises less: elsewhere it gives the plain result
             self, /, *args: P.args, **kwargs: P.kwargs
-        ) -> Awaitable[R]: ...
+        ) -> Awaitable[R_co]: ...
 
 
-class Workflow(Definition, Generic[P, R]):
+class Workflow(Definition, Generic[P, R_co]):
     """An `async def` whose every step is recorded, so that its runs survive any crash."""
 
     kind = "workflow"
 
-    def __init__(
-        self, function: Callable[P, Coroutine[Any, Any, R]], *, name: str | None = None
-    ) -> None:
+    def __init__(self, function: AsyncFunction[P, R_co], *, name: str | None = None) -> None:
         super().__init__(function, name)
         # Now, while the source on disk is the one that was imported.
         self._plain = cast("FunctionType", function)
         self._source = compiler.capture_source(self._plain)
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R_co]:
         """In the body of another workflow: inline this one into the same run.
 
         Raises:
@@ -231,7 +239,7 @@ class Workflow(Definition, Generic[P, R]):
         self.bind(args, kwargs, frame=frame)
         function = self.body.function
         call = tracer.workflow_call(lambda: function(*args, **kwargs), self.name, frame=frame)
-        return cast("Coroutine[None, None, R]", call)
+        return cast("Coroutine[None, None, R_co]", call)
 
     @functools.cached_property
     def body(self) -> compiler.CompiledBody:
@@ -270,7 +278,7 @@ tracing.recognise(lambda value: classify(value) is not None)
 class _StepDecorator(Protocol):
     @overload
     def __call__(  # type: ignore[overload-overlap]  # as `step`
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
+        self, function: AsyncFunction[P, R], /
     ) -> Step[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> SyncStep[P, R]: ...
@@ -278,19 +286,19 @@ class _StepDecorator(Protocol):
 
 @overload
 def step(  # type: ignore[overload-overlap]  # an async function is both; the first that fits is meant
-    function: Callable[P, Coroutine[Any, Any, R]], /
+    function: AsyncFunction[P, R], /
 ) -> Step[P, R]: ...
 @overload
 def step(function: Callable[P, R], /) -> SyncStep[P, R]: ...
 @overload
 def step(*, name: str | None = ..., **options: Unpack[StepKeywords]) -> _StepDecorator: ...
 def step(
-    function: Callable[..., Any] | None = None,
+    function: Callable[..., object] | None = None,
     /,
     *,
     name: str | None = None,
     **options: Unpack[StepKeywords],
-) -> Any:
+) -> object:
     """Make a step of a function: `@step`, or `@step(max_retries=5, timeout="1 minute")`.
 
     A step does work on the world. Awaited in the body of a workflow it runs as a Celery task, is retried when
@@ -310,10 +318,10 @@ def step(
     """
     parsed = StepOptions.parse(options)
 
-    def decorate(function: Callable[..., Any]) -> Step[..., Any]:
+    def decorate(function: Callable[..., object]) -> Step[..., object]:
         _check_function("step", function, name)
         cls = Step if inspect.iscoroutinefunction(function) else SyncStep
-        made: Step[..., Any] = cls(function, name=name, options=parsed)
+        made: Step[..., object] = cls(function, name=name, options=parsed)
         registry.register(made)
         return made
 
@@ -321,14 +329,14 @@ def step(
 
 
 class _WorkflowDecorator(Protocol):
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    def __call__(self, function: AsyncFunction[P, R], /) -> Workflow[P, R]: ...
 
 
 @overload
-def workflow(function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+def workflow(function: AsyncFunction[P, R], /) -> Workflow[P, R]: ...
 @overload
 def workflow(*, name: str | None = ...) -> _WorkflowDecorator: ...
-def workflow(function: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+def workflow(function: Callable[..., object] | None = None, /, *, name: str | None = None) -> object:
     """Make a workflow of an `async def`: `@workflow`, or `@workflow(name="onboarding")`.
 
     Its body decides which steps run and in which order, and may be run again at any time; so it awaits steps,
@@ -343,7 +351,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, name: str | None 
         ValueError: The name is taken.
     """
 
-    def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
+    def decorate(function: Callable[..., object]) -> Workflow[..., object]:
         _check_function("workflow", function, name)
         if not inspect.iscoroutinefunction(function):
             msg = (
@@ -351,7 +359,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, name: str | None 
                 f"{function.__name__}(...)`; any decorator in between must return an async function, too."
             )
             raise TypeError(msg)
-        made: Workflow[..., Any] = Workflow(function, name=name)
+        made: Workflow[..., object] = Workflow(function, name=name)
         registry.register(made)
         return made
 
@@ -403,6 +411,6 @@ def _file_of(frame: FrameType) -> str:
     return os.path.basename(frame.f_code.co_filename)  # noqa: PTH119  # it may be no path
 
 
-def _site(function: Callable[..., Any]) -> Site:
+def _site(function: Callable[..., object]) -> Site:
     code: CodeType = inspect.unwrap(function).__code__
     return Site(code.co_filename, code.co_firstlineno)

@@ -30,8 +30,8 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self.steps: dict[str, Step[..., Any]] = {}
-        self.workflows: dict[str, Workflow[..., Any]] = {}
+        self.steps: dict[str, Step[..., object]] = {}
+        self.workflows: dict[str, Workflow[..., object]] = {}
         self._callbacks: list[Callable[[Definition], object]] = []
 
     def register(self, definition: Definition) -> None:
@@ -86,7 +86,7 @@ class Registry:
 
         return end
 
-    def require_step(self, name: str) -> Step[..., Any]:
+    def require_step(self, name: str) -> Step[..., object]:
         """Return the step of that name.
 
         Raises:
@@ -97,7 +97,7 @@ class Registry:
             raise WorkflowNotRegisteredError("step", name)
         return found
 
-    def require_workflow(self, name: str) -> Workflow[..., Any]:
+    def require_workflow(self, name: str) -> Workflow[..., object]:
         """Return the workflow of that name.
 
         Raises:
