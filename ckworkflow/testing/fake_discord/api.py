@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -21,6 +21,8 @@ from .routing import Request
 from .wire import ApiError, FakeDiscordError, Payload
 
 if TYPE_CHECKING:
+    from ckworkflow.model import Json
+
     from .state import World
 
 API_PREFIX = "/api/v10"
@@ -131,7 +133,7 @@ def _drop(raw: web.Request, call: Call) -> web.Response:
     return web.Response(status=499)
 
 
-def _answer(call: Call, result: Any) -> web.Response:
+def _answer(call: Call, result: Json) -> web.Response:
     if result is None:
         call.status = 204
         return web.Response(status=204)
@@ -139,7 +141,7 @@ def _answer(call: Call, result: Any) -> web.Response:
     return _json(result, 200)
 
 
-def _json(body: Any, status: int, headers: dict[str, str] | None = None) -> web.Response:
+def _json(body: Json, status: int, headers: dict[str, str] | None = None) -> web.Response:
     # `json_response` would add "; charset=utf-8", and discord.py would take the body for text.
     return web.Response(
         body=json.dumps(body).encode(),
@@ -149,7 +151,7 @@ def _json(body: Any, status: int, headers: dict[str, str] | None = None) -> web.
 
 
 async def _parse(raw: web.Request, path: str, params: dict[str, str]) -> Request:
-    body: Any = None
+    body: Json = None
     files: list[tuple[str, str, bytes]] = []
     if raw.content_type == "multipart/form-data":
         body, files = await _multipart(raw)

@@ -39,7 +39,7 @@ class ControlPlane:
         self._changed = asyncio.Event()
         world.on_change = self._changed.set
 
-    async def run(self, name: str, arguments: Mapping[str, Any]) -> Any:
+    async def run(self, name: str, arguments: Mapping[str, object]) -> object:
         """Carry out one operation.
 
         Raises:
@@ -77,7 +77,7 @@ class ControlPlane:
         # Others may wait on the same event: they all look again.
         return self._world.version
 
-    def configure(self, **settings: Any) -> None:
+    def configure(self, **settings: float) -> None:
         for name, value in settings.items():
             if name not in ("interaction_seconds", "shards"):
                 raise FakeDiscordError(f"There is no setting {name!r}.")
@@ -129,7 +129,10 @@ class ControlPlane:
         return payloads.user(self._world.require_user(user))
 
     def add_guild(
-        self, name: str, owner: int | None = None, bot_permissions: Any = "administrator"
+        self,
+        name: str,
+        owner: int | None = None,
+        bot_permissions: int | str | list[str] = "administrator",
     ) -> Payload:
         bits = permission_bits(bot_permissions)
         guild = self._world.add_guild(name, owner_id=owner, bot_permissions=bits)
@@ -143,7 +146,7 @@ class ControlPlane:
         return {str(key): reason for key, reason in self._guild(guild).bans.items()}
 
     def add_role(
-        self, guild: int, name: str, permissions: Any = 0, position: int | None = None
+        self, guild: int, name: str, permissions: int | str | list[str] = 0, position: int | None = None
     ) -> Payload:
         home = self._guild(guild)
         role = self._world.add_role(
@@ -242,7 +245,7 @@ class ControlPlane:
         user: int,
         guild: int | None = None,
         channel: int | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> Payload:
         home, where = self._place(user, guild, channel)
         data = command_data(self._world, name, options or {}, home)
@@ -262,7 +265,7 @@ class ControlPlane:
             data |= {"values": list(values or []), "resolved": {}}
         return self._interact(_COMPONENT, user, where, data, message_id=target.id)
 
-    def submit_modal(self, interaction: int, fields: Mapping[str, Any]) -> Payload:
+    def submit_modal(self, interaction: int, fields: Mapping[str, object]) -> Payload:
         source = self._world.interaction_by_id(interaction)
         if source.modal is None:
             raise FakeDiscordError(f"Interaction {interaction} was not answered with a modal.")
@@ -366,7 +369,7 @@ def _component(components: list[Payload], custom_id: str) -> Payload:
     raise FakeDiscordError(f"The message has no component {custom_id!r}; it has {known}.")
 
 
-def _filled(components: list[Payload], fields: dict[str, Any]) -> list[Payload]:
+def _filled(components: list[Payload], fields: dict[str, object]) -> list[Payload]:
     filled: list[Payload] = []
     for component in components:
         entry: Payload = {"type": component["type"], "id": component.get("id", len(filled) + 1)}

@@ -169,7 +169,7 @@ class FakeDiscord:
 
     # --- the line to the fake ------------------------------------------------------------------------
 
-    def call(self, operation: str, **arguments: Any) -> Any:
+    def call(self, operation: str, **arguments: object) -> Any:
         """Run one operation of the control plane.
 
         Raises:
@@ -309,7 +309,7 @@ class FakeDiscord:
         """Refuse a token from now on; the first one if none is named."""
         self.call("revoke_token", token=token or self.token)
 
-    def configure(self, **settings: Any) -> None:
+    def configure(self, **settings: float) -> None:
         """`interaction_seconds` (3.0: how long a first answer may take), `shards` (1: the advice)."""
         self.call("configure", **settings)
 
@@ -482,7 +482,7 @@ class FakeDiscord:
 
     # --- what users do -------------------------------------------------------------------------------
 
-    def interaction(self, operation: str, **arguments: Any) -> FakeInteraction:
+    def interaction(self, operation: str, **arguments: object) -> FakeInteraction:
         """Run an operation that sends an interaction."""
         data = self.call(operation, **arguments)
         return FakeInteraction(self, data["id"], data["token"])
@@ -494,7 +494,7 @@ class FakeDiscord:
         user: Ref,
         guild: Ref | None = None,
         channel: Ref | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> FakeInteraction:
         """A user sends a slash command; in `general` of the guild, or in the DM without one.
 

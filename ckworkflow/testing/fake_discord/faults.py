@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckworkflow.model import Json
+
 from .wire import ERRORS, FakeDiscordError, Payload
 
 _PARAMETER = re.compile(r"\{[^{}]*\}")
@@ -27,7 +29,7 @@ class Call:
     method: str
     path: str
     route: str
-    json: Any
+    json: Json
     query: dict[str, str]
     at: float
     reason: str | None = None

@@ -20,8 +20,6 @@ from . import payloads
 from .wire import GUILD_MEMBERS, INTENTS, MESSAGE_CONTENT, FakeDiscordError, Payload, check_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .state import Guild, World
 
 _HEARTBEAT_MS = 41_250
@@ -164,9 +162,7 @@ class Gateway:
                 self._world.changed()
         return ws
 
-    def _frame(
-        self, socket: Socket, session: Session | None, frame: Mapping[str, Any]
-    ) -> Session | None:
+    def _frame(self, socket: Socket, session: Session | None, frame: Payload) -> Session | None:
         op, data = frame.get("op"), frame.get("d")
         if op == 1:
             socket.send({"op": 11, "d": None, "s": None, "t": None})

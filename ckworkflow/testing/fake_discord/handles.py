@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .views import FakeChannel, FakeMember, FakeMessage, FakeRole, FakeUser
 
@@ -84,12 +84,12 @@ class FakeInteraction:
         messages = self.messages
         return messages[0] if messages else None
 
-    def submit(self, **fields: Any) -> FakeInteraction:
+    def submit(self, **fields: object) -> FakeInteraction:
         """Fill in and send the modal that the bot opened; fields by custom_id or label."""
         return self._fake.interaction("submit_modal", interaction=self.id, fields=fields)
 
 
-def option_value(value: Any) -> Any:
+def option_value(value: object) -> object:
     """An option of a slash command as the control API takes it."""
     for kind, word in (
         (FakeUser, "$user"),

@@ -15,7 +15,7 @@ SUB_COMMAND, SUB_GROUP, STRING, INTEGER, BOOLEAN, USER, CHANNEL, ROLE, MENTIONAB
 _REFERENCES = {"user": USER, "channel": CHANNEL, "role": ROLE}
 
 
-def command_data(world: World, name: str, values: Mapping[str, Any], guild: Guild | None) -> Payload:
+def command_data(world: World, name: str, values: Mapping[str, object], guild: Guild | None) -> Payload:
     """The `data` of a slash command's interaction.
 
     Args:
@@ -74,7 +74,7 @@ def _registered(world: World, name: str, guild: Guild | None) -> tuple[int, Payl
     return world.new_id(), None, False
 
 
-def _check_names(name: str, specs: list[Payload], values: Mapping[str, Any]) -> None:
+def _check_names(name: str, specs: list[Payload], values: Mapping[str, object]) -> None:
     known = {each["name"] for each in specs}
     unknown = [key for key in values if key not in known]
     missing = [each["name"] for each in specs if each.get("required") and each["name"] not in values]
@@ -98,7 +98,7 @@ def _option(
     return {"name": key, "type": kind, "value": value}
 
 
-def _guess(key: str, value: Any) -> int:
+def _guess(key: str, value: object) -> int:
     for python, kind in ((bool, BOOLEAN), (int, INTEGER), (float, NUMBER), (str, STRING)):
         if isinstance(value, python):
             return kind

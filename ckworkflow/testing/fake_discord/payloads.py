@@ -5,8 +5,6 @@ Not here: checks of what arrives (`routes`), checks of what leaves by the gatewa
 
 from __future__ import annotations
 
-from typing import Any
-
 from .permissions import guild_permissions, member_permissions
 from .state import Channel, Guild, Interaction, Member, Message, Role, User, World, iso
 from .wire import DM_CHANNEL, Payload
@@ -261,7 +259,7 @@ def emoji_object(text: str) -> Payload:
 
 def command(world: World, guild_id: int | None, command_id: int, body: Payload) -> Payload:
     """An application command as registered."""
-    data: dict[str, Any] = {
+    data: Payload = {
         "description": "",
         "type": 1,
         **body,

@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ckworkflow.model import Json
 
 from .wire import ApiError, Payload, invalid_form
 
 if TYPE_CHECKING:
     from .state import World
 
-Handler = Callable[["World", "Request"], Any]
+Handler = Callable[["World", "Request"], Json]
+H = TypeVar("H", bound=Handler)
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -73,13 +76,11 @@ class Router:
     def __init__(self) -> None:
         self.routes: list[Route] = []
 
-    def __call__(
-        self, method: str, template: str, *, needs_token: bool = True
-    ) -> Callable[[Handler], Handler]:
+    def __call__(self, method: str, template: str, *, needs_token: bool = True) -> Callable[[H], H]:
         """Register a function as a route."""
         pattern = re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", template))
 
-        def register(handler: Handler) -> Handler:
+        def register(handler: H) -> H:
             self.routes.append(Route(method, template, pattern, handler, needs_token))
             return handler
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -126,7 +126,7 @@ class ServerThread:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
+    def call(self, operation: str, arguments: Mapping[str, object]) -> object:
         """Run one operation of the control plane from any thread but the fake's."""
         if not self._thread.is_alive():
             raise FakeDiscordError("This FakeDiscord is not running: use it in a `with` block.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckworkflow.testing.fake_discord import payloads
 from ckworkflow.testing.fake_discord.permissions import (
@@ -225,7 +225,7 @@ def edit_role(world: World, request: Request) -> Payload:
     return _changed_role(world, guild, role, request.body, "GUILD_ROLE_UPDATE")
 
 
-def _changed_role(world: World, guild: Guild, role: Role, body: dict[str, Any], event: str) -> Payload:
+def _changed_role(world: World, guild: Guild, role: Role, body: Payload, event: str) -> Payload:
     role.name = body.get("name") or role.name
     if body.get("permissions") is not None:
         role.permissions = permission_bits(int(body["permissions"]))

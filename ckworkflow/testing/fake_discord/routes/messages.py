@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import Any
 from urllib.parse import unquote
 
 from ckworkflow.testing.fake_discord import payloads
@@ -254,7 +253,7 @@ def bulk_delete(world: World, request: Request) -> None:
     ids = [int(each) for each in request.body.get("messages", [])]
     for message_id in ids:
         world.messages[channel.id].pop(message_id, None)
-    data: dict[str, Any] = {"ids": [str(each) for each in ids], "channel_id": str(channel.id)}
+    data: Payload = {"ids": [str(each) for each in ids], "channel_id": str(channel.id)}
     if channel.guild_id is not None:
         data["guild_id"] = str(channel.guild_id)
     world.emit("MESSAGE_DELETE_BULK", data, guild_id=channel.guild_id)

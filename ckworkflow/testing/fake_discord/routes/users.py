@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckworkflow.testing.fake_discord import payloads
 from ckworkflow.testing.fake_discord.routing import Request, Router
@@ -69,6 +69,6 @@ def get_gateway(world: World, request: Request) -> Payload:
 
 
 @route("GET", "/gateway/bot")
-def get_gateway_bot(world: World, request: Request) -> dict[str, Any]:
+def get_gateway_bot(world: World, request: Request) -> Payload:
     limits = {"total": 1000, "remaining": 999, "reset_after": 3_600_000, "max_concurrency": 16}
     return {"url": world.gateway_url, "shards": world.shards, "session_start_limit": limits}
