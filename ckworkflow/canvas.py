@@ -17,7 +17,7 @@ from celery import chain, chord, group
 from kombu.exceptions import SerializerNotInstalled
 
 from ckworkflow.definition import registry
-from ckworkflow.model import NodeId, RunId
+from ckworkflow.model import NodeId, NodeRef, RunId
 from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 from ckworkflow.scrub import scrub
@@ -276,7 +276,7 @@ def published_at(headers: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def first_nodes(signature: Mapping[str, Any] | None) -> frozenset[tuple[NodeId, int]]:
+def first_nodes(signature: Mapping[str, Any] | None) -> frozenset[NodeRef]:
     """Return the nodes, with their generation, that a serialized signature begins with."""
     if not signature:
         return frozenset()
@@ -289,8 +289,8 @@ def first_nodes(signature: Mapping[str, Any] | None) -> frozenset[tuple[NodeId, 
         header = signature["kwargs"]["header"]
         return first_nodes(header) if isinstance(header, Mapping) else _union(header)
     found = parse_task_id(signature.get("options", {}).get("task_id"))
-    return frozenset() if found is None else frozenset({(found[1], found[2])})
+    return frozenset() if found is None else frozenset({NodeRef(found[1], found[2])})
 
 
-def _union(signatures: Iterable[Mapping[str, Any]]) -> frozenset[tuple[NodeId, int]]:
+def _union(signatures: Iterable[Mapping[str, Any]]) -> frozenset[NodeRef]:
     return frozenset(node for signature in signatures for node in first_nodes(signature))

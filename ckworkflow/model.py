@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NamedTuple, NewType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,6 +32,13 @@ class RunStatus(enum.StrEnum):
     def is_final(self) -> bool:
         """Whether nothing can happen to the run any more."""
         return self in {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
+
+
+class NodeRef(NamedTuple):
+    """A node as a message names it: one that was planned anew since has another generation."""
+
+    node_id: NodeId
+    generation: int
 
 
 class NodeKind(enum.StrEnum):

@@ -29,7 +29,7 @@ from ckworkflow.engine.claims import Claimed, claim_next, with_arguments
 from ckworkflow.engine.judging import RELEASED, Failure, FailureAction
 from ckworkflow.engine.resolve import resolve_known
 from ckworkflow.errors import RefusedValueError, UnreadableValueError
-from ckworkflow.model import AttemptOutcome, NodeId, NodeStatus
+from ckworkflow.model import AttemptOutcome, NodeId, NodeRef, NodeStatus
 from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.records import Fired, Followup
@@ -47,7 +47,7 @@ FAULT_DELAY = timedelta(seconds=5)
 
 
 def record_success(
-    engine: Engine, claimed: Claimed, value: object, *, carries: frozenset[tuple[NodeId, int]],
+    engine: Engine, claimed: Claimed, value: object, *, carries: frozenset[NodeRef],
     may_run: MayRun | None = None, lost: Callable[[], object] | None = None,
 ) -> Answer:  # fmt: skip
     """Record a result.
@@ -56,7 +56,7 @@ def record_success(
         engine: The engine.
         claimed: What `claim` gave.
         value: The step's result.
-        carries: The nodes (with their generation) that Celery would publish next by itself.
+        carries: The nodes that Celery would publish next by itself.
         may_run: Which steps this process would run next, in place; `None`: none.
         lost: Where this thread may be lost to a body: told if it is, and then nothing is recorded (`Budget.run_here`).
 
@@ -94,7 +94,7 @@ def record_success(
 
 
 def _record_ahead(
-    engine: Engine, claimed: Claimed, output: str, carries: frozenset[tuple[NodeId, int]],
+    engine: Engine, claimed: Claimed, output: str, carries: frozenset[NodeRef],
     may_run: MayRun | None, foreseen: Foreseen | None,
 ) -> Answer:  # fmt: skip
     """Record a result together with what most likely follows it.
@@ -116,7 +116,7 @@ def _record_ahead(
 
 def submit_success(
     engine: Engine, claimed: Claimed, value: object, done: Done[Answer], *,
-    carries: frozenset[tuple[NodeId, int]], may_run: MayRun,
+    carries: frozenset[NodeRef], may_run: MayRun,
 ) -> bool:  # fmt: skip
     """Hand in the record of a result that is followed by one step, and return at once.
 
@@ -125,7 +125,7 @@ def submit_success(
         claimed: What `claim` gave.
         value: The step's result.
         done: Gets the outcome. If that raises, nothing is known to be recorded: call `record_success`.
-        carries: The nodes (with their generation) that Celery would publish next by itself.
+        carries: The nodes that Celery would publish next by itself.
         may_run: Which steps this process would run next, in place.
 
     Returns:
@@ -164,7 +164,7 @@ def _note_record(engine: Engine, claimed: Claimed, recorded: Answer) -> Answer:
 
 def record_failure(
     engine: Engine, claimed: Claimed, failure: Failure, *, step: Step[..., Any] | None,
-    carries: frozenset[tuple[NodeId, int]],
+    carries: frozenset[NodeRef],
 ) -> Answer:  # fmt: skip
     """Record a failed attempt, for good or until the next one.
 
@@ -180,7 +180,7 @@ def record_failure(
 
 def _record_failure(
     engine: Engine, claimed: Claimed, failure: Failure, *, step: Step[..., Any] | None,
-    carries: frozenset[tuple[NodeId, int]],
+    carries: frozenset[NodeRef],
 ) -> Answer:  # fmt: skip
     data = failure.data
     if failure.action is FailureAction.RELEASE:
@@ -309,7 +309,7 @@ def _taking(engine: Engine, claimed: Claimed, output: str, may_run: MayRun) -> _
 
 def _record(
     engine: Engine, tx: Transaction, claimed: Claimed, output: str | None, error: str | None,
-    carries: frozenset[tuple[NodeId, int]], may_run: MayRun | None = None, foreseen: Foreseen | None = None,
+    carries: frozenset[NodeRef], may_run: MayRun | None = None, foreseen: Foreseen | None = None,
     *, is_ahead: bool = False,
 ) -> Works[Answer]:  # fmt: skip
     """Record how an attempt has ended, and what that makes ready.
@@ -404,7 +404,7 @@ def _run_taken(
 
 def _finish_record(
     engine: Engine, tx: Transaction, run: RunRow, followup: Followup, following: Claimed | None,
-    carries: frozenset[tuple[NodeId, int]], known: Mapping[NodeId, str],
+    carries: frozenset[NodeRef], known: Mapping[NodeId, str],
 ) -> Answer:  # fmt: skip
     """End a transaction that recorded something: the run's end, what to publish, when to look again."""
     if followup.ends_run:
@@ -430,7 +430,7 @@ def _finish_record(
 
 
 def _carried(
-    tx: Transaction, run: RunRow, followup: Followup, carries: frozenset[tuple[NodeId, int]]
+    tx: Transaction, run: RunRow, followup: Followup, carries: frozenset[NodeRef]
 ) -> tuple[bool, set[NodeId]]:
     """Whether what Celery would publish next is right, and which sleeps its countdown ends."""
     if not carries:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ckworkflow.engine.answer import Answer
     from ckworkflow.engine.claims import Claimed
-    from ckworkflow.model import NodeId
+    from ckworkflow.model import NodeRef
     from ckworkflow.worker.process.runtime import Runtime
     from ckworkflow.worker.steps.ahead import RunAhead, TaskReport
 
@@ -180,7 +180,7 @@ class Lane:
             return partial(self._hand_over, handed)
         return partial(self._written, handed, lambda: recorded)
 
-    def _carries(self) -> frozenset[tuple[NodeId, int]]:
+    def _carries(self) -> frozenset[NodeRef]:
         return first_nodes(self._chain[-1]) if self._chain else frozenset()
 
     def _written(self, handed: Handed, recorded: Callable[[], Answer]) -> None:

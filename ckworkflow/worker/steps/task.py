@@ -27,7 +27,7 @@ from ckworkflow.engine.answer import Answer, MayRun
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.judging import Failure
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeLimitError
-from ckworkflow.model import NodeId, RunId
+from ckworkflow.model import NodeId, NodeRef, RunId
 from ckworkflow.outage import Outage
 from ckworkflow.plan import Chain
 from ckworkflow.plan import Task as PlannedTask
@@ -184,7 +184,7 @@ class StepTask(Task):
         return attempt.following
 
     def _attempt(
-        self, runtime: Runtime, handed: Handed, carries: frozenset[tuple[NodeId, int]], ahead: RunAhead,
+        self, runtime: Runtime, handed: Handed, carries: frozenset[NodeRef], ahead: RunAhead,
         chain: list[Any],
     ) -> Attempt:  # fmt: skip
         """Record how a step has ended, where that is not done, and do what follows from the record."""
@@ -264,7 +264,7 @@ class StepTask(Task):
             _go_on(runtime, run_id, Answer(must_advance=True))
         raise Ignore
 
-    def _carries(self) -> frozenset[tuple[NodeId, int]]:
+    def _carries(self) -> frozenset[NodeRef]:
         """The nodes that Celery publishes next by itself: the next of the chain, else the chord's body."""
         chain = self.request.chain
         return first_nodes(chain[-1]) if chain else first_nodes(self.request.chord)
@@ -369,7 +369,7 @@ def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
 
 def _record(
     runtime: Runtime, claimed: Claimed, value: object, failure: Failure | None,
-    carries: frozenset[tuple[NodeId, int]], ahead: RunAhead,
+    carries: frozenset[NodeRef], ahead: RunAhead,
 ) -> tuple[Failure | None, Answer]:  # fmt: skip
     """Record what a step has returned, or failed with; give what was recorded as its failure, if that was one."""
     if failure is None:
