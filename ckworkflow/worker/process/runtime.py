@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.worker import state
 
@@ -93,7 +93,7 @@ class Runtime:
         """The app's settings."""
         return self._installation.app.conf
 
-    def client(self) -> object:
+    def client(self) -> Any:
         """Return the client of the first integration that has one."""
         try:
             asyncio.get_running_loop()
