@@ -24,7 +24,9 @@ from ckworkflow.scrub import scrub
 
 if TYPE_CHECKING:
     from celery import Celery
+    from celery import Task as CeleryTask
     from celery.canvas import Signature
+    from kombu.messaging import Producer
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ OPENS = "ckworkflow_opens"
 """The header of a message that is one of a window, while others are held back."""
 PUBLISHED_AT = "ckworkflow_published_at"
 """The header that tells when a message was published, in seconds since 1970 by the clock of the database."""
+
+Serialized = Mapping[str, Any]
+"""A signature as it travels in a message: anybody may have written it."""
 
 
 def task_id(run_id: RunId, node_id: NodeId, generation: int) -> str:
@@ -146,7 +151,7 @@ def _plain_chains(piece: Piece) -> list[list[Task]] | None:
 
 def _send(
     app: Celery,
-    producer: Any,
+    producer: Producer,
     run_id: RunId,
     tasks: Sequence[Task],
     at: datetime,
@@ -154,7 +159,7 @@ def _send(
 ) -> None:
     """Send a chain as Celery sends it, without the objects that make it up: they cost as much as the rest."""
     first, *rest = tasks
-    options = {**_of_task(app, first.name), **_options(run_id, first)}
+    options: dict[str, Any] = {**_of_task(app, first.name), **_options(run_id, first)}
     task_id = options.pop("task_id")
     extra = {name: options.pop(name) for name in ("countdown", "eta", "retries") if name in options}
     options["headers"] = {**options.get("headers", {}), PUBLISHED_AT: at.timestamp()}
@@ -170,7 +175,7 @@ def _send(
         tell_sent("task-sent", **message.sent_event)
 
 
-def _of_task(app: Celery, name: str) -> dict[str, Any]:
+def _of_task(app: Celery, name: str) -> Mapping[str, object]:
     """What the task of a step says of its messages, as `task_annotations` and the app's defaults have it."""
     task = task_of(app, name)
     found = {option: getattr(task, option, None) for option in _OF_TASK}
@@ -183,7 +188,7 @@ def _of_task(app: Celery, name: str) -> dict[str, Any]:
 _OF_TASK = ("queue", "exchange", "routing_key", "priority", "delivery_mode", "compression")
 
 
-def _plain_signature(run_id: RunId, task: Task) -> dict[str, Any]:
+def _plain_signature(run_id: RunId, task: Task) -> dict[str, object]:
     return {
         "task": task.name, "args": _args(run_id, task), "kwargs": {}, "options": _options(run_id, task),
         "subtask_type": None, "immutable": True,
@@ -207,13 +212,13 @@ def _signature(app: Celery, run_id: RunId, task: Task) -> Signature:
     return app.signature(task.name, args=_args(run_id, task), immutable=True, **_options(run_id, task))
 
 
-def _args(run_id: RunId, task: Task) -> tuple[Any, ...]:
+def _args(run_id: RunId, task: Task) -> tuple[RunId, NodeId, int]:
     # Of the release before this one, too: what its workers do not know travels as a header.
     return run_id, task.node_id, task.generation
 
 
-def _options(run_id: RunId, task: Task) -> dict[str, Any]:
-    options: dict[str, Any] = {"task_id": task_id(run_id, task.node_id, task.generation)}
+def _options(run_id: RunId, task: Task) -> dict[str, object]:
+    options: dict[str, object] = {"task_id": task_id(run_id, task.node_id, task.generation)}
     step = registry.steps.get(task.name)
     if step is not None:
         options.update(
@@ -232,7 +237,7 @@ def _options(run_id: RunId, task: Task) -> dict[str, Any]:
     return options
 
 
-def task_of(app: Celery, name: str) -> Any:
+def task_of(app: Celery, name: str) -> CeleryTask | None:
     """Return the task of a step; `None` where the app has none of that name."""
     # Celery finalizes an app under one lock and looks up its tasks under another, from within which it finalizes it. A
     # thread that finalizes it (a worker that starts) registers tasks meanwhile: the two would wait for each other. So not
@@ -276,7 +281,7 @@ def published_at(headers: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def first_nodes(signature: Mapping[str, Any] | None) -> frozenset[NodeRef]:
+def first_nodes(signature: Serialized | None) -> frozenset[NodeRef]:
     """Return the nodes, with their generation, that a serialized signature begins with."""
     if not signature:
         return frozenset()
@@ -292,5 +297,5 @@ def first_nodes(signature: Mapping[str, Any] | None) -> frozenset[NodeRef]:
     return frozenset() if found is None else frozenset({NodeRef(found[1], found[2])})
 
 
-def _union(signatures: Iterable[Mapping[str, Any]]) -> frozenset[NodeRef]:
+def _union(signatures: Iterable[Serialized]) -> frozenset[NodeRef]:
     return frozenset(node for signature in signatures for node in first_nodes(signature))

@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from ckworkflow.model import Json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +51,7 @@ class Verdict:
     status: int | None = None
     retry_after: timedelta | None = None
     counts: bool = True
-    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    details: Mapping[str, Json] = field(default_factory=dict[str, Json])
     is_suggestion: bool = False
 
 

@@ -10,7 +10,7 @@ Not here: who logs it in and closes it (`integration`), nonces (`nonce`), mentio
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import discord
 
@@ -87,7 +87,7 @@ class WorkerClient(discord.Client):
         """
         raise HookContextError("client.connect", _NO_GATEWAY + "The bot holds the gateway.")
 
-    async def change_presence(self, **_: Any) -> None:
+    async def change_presence(self, **_: object) -> None:
         """Refuse: presence is set over the gateway.
 
         Raises:

@@ -111,7 +111,7 @@ class _Extension:
         self._give_back("close", self._close, self._close_as_before)
         self._give_sigterm_back()
 
-    def _give_back(self, name: str, ours: Any, theirs: Any) -> None:
+    def _give_back(self, name: str, ours: object, theirs: object) -> None:
         if vars(self._client).get(name) != ours:
             return  # somebody has wrapped it since
         delattr(self._client, name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import discord
 from discord.state import ConnectionState
@@ -54,15 +54,15 @@ def uninstall_mentions() -> None:
 class _OfClients:
     """In front of the instance attribute of each state, which keeps the bot's setting."""
 
-    def __get__(self, state: Any, owner: type) -> Any:
+    def __get__(self, state: object, owner: type) -> object:
         if state is None:
             return self
         return discord.AllowedMentions.none() if _in_step.get() else vars(state)[_NAME]
 
-    def __set__(self, state: Any, value: discord.AllowedMentions | None) -> None:
+    def __set__(self, state: object, value: discord.AllowedMentions | None) -> None:
         vars(state)[_NAME] = value
 
 
 class _OfWebhooks:
-    def __get__(self, state: Any, owner: type) -> Any:
+    def __get__(self, state: object, owner: type) -> object:
         return discord.AllowedMentions.none() if _in_step.get() else _of_webhooks.__get__(state, owner)

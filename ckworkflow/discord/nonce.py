@@ -18,13 +18,15 @@ import json
 from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import discord
-    from discord.http import MultipartParameters
+    from discord.http import MultipartParameters, Response
+    from discord.types.message import Message
+    from discord.types.snowflake import Snowflake
 
 __all__ = ["install_nonces", "step_nonces", "uninstall_nonces"]
 
@@ -39,7 +41,7 @@ class _Scope:
         self._key = key
         self._sent: Counter[bytes] = Counter()
 
-    def nonce(self, channel_id: int, body: dict[str, Any]) -> str:
+    def nonce(self, channel_id: Snowflake, body: dict[str, object]) -> str:
         content = {name: value for name, value in body.items() if name not in ("nonce", "enforce_nonce")}
         text = json.dumps([self._key, str(channel_id), content], sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).digest()
@@ -72,7 +74,7 @@ def install_nonces(client: discord.Client) -> None:
     if getattr(original, "__ckworkflow__", False):
         return
 
-    def send_message(channel_id: Any, *, params: MultipartParameters) -> Any:
+    def send_message(channel_id: Snowflake, *, params: MultipartParameters) -> Response[Message]:
         scope = _scope.get()
         if scope is not None:
             _stamp(scope, channel_id, params)
@@ -88,7 +90,7 @@ def uninstall_nonces(client: discord.Client) -> None:
         del client.http.send_message
 
 
-def _stamp(scope: _Scope, channel_id: int, params: MultipartParameters) -> None:
+def _stamp(scope: _Scope, channel_id: Snowflake, params: MultipartParameters) -> None:
     if params.payload is not None:
         _set_nonce(scope, channel_id, params.payload)
         return
@@ -99,7 +101,7 @@ def _stamp(scope: _Scope, channel_id: int, params: MultipartParameters) -> None:
             part["value"] = json.dumps(body)
 
 
-def _set_nonce(scope: _Scope, channel_id: int, body: dict[str, Any]) -> None:
+def _set_nonce(scope: _Scope, channel_id: Snowflake, body: dict[str, object]) -> None:
     given = body.get("nonce")
     # discord.py fills in a random number as text; anything else is the user's own choice.
     if given is None or str(given).isdecimal():

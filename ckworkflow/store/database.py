@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -43,6 +43,11 @@ from ckworkflow.store.transaction import (
 )
 from ckworkflow.store.verdicts import ConstraintError, Verdict, advise, give_verdict, sqlstate
 from ckworkflow.store.writer import BusyError, Done, GroupWriter, Work, Works
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import psycopg
 
 T = TypeVar("T")
 
@@ -178,7 +183,7 @@ class Database:
         self, run_id: RunId, work: Callable[[Transaction], T], *, is_lasting: bool = ...
     ) -> T: ...
 
-    def transact_run(self, run_id: RunId, work: Work[Any], *, is_lasting: bool = True) -> Any:
+    def transact_run(self, run_id: RunId, work: Work[T], *, is_lasting: bool = True) -> T:
         """Run a work on one run, perhaps in one transaction with works on others, and return what it returned.
 
         Args:
@@ -463,11 +468,11 @@ class Database:
             return False
         return True
 
-    def _number_session(self, _connection: object, record: Any) -> None:
+    def _number_session(self, _connection: object, record: ConnectionPoolEntry) -> None:
         record.info[_SESSION_NUMBER] = self._session_number
 
-    def _server_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {}
+    def _server_options(self) -> dict[str, object]:
+        options: dict[str, object] = {}
         if "connect_timeout" not in self._url.query:
             options["connect_timeout"] = CONNECT_SECONDS
         if self._url.get_dialect().driver in _LIBPQ_DRIVERS:
@@ -475,7 +480,7 @@ class Database:
             options["client_encoding"] = "UTF8"
         return options
 
-    def _check_encoding(self, connection: Any, _record: object) -> None:
+    def _check_encoding(self, connection: object, _record: object) -> None:
         """Refuse a database that cannot hold every text."""
         info = getattr(connection, "info", None)
         encoding = info.parameter_status("server_encoding") if info is not None else None
@@ -486,7 +491,9 @@ class Database:
             )
             raise InvalidSettingError(SETTING, self.url, reason)
 
-    def _name_session(self, _dialect: object, _record: object, _args: object, options: Any) -> None:
+    def _name_session(
+        self, _dialect: object, _record: object, _args: object, options: dict[str, object]
+    ) -> None:
         if self._owner is not None:
             options["application_name"] = _session_name(self._owner())
 
@@ -541,12 +548,12 @@ def _check_texts(
             raise no_unicode() from None
 
 
-def _prepare_session(connection: Any, _record: object) -> None:
+def _prepare_session(connection: psycopg.Connection[object], _record: object) -> None:
     connection.execute(SESSION)
 
 
 def _make_private(
-    file: OpenFile, _dialect: object, _record: object, _args: object, options: Any
+    file: OpenFile, _dialect: object, _record: object, _args: object, options: Mapping[str, object]
 ) -> None:
     if not options.get("uri"):  # such a one says itself how the file is opened
         make_private(file.path)
@@ -556,7 +563,7 @@ def _note_file(file: OpenFile, _connection: object, _record: object) -> None:
     file.note()
 
 
-def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     # It says which mode there is: not this one where processes cannot share memory, as on a network's file system.
     (mode,) = cursor.execute("PRAGMA journal_mode=WAL").fetchone()

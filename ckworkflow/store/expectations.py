@@ -9,11 +9,14 @@ Only on a server: in a file there is nothing to wait for.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from ckworkflow.store.transaction import Prepared
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.selectable import HasCTE
 
 __all__ = ["ExpectationError", "expecting", "is_unmet"]
 
@@ -29,7 +32,7 @@ def is_unmet(error: object) -> bool:
     return getattr(error, "sqlstate", None) == _DIVISION_BY_ZERO
 
 
-def expecting(statement: Any) -> Prepared:
+def expecting(statement: HasCTE) -> Prepared:
     """Make a statement fail that finds no row.
 
     Args:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -14,7 +14,7 @@ from ckworkflow import codec
 from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Join, JoinKind, Plan, PlanNode, sleep_delay, sleep_until
 from ckworkflow.store.tables import attempts, joins, nodes
-from ckworkflow.store.transaction import Asked, Prepared, Rows
+from ckworkflow.store.transaction import Asked, Parameters, Prepared, Row, Rows
 
 if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
@@ -63,7 +63,9 @@ class After:
     args: str
 
 
-COLUMNS: tuple[Any, ...] = tuple(nodes.c[name] for name in NodeRow._fields if name != "after")
+COLUMNS: tuple[sa.Column[object], ...] = tuple(
+    nodes.c[name] for name in NodeRow._fields if name != "after"
+)
 _MARK = "\x1f"  # in no name, and never as such in JSON
 _after = nodes.alias("after")
 AFTER = (
@@ -82,7 +84,7 @@ HERE = sa.and_(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bi
 _LOAD_NODE = Prepared(sa.select(*COLUMNS).where(HERE))
 
 
-def node_row(values: Any) -> NodeRow:
+def node_row(values: Row) -> NodeRow:
     """Make a row of the values of `COLUMNS`, and perhaps `AFTER`."""
     node_id, position, kind, name, line, generation, args, status, *rest = values
     if len(values) > len(COLUMNS) and rest[-1] is not None:
@@ -96,7 +98,7 @@ def node_row(values: Any) -> NodeRow:
 _NEW: Final = {"free_attempts": 0, "losses": 0, "is_carried": False}
 
 
-def new_row(values: dict[str, Any]) -> NodeRow:
+def new_row(values: Parameters) -> NodeRow:
     """Make the row of a node that is about to be inserted with these values."""
     return NodeRow._make(map({**_NEW, **values}.get, NodeRow._fields))
 
@@ -255,7 +257,7 @@ def carried_runs(tx: Transaction) -> list[RunId]:
     return [RunId(row[0]) for row in tx.execute(query.distinct())]
 
 
-def update_node(tx: Transaction, run_id: RunId, node_id: NodeId, **values: Any) -> None:
+def update_node(tx: Transaction, run_id: RunId, node_id: NodeId, **values: object) -> None:
     """Write some columns of a node of a locked run."""
     tx.execute(
         _update(tuple(values)),

@@ -14,9 +14,10 @@ from __future__ import annotations
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from psycopg import Connection
     from psycopg.pq.abc import PGconn, PGresult
 
 __all__ = ["Pipeline", "Sent"]
@@ -49,7 +50,7 @@ class Pipeline:
         psycopg.Error: From every method: the first error of the statements sent so far.
     """
 
-    def __init__(self, connection: Any, prepared: set[bytes]) -> None:
+    def __init__(self, connection: Connection[object], prepared: set[bytes]) -> None:
         self._pg: PGconn = connection.pgconn
         self._prepared = prepared
         self._preparing: set[bytes] = (

@@ -55,6 +55,9 @@ class _Stored:
         return NodeStatus.RUNNING if has_begun else NodeStatus.PLANNED
 
 
+Values = dict[str, Any]
+"""Columns of a row, by their names."""
+
 Choose = Callable[[str, Json], bool]
 """Whether this process runs a step, of a name and with arguments, at once; see `apply_plan`."""
 
@@ -89,8 +92,8 @@ def apply_plan(
     _revive(tx, run, plan, stored)
     followup = Followup()
     unmet, remaining = _count_unmet(plan, stored)
-    inserts: list[dict[str, Any]] = []
-    updates: list[dict[str, Any]] = []
+    inserts: list[Values] = []
+    updates: list[Values] = []
     ready: list[NodeId] = []
     traced, first = list(traced), (epoch + told) * _POSITIONS
     encoded = {node.node_id: codec.dumps(node.args) for node in traced}
@@ -138,7 +141,7 @@ def _after(plan: Plan, planned: PlanNode, args: Mapping[NodeId, str], epoch: int
 
 def _insert(
     run: RunRow, node: TracedNode, position: int, epoch: int, args: str, following: str
-) -> dict[str, Any]:
+) -> Values:
     return {
         "run_id": run.run_id, "node_id": node.node_id, "position": position, "kind": node.kind,
         "name": node.name, "line": node.line, "generation": epoch, "args": args,
@@ -149,7 +152,7 @@ def _insert(
 
 def _begin(
     run: RunRow,
-    insert: dict[str, Any],
+    insert: Values,
     args: Json,
     followup: Followup,
     choose: Choose | None,
@@ -214,7 +217,7 @@ def _count_unmet(plan: Plan, stored: dict[NodeId, _Stored]) -> tuple[dict[NodeId
 
 def _change(
     row: _Stored, kind: NodeKind, name: str, args: str, following: str, unmet: int, epoch: int
-) -> dict[str, Any] | None:
+) -> Values | None:
     is_same = (row.kind, row.name, row.args) == (kind, name, args)
     if row.status is not NodeStatus.PLANNED:
         if (row.kind, row.name) != (kind, name):
@@ -230,7 +233,7 @@ def _change(
     }  # fmt: skip
 
 
-def _values(row: _Stored, *, following: str) -> dict[str, Any]:
+def _values(row: _Stored, *, following: str) -> Values:
     return {
         "kind": row.kind, "name": row.name, "args": row.args, "next": following, "unmet": row.unmet,
         "generation": row.generation,
@@ -253,7 +256,7 @@ _DELETE_JOINS = Prepared(sa.delete(joins).where(joins.c.run_id == sa.bindparam("
 _INSERT_JOINS = Prepared(sa.insert(joins).values({c.name: sa.bindparam(c.name) for c in joins.columns}))
 
 
-def _write(tx: Transaction, inserts: list[dict[str, Any]], updates: list[dict[str, Any]]) -> None:
+def _write(tx: Transaction, inserts: list[Values], updates: list[Values]) -> None:
     if inserts:
         tx.execute_many(_INSERT_NODES, inserts)
     if updates:
@@ -301,7 +304,7 @@ _ABANDON = Prepared(
 def _replace_joins(
     tx: Transaction, run: RunRow, plan: Plan, remaining: dict[str, int], old: JoinRows | None
 ) -> JoinRows:
-    rows = [
+    rows: JoinRows = [
         {
             "run_id": run.run_id, "join_id": join.join_id, "kind": join.kind,
             "remaining": remaining[join.join_id], "state": "open", "next": codec.dumps(list(join.next)),

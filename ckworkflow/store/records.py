@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import sqlalchemy as sa
 
@@ -39,7 +39,20 @@ if TYPE_CHECKING:
     from ckworkflow.store.writer import Works
 
 
-JoinRows = list[dict[str, Any]]
+class JoinRow(TypedDict):
+    """A join as it is stored."""
+
+    run_id: RunId
+    join_id: str
+    kind: JoinKind
+    remaining: int
+    state: str
+    next: str
+    line: int
+    reason: str
+
+
+JoinRows = list[JoinRow]
 """The joins of a run, as they are stored."""
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
@@ -14,7 +14,7 @@ from ckworkflow.errors import RunNotFoundError
 from ckworkflow.model import NodeId, RunId, RunStatus
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.tables import nodes, runs
-from ckworkflow.store.transaction import Asked, Prepared, Rows
+from ckworkflow.store.transaction import Asked, Prepared, Row, Rows
 from ckworkflow.store.verdicts import ConstraintError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RunRecord:
 
 
 def insert_run(
-    tx: Transaction, row: RunRow, *, input_: str, wake_at: datetime | None, **values: Any
+    tx: Transaction, row: RunRow, *, input_: str, wake_at: datetime | None, **values: object
 ) -> None:
     """Add a run; `values` are other columns than those that every run begins with."""
     tx.execute(
@@ -131,7 +131,7 @@ def begin_run(tx: Transaction, run_id: RunId, node_id: NodeId, *, owner: str, at
     tx.execute(_BEGIN_RUN, {"b_run": run_id, "b_node": node_id, "b_owner": owner, "v_at": at})
 
 
-def _locked(run_id: RunId, values: Sequence[Any], now: datetime) -> RunRow:
+def _locked(run_id: RunId, values: Row, now: datetime) -> RunRow:
     status, *others = values
     return RunRow._make((run_id, RunStatus(status), *others, now))
 
@@ -215,7 +215,7 @@ _RECORD = (
 _READ_RUN = Prepared(sa.select(*_RECORD).where(_HERE))
 
 
-def _record(row: Sequence[Any]) -> RunRecord:
+def _record(row: Row) -> RunRecord:
     return RunRecord(RunId(row[0]), row[1], RunStatus(row[2]), *row[3:])
 
 
@@ -259,7 +259,7 @@ def read_input(tx: Transaction, run_id: RunId) -> str:
 _INPUT = Prepared(sa.select(runs.c.input).where(_HERE))
 
 
-def update_run(tx: Transaction, run_id: RunId, **values: Any) -> None:
+def update_run(tx: Transaction, run_id: RunId, **values: object) -> None:
     """Write some columns of a locked run."""
     tx.execute(
         _update(tuple(values)), {"b_run": run_id} | {f"v_{name}": values[name] for name in values}
@@ -430,9 +430,9 @@ _LOCK_DUE = Prepared(
 def next_wake_at(tx: Transaction, database: Database) -> tuple[datetime, datetime | None]:
     """Return the database's time, and when the first live run must be looked at."""
     if not database.has_server_clock:
-        (first,) = tx.execute(_NEXT_WAKE).one_or_none()
+        ((first,),) = tx.execute(_NEXT_WAKE).all()
         return database.about_now(), first
-    now, first = tx.execute(_TIME_AND_NEXT_WAKE).one_or_none()
+    ((now, first),) = tx.execute(_TIME_AND_NEXT_WAKE).all()
     return database.note_now(now), first
 
 

@@ -28,7 +28,9 @@ from ckworkflow.store.tables import UtcDateTime
 from ckworkflow.store.verdicts import Verdict, give_verdict
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
     from sqlalchemy.engine import Dialect
+    from sqlalchemy.types import TypeEngine
 
     from ckworkflow.store.pipeline import Sent
 
@@ -38,6 +40,7 @@ __all__ = [
     "SESSION",
     "Asked",
     "Prepared",
+    "Row",
     "Rows",
     "Transaction",
     "is_direct",
@@ -45,7 +48,9 @@ __all__ = [
     "refuse_nul",
 ]
 
-Parameters = Mapping[str, Any]
+Parameters = Mapping[str, object]
+Row = Sequence[Any]
+"""The values of a row, in the order of its columns."""
 
 
 def is_direct(dialect: Dialect) -> bool:
@@ -64,20 +69,20 @@ class Rows:
 
     __slots__ = ("_fetch", "_rows")
 
-    def __init__(self, rows: list[Any] | None, fetch: Callable[[], list[Any]] | None = None) -> None:
+    def __init__(self, rows: list[Row] | None, fetch: Callable[[], list[Row]] | None = None) -> None:
         self._rows, self._fetch = rows, fetch
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Row]:
         return iter(self.all())
 
-    def all(self) -> list[Any]:
+    def all(self) -> list[Row]:
         """Every row."""
         if self._rows is None:
             assert self._fetch is not None
             self._rows = self._fetch()
         return self._rows
 
-    def one_or_none(self) -> Any:
+    def one_or_none(self) -> Row | None:
         """The only row; `None` when there is none."""
         rows = self.all()
         if not rows:
@@ -115,7 +120,7 @@ class Prepared:
     """
 
     def __init__(self, statement: sa.sql.Executable) -> None:
-        self.statement: Any = statement
+        self.statement = statement
         self._forms: dict[str, _Form] = {}
 
     def form(self, dialect: Dialect) -> _Form:
@@ -138,7 +143,7 @@ class _Form:
         compiled = statement.compile(dialect=dialect)
         self.sql = str(compiled)
         # Name, what it is when nobody says, and how the driver wants it.
-        self.binds: list[tuple[str, Any, Convert | None]] = [
+        self.binds: list[tuple[str, object, Convert | None]] = [
             (name, compiled.binds[name].value, self._encoder(compiled.binds[name].type))
             for name in compiled.positiontup
         ]
@@ -164,7 +169,7 @@ class _Form:
             values.append(value if encode is None else encode(value))
         return values
 
-    def rows(self, found: list[Any]) -> list[Any]:
+    def rows(self, found: list[Row]) -> list[Row]:
         """What the driver gave, decoded."""
         if self.is_plain:
             return found
@@ -176,11 +181,11 @@ class _Form:
             for row in found
         ]
 
-    def _encoder(self, type_: Any) -> Convert | None:
+    def _encoder(self, type_: TypeEngine[object]) -> Convert | None:
         found: Convert | None = type_.dialect_impl(self._dialect).bind_processor(self._dialect)
         return found
 
-    def _decoder(self, type_: Any) -> Convert | None:
+    def _decoder(self, type_: TypeEngine[object]) -> Convert | None:
         found: Convert | None = type_.dialect_impl(self._dialect).result_processor(self._dialect, None)
         return found
 
@@ -214,7 +219,7 @@ class _TextForm(_Form):
                 values.append(_to_text(value))
         return values
 
-    def result(self, result: Any) -> list[Any]:
+    def result(self, result: PGresult) -> list[Row]:
         """The rows of a result of libpq."""
         get, decoders = result.get_value, self.decoders
         return [
@@ -225,10 +230,10 @@ class _TextForm(_Form):
             for row in range(result.ntuples)
         ]
 
-    def _encoder(self, type_: Any) -> None:  # noqa: ARG002  # as text, whatever it is
+    def _encoder(self, type_: TypeEngine[object]) -> None:  # noqa: ARG002  # as text, whatever it is
         return None
 
-    def _decoder(self, type_: Any) -> Convert:
+    def _decoder(self, type_: TypeEngine[object]) -> Convert:
         if isinstance(type_, sa.Boolean):
             return _TRUE.__eq__
         if isinstance(type_, sa.Integer):
@@ -258,7 +263,7 @@ def no_unicode() -> RefusedValueError:
     return RefusedValueError("a text with half of a surrogate pair", _TEXTS)
 
 
-def _to_text(value: Any) -> bytes | None:
+def _to_text(value: object) -> bytes | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -319,9 +324,11 @@ class Transaction:
     def execute(self, statement: Prepared, parameters: Parameters | None = ...) -> Rows: ...
 
     @overload
-    def execute(self, statement: sa.sql.Executable, parameters: Any = ...) -> Any: ...
+    def execute(self, statement: sa.sql.Executable, parameters: Parameters | None = ...) -> Any: ...
 
-    def execute(self, statement: Prepared | sa.sql.Executable, parameters: Any = None) -> Any:
+    def execute(
+        self, statement: Prepared | sa.sql.Executable, parameters: Parameters | None = None
+    ) -> Any:
         """Run a statement and return its rows: `Rows` of a prepared one, else SQLAlchemy's result."""
         if not isinstance(statement, Prepared):
             return self.connection.execute(statement, parameters)
@@ -458,7 +465,7 @@ class Transaction:
         except self._dialect.loaded_dbapi.Error as error:
             raise self._told(error) from error
 
-    def _fetch(self, form: _TextForm, pipeline: Pipeline, sent: Sent) -> list[Any]:
+    def _fetch(self, form: _TextForm, pipeline: Pipeline, sent: Sent) -> list[Row]:
         try:
             return form.result(pipeline.wait_for(sent))
         except self._dialect.loaded_dbapi.Error as error:

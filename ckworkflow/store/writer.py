@@ -60,14 +60,14 @@ class _Pending:
 
     __slots__ = ("error", "is_alone", "is_lasting", "key", "result", "until", "work")
 
-    def __init__(self, work: Callable[[Transaction], Any], key: str, *, is_lasting: bool) -> None:
+    def __init__(self, work: Callable[[Transaction], object], key: str, *, is_lasting: bool) -> None:
         self.work, self.key, self.is_lasting = work, key, is_lasting
-        self.result: Any = None
+        self.result: object = None
         self.error: BaseException | None = None
         self.is_alone = False
         self.until = 0.0  # monotonic
 
-    def outcome(self) -> Any:
+    def outcome(self) -> object:
         if self.error is not None:
             raise self.error
         return _ended(self.result)
@@ -82,7 +82,7 @@ class _Awaited(_Pending):
 
     __slots__ = ("is_done", "turn")
 
-    def __init__(self, work: Callable[[Transaction], Any], key: str, *, is_lasting: bool) -> None:
+    def __init__(self, work: Callable[[Transaction], object], key: str, *, is_lasting: bool) -> None:
         super().__init__(work, key, is_lasting=is_lasting)
         self.is_done = False
         self.turn = threading.Lock()  # held until this is done, or its thread is to write
@@ -98,7 +98,7 @@ class _Submitted(_Pending):
 
     __slots__ = ("done",)
 
-    def __init__(self, work: Callable[[Transaction], Any], key: str, done: Done[Any]) -> None:
+    def __init__(self, work: Callable[[Transaction], object], key: str, done: Done[Any]) -> None:
         super().__init__(work, key, is_lasting=True)
         self.done = done
 
@@ -121,8 +121,9 @@ class GroupWriter:
     """
 
     def __init__(
-        self, transact: Callable[[Callable[[Transaction], Any], bool, float], Any], *, longest_seconds: float,
-        alone: Callable[[Callable[[Transaction], Any], float], Any] | None = None,
+        self, transact: Callable[[Callable[[Transaction], list[object]], bool, float], list[object]],
+        *, longest_seconds: float,
+        alone: Callable[[Callable[[Transaction], object], float], object] | None = None,
     ) -> None:  # fmt: skip
         self._transact, self._alone, self._longest_seconds = transact, alone, longest_seconds
         self._lock = threading.Lock()
@@ -249,10 +250,10 @@ class GroupWriter:
 class _Rest:
     """What is left of a work after its commit."""
 
-    def __init__(self, begun: Works[Any]) -> None:
+    def __init__(self, begun: Works[object]) -> None:
         self._begun = begun
 
-    def end(self) -> Any:
+    def end(self) -> object:
         try:
             next(self._begun)
         except StopIteration as end:
@@ -260,7 +261,7 @@ class _Rest:
         raise AssertionError("a work goes on after the last that it has to read")
 
 
-def _ended(result: Any) -> Any:
+def _ended(result: object) -> object:
     return result.end() if isinstance(result, _Rest) else result
 
 
@@ -272,7 +273,7 @@ def finish(work: Callable[[Transaction], Works[T]], tx: Transaction) -> T: ...
 def finish(work: Work[T], tx: Transaction) -> T: ...
 
 
-def finish(work: Work[Any], tx: Transaction) -> Any:
+def finish(work: Work[object], tx: Transaction) -> object:
     """Run one work to its end."""
     begun = work(tx)
     if not inspect.isgenerator(begun):
@@ -280,7 +281,7 @@ def finish(work: Work[Any], tx: Transaction) -> Any:
     while True:
         try:
             if next(begun) is LAST:
-                return _Rest(cast("Works[Any]", begun))
+                return _Rest(cast("Works[object]", begun))
         except StopIteration as end:
             return end.value
 
@@ -300,7 +301,7 @@ def together(tx: Transaction, works: Sequence[tuple[str, Work[T]]]) -> list[T]:
     for index in queues.pop("", ()):
         results[index] = finish(works[index][1], tx)
     waiting = [queues[key] for key in sorted(queues)]
-    begun: dict[int, Works[Any]] = {}
+    begun: dict[int, Works[T]] = {}
     while waiting:
         for queue in waiting:
             index = queue[0]
@@ -310,7 +311,7 @@ def together(tx: Transaction, works: Sequence[tuple[str, Work[T]]]) -> list[T]:
                     if not inspect.isgenerator(found):
                         results[queue.popleft()] = found
                         continue
-                    begun[index] = cast("Works[Any]", found)
+                    begun[index] = cast("Works[T]", found)
                 if next(begun[index]) is LAST:
                     results[queue.popleft()] = _Rest(begun[index])
             except StopIteration as end:

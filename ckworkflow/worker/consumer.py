@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery import signals
 from celery.concurrency.base import BasePool
@@ -49,6 +49,7 @@ from ckworkflow.worker.broker import compression
 from ckworkflow.worker.broker.broker_loss import BrokerLostError, means_loss
 from ckworkflow.worker.broker.malformed import (
     MalformedMessageError,
+    Message,
     check_order,
     check_step,
     check_task,
@@ -56,9 +57,17 @@ from ckworkflow.worker.broker.malformed import (
 )
 from ckworkflow.worker.process import runtime as runtimes
 
+if TYPE_CHECKING:
+    from celery.worker.pidbox import Pidbox
+    from celery.worker.request import Request
+
 __all__ = ["Consumer"]
 
 logger = logging.getLogger(__name__)
+
+Receive = Callable[[Message], object]
+HandOver = Callable[["Request"], object]
+"""What gives a request to the pool."""
 
 
 FLUSH_SECONDS = 0.1
@@ -75,7 +84,7 @@ class Consumer(CeleryConsumer):
     class Blueprint(CeleryConsumer.Blueprint):
         """The steps of the consumer, the last of which receives messages until the connection is lost."""
 
-        def start(self, parent: Any) -> None:
+        def start(self, parent: CeleryConsumer) -> None:
             """Start the steps; an error that means a lost connection is raised as one."""
             try:
                 super().start(parent)
@@ -86,7 +95,7 @@ class Consumer(CeleryConsumer):
 
     _is_flush_due = False
 
-    def __init__(self, on_task_request: Callable[[Any], object], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, on_task_request: HandOver, *args: object, **kwargs: object) -> None:
         compression.install()
         super().__init__(on_task_request, *args, **kwargs)
         self.connection_errors: tuple[type[Exception], ...] = (
@@ -94,11 +103,11 @@ class Consumer(CeleryConsumer):
             BrokerLostError,
         )
         self.on_task_message.add(_note_delay)
-        self.on_task_request: Callable[[Any], object] = _handing_over(on_task_request)
+        self.on_task_request: HandOver = _handing_over(on_task_request)
 
     # --- messages that cannot be read -----------------------------------------------------------------
 
-    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], object]:
+    def create_task_handler(self, *args: object, **kwargs: object) -> Receive:
         """Make the receiver of task messages; every bootstep of the consumer has started by then."""
         for consumer in self.gossip.consumers or ():
             # Events of other workers are messages too, and Celery reads them as trustingly.
@@ -109,17 +118,17 @@ class Consumer(CeleryConsumer):
         receive = super().create_task_handler(*args, **kwargs)
         self._tell_queues()
 
-        def check_and_receive(message: Any) -> None:
+        def check_and_receive(message: Message) -> None:
             if check_task(message) in registry.steps:
                 check_step(message)
             receive(message)
 
         return self._guarded(check_and_receive)
 
-    def _guarded(self, receive: Callable[[Any], object]) -> Callable[[Any], None]:
+    def _guarded(self, receive: Receive) -> Receive:
         broken = (*self.connection_errors, *self.channel_errors)
 
-        def guarded(message: Any) -> None:
+        def guarded(message: Message) -> None:
             try:
                 receive(message)
             except _HandOverError as error:
@@ -132,12 +141,12 @@ class Consumer(CeleryConsumer):
 
         return guarded
 
-    def _guard_mailbox(self, box: Any) -> None:
+    def _guard_mailbox(self, box: Pidbox) -> None:
         """Have the mailbox of remote control check what comes in; Celery makes its consumer anew with each connection."""
         if "on_message" not in vars(box):
             obey = box.on_message
 
-            def check_and_obey(body: Any, message: Any) -> None:
+            def check_and_obey(body: object, message: Message) -> None:
                 try:
                     check_order(body)
                 except MalformedMessageError as error:
@@ -149,19 +158,19 @@ class Consumer(CeleryConsumer):
         if box.consumer is not None:
             box.consumer.callbacks = [box.on_message]
 
-    def on_decode_error(self, message: Any, exc: Exception) -> None:
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Reject a message whose body cannot be decoded."""
         self._refuse(message, exc)
 
-    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002  # Celery's
+    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:  # noqa: ARG002  # Celery's
         """Reject a message that is no task."""
         self._refuse(message, exc)
 
-    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002  # Celery's
+    def on_unknown_message(self, body: object, message: Message) -> None:  # noqa: ARG002  # Celery's
         """Reject a message that names no task."""
         self._refuse(message, MalformedMessageError("it names no task"))
 
-    def _refuse(self, message: Any, error: Exception) -> None:
+    def _refuse(self, message: Message, error: Exception) -> None:
         headers = getattr(message, "headers", None)
         names = headers if isinstance(headers, Mapping) else {}
         delivery = getattr(message, "delivery_info", None) or {}
@@ -174,7 +183,7 @@ class Consumer(CeleryConsumer):
 
     # --- queues ---------------------------------------------------------------------------------------
 
-    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+    def add_task_queue(self, queue: str, *args: object, **options: object) -> None:
         """Begin to consume another queue."""
         super().add_task_queue(queue, *args, **options)
         self._tell_queues()
@@ -221,7 +230,7 @@ class Consumer(CeleryConsumer):
             self._flush_events()
         super().stop()
 
-    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
         """Hold a step that this worker does not know, so that its run says so; anything else is Celery's to reject."""
         match message.headers, _arguments(message):
             # By its id: what Celery itself sends, the next of a chain, has none of our headers.
@@ -262,7 +271,7 @@ class Consumer(CeleryConsumer):
         elif (running := runtimes.peek()) is not None:
             running.cancel_steps()
 
-    def call_soon_ack(self, p: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call_soon_ack(self, p: Callable[..., object], *args: object, **kwargs: object) -> object:
         """Acknowledge or reject a message on the thread that owns its channel, if the channel still is there.
 
         Args:
@@ -289,8 +298,8 @@ class _HandOverError(Exception):
         self.reason = reason
 
 
-def _handing_over(hand_over: Callable[[Any], object]) -> Callable[[Any], object]:
-    def handing_over(request: Any) -> object:
+def _handing_over(hand_over: HandOver) -> HandOver:
+    def handing_over(request: Request) -> object:
         try:
             return hand_over(request)
         except Exception as error:
@@ -304,7 +313,7 @@ def _pause_after(error: Exception) -> None:
         time.sleep(LOST_SECONDS)
 
 
-def _arguments(message: Any) -> Any:
+def _arguments(message: Message) -> object:
     """The positional arguments of a task's message; `None` where they cannot be read."""
     try:
         return message.payload[0]
@@ -319,7 +328,7 @@ def _hold_unknown(run_id: RunId, node_id: NodeId, generation: int, step: str) ->
         logger.warning("run %s: unknown step %s: %s", run_id, step, error, extra={"run_id": run_id})
 
 
-def _note_delay(request: Any) -> None:
+def _note_delay(request: Request) -> None:
     """Note how long the message of a step has taken, if its headers tell."""
     at = published_at(request.request_dict)
     if at is not None:
@@ -332,14 +341,18 @@ def _note_delay(request: Any) -> None:
 # told of the loss.
 
 
-def ack_log_error(message: Any, _logger: Any, _errors: Any, *args: Any, **options: Any) -> None:
+def ack_log_error(
+    message: Message, _logger: object, _errors: object, *args: bool, **options: bool
+) -> None:
     try:
         message.ack(*args, **options)
     except Exception as error:  # noqa: BLE001  # see above
         logger.debug("message not acknowledged: %r", error)
 
 
-def reject_log_error(message: Any, _logger: Any, _errors: Any, *args: Any, **options: Any) -> None:
+def reject_log_error(
+    message: Message, _logger: object, _errors: object, *args: bool, **options: bool
+) -> None:
     try:
         message.reject(*args, **options)
     except Exception as error:  # noqa: BLE001  # see above

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from celery.utils.quorum_queues import detect_quorum_queues
@@ -38,6 +38,7 @@ from ckworkflow.worker.broker.transport import SCHEME
 
 if TYPE_CHECKING:
     from celery import Celery
+    from celery.app.utils import Settings as CelerySettings
 
     from ckworkflow.definition.options import DiscordErrors
 
@@ -69,30 +70,32 @@ _REFUSED_BROKERS: Final = {
     "sqlalchemy": "kombu's SQLAlchemy transport loses the messages of a killed worker, and has neither events nor "
     "remote control",
 }
-_ALWAYS: Final[dict[str, Any]] = {
+Defaults = dict[str, object]
+"""Settings of Celery, where the user has set none."""
+_ALWAYS: Final[Defaults] = {
     "worker_send_task_events": True,  # or Flower shows nothing
     "task_send_sent_event": True,
     "broker_connection_retry_on_startup": True,
     # Or a Redis that goes away ends the worker. By name: whoever only starts runs needs no consumer.
     "worker_consumer": "ckworkflow.worker.consumer:Consumer",
 }
-_ONE_AHEAD: Final[dict[str, Any]] = {
+_ONE_AHEAD: Final[Defaults] = {
     # A step awaits for long: what one worker has taken ahead, another cannot run.
     "worker_prefetch_multiplier": 1,
 }
-_PRECISE_TIMER: Final[dict[str, Any]] = {
+_PRECISE_TIMER: Final[Defaults] = {
     # Where Celery has no event loop its timer looks once a second, and a short sleep would end late.
     "worker_timer_precision": 0.05,
 }
-_BY_TRANSPORT: Final[dict[str, dict[str, Any]]] = {
+_BY_TRANSPORT: Final[dict[str, Defaults]] = {
     "redis": _ONE_AHEAD,
     "amqp": _ONE_AHEAD,
     "ckworkflow": {**_ONE_AHEAD, **_PRECISE_TIMER},
     "memory": {**_PRECISE_TIMER, "broker_transport_options": {"polling_interval": 0.01}},
 }
 _JSON: Final = {"json", "application/json"}
-_OWN: Final[dict[str, Any]] = {"task_default_queue": DEFAULT_QUEUE}
-_OWN_REDIS: Final[dict[str, Any]] = {
+_OWN: Final[Defaults] = {"task_default_queue": DEFAULT_QUEUE}
+_OWN_REDIS: Final[Defaults] = {
     # What a killed worker held comes back after this; a step that runs longer is delivered again and
     # dropped, since its node is owned. Without time-outs a half-dead connection is waited on for ever.
     "broker_transport_options": {
@@ -158,7 +161,7 @@ def configure(app: Celery, *, is_own: bool) -> None:
         conf["accept_content"] = [*accepted, "json"]
 
 
-def _conceal_passwords(conf: Any) -> None:
+def _conceal_passwords(conf: CelerySettings) -> None:
     """Have the passwords of broker and result backend cut out of whatever is stored or shown."""
     backend = conf.result_backend
     for url in [*_broker_urls(conf), *([backend] if isinstance(backend, str) else [])]:
@@ -275,7 +278,7 @@ def is_embedded(app: Celery) -> bool:
     return bool(conf.get(_EMBEDDED_MARK)) or all(_family(url) == "memory" for url in _broker_urls(conf))
 
 
-def _broker_urls(conf: Any) -> list[str]:
+def _broker_urls(conf: CelerySettings) -> list[str]:
     """Return every configured URL; the environment counts, failover alternates too."""
     urls: list[str] = []
     # These are properties that ask the environment first; conf.get would not.
@@ -297,7 +300,7 @@ def _family(url: str) -> str:
     }.get(scheme, scheme)
 
 
-def _default_broker(conf: Any) -> str:
+def _default_broker(conf: CelerySettings) -> str:
     """Put the broker file beside an SQLite database, so that all who share the one share the other."""
     url = conf.get("workflow_database_url") or Settings().database_url
     folder = Path().absolute()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from celery.signals import import_modules, worker_shutting_down
 
@@ -72,13 +72,13 @@ def _wire(app: Celery, *, is_own: bool) -> None:
     app.steps["worker"].add(Clock)
     reports.quieten_celery()
 
-    def on_configured(**_: Any) -> None:
+    def on_configured(**_: object) -> None:
         settings.configure(app, is_own=is_own)
 
-    def on_finalized(**_: Any) -> None:
+    def on_finalized(**_: object) -> None:
         task.register_steps(app)
 
-    def on_import(**_: Any) -> None:
+    def on_import(**_: object) -> None:
         # Not all of the settings: what else is wrong with them, the worker says a moment later, in one line.
         discover(settings.packages(app))
 
@@ -115,7 +115,7 @@ def _start_embedded(app: Celery, loop: asyncio.AbstractEventLoop | None) -> Embe
 
 
 @worker_shutting_down.connect
-def _let_steps_end(**_: Any) -> None:
+def _let_steps_end(**_: object) -> None:
     """Begin the grace time of a warm shutdown; a signal handler must return at once."""
     running = runtime.peek()
     if running is not None:

@@ -17,7 +17,7 @@ import lzma
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final, Protocol
 
 from kombu import compression
 
@@ -26,7 +26,21 @@ __all__ = ["LIMIT", "TooLargeError", "install"]
 LIMIT: Final = 16 * 1024 * 1024
 """How many bytes a compressed body may unpack to."""
 
-_BOUNDED: Final[dict[str, Callable[[], Any]]] = {
+
+class Decompressor(Protocol):
+    """What the decoders have in common."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the packed data was reached."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Unpack, to so many bytes at most."""
+        ...
+
+
+_BOUNDED: Final[dict[str, Callable[[], Decompressor]]] = {
     "gzip": zlib.decompressobj,
     "bzip2": bz2.BZ2Decompressor,
     "lzma": lzma.LZMADecompressor,
@@ -49,9 +63,9 @@ def install() -> None:
             compression.register(encoder, partial(_unpack, make), content_type)
 
 
-def _unpack(make: Callable[[], Any], packed: bytes) -> bytes:
+def _unpack(make: Callable[[], Decompressor], packed: bytes) -> bytes:
     decompressor = make()
-    unpacked: bytes = decompressor.decompress(packed, LIMIT + 1)
+    unpacked = decompressor.decompress(packed, LIMIT + 1)
     if len(unpacked) > LIMIT:
         raise TooLargeError
     if not decompressor.eof:
@@ -59,6 +73,6 @@ def _unpack(make: Callable[[], Any], packed: bytes) -> bytes:
     return unpacked
 
 
-def _zstd() -> list[tuple[str, Callable[[], Any]]]:
+def _zstd() -> list[tuple[str, Callable[[], Decompressor]]]:
     module = getattr(compression, "zstd", None)
     return [] if module is None else [("zstd", module.ZstdDecompressor)]

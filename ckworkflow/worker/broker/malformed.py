@@ -20,18 +20,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
+from typing import Any, Final, Protocol, TypeGuard
 
 from kombu.transport import virtual
 
 from ckworkflow.canvas import first_nodes
 
-if TYPE_CHECKING:
-    from kombu.message import Message
-
 __all__ = [
     "CheckedMessage",
     "MalformedMessageError",
+    "Message",
     "check_envelope",
     "check_order",
     "check_step",
@@ -47,6 +45,36 @@ LONGEST_LIMIT: Final = 10 * 366 * 24 * 3600.0
 """The longest time limit that a message may ask for, in seconds."""
 LARGEST_GENERATION: Final = 2**31 - 1
 """What the database's column can hold."""
+
+
+class Message(Protocol):
+    """What is used of a message, whose class in kombu has no types. What is in it anybody may have written."""
+
+    channel: object
+    delivery_info: Mapping[str, object] | None
+    headers: object
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether it was acknowledged or rejected."""
+        ...
+
+    @property
+    def payload(self) -> Any:
+        """Its decoded body."""
+        ...
+
+    def ack(self, multiple: bool = ...) -> None:  # noqa: FBT001
+        """Acknowledge it."""
+        ...
+
+    def reject(self, requeue: bool = ...) -> None:  # noqa: FBT001
+        """Reject it for good, unless it is to come again."""
+        ...
+
+    def reject_log_error(self, logger: logging.Logger, errors: tuple[type[Exception], ...]) -> None:
+        """Reject it for good, on a connection that may be lost."""
+        ...
 
 
 class MalformedMessageError(ValueError):
@@ -80,7 +108,7 @@ def refuse(error: BaseException, *, queue: object, name: object = None, id_: obj
 class CheckedMessage(virtual.Message):
     """A message of a virtual transport, which raises only `MalformedMessageError` for what it was made from."""
 
-    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+    def __init__(self, payload: object, channel: object = None, **kwargs: object) -> None:
         check_envelope(payload)
         try:
             super().__init__(payload, channel=channel, **kwargs)
@@ -161,7 +189,7 @@ def check_step(message: Message) -> None:
     args, kwargs = (
         (payload.get("args", ()), payload.get("kwargs")) if isinstance(payload, Mapping) else payload[:2]
     )
-    embed: dict[str, Any] = {} if isinstance(payload, Mapping) else cast("Any", payload[2]) or {}
+    embed: Mapping[str, Any] = {} if isinstance(payload, Mapping) else payload[2] or {}
     if kwargs or len(args) != 3:  # noqa: PLR2004  # run, node, generation
         raise MalformedMessageError("its arguments are not the run, node and generation of a step")
     run_id, node_id, generation = args
@@ -207,7 +235,7 @@ def check_order(body: object) -> None:
             _text(reply_to.get(name), name)
 
 
-def _check_fields(fields: Mapping[str, Any]) -> str:
+def _check_fields(fields: Mapping[str, object]) -> str:
     task = _text(fields["task"], "task")
     if fields.get("id") is None or not isinstance(fields["id"], Hashable):
         raise MalformedMessageError(f"`id` is {_kind(fields.get('id'))}, not text")
@@ -249,7 +277,7 @@ def _check_arguments(args: object, kwargs: object) -> None:
 # --- values -------------------------------------------------------------------------------------------
 
 
-def _mapping(value: object, what: str) -> Mapping[str, Any]:
+def _mapping(value: object, what: str) -> Mapping[str, object]:
     # What JSON and AMQP give is a dict: to ask an abstract class costs more than all else here.
     if type(value) is not dict and not isinstance(value, Mapping):
         raise MalformedMessageError(f"{what}: {_kind(value)}, not an object")
@@ -268,7 +296,7 @@ def _has_surrogates(value: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return type(value) is list or (isinstance(value, Sequence) and not isinstance(value, (str, bytes)))
 
 

@@ -23,7 +23,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
@@ -32,6 +32,10 @@ from kombu.utils.json import loads
 
 from ckworkflow.worker.broker.broker_loss import means_loss
 from ckworkflow.worker.broker.malformed import CheckedMessage, MalformedMessageError, refuse
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.client import Pipeline, PubSub
 
 __all__ = ["Channel", "QoS", "Transport", "install"]
 
@@ -42,7 +46,9 @@ class QoS(kombu_redis.QoS):
     """What a channel has delivered; see the module."""
 
     @contextmanager
-    def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
+    def pipe_or_acquire(
+        self, pipe: Pipeline | None = None, client: Redis | None = None
+    ) -> Iterator[Pipeline]:
         """Give the pipeline that is there, or a new one."""
         if pipe:
             yield pipe
@@ -59,7 +65,7 @@ class QoS(kombu_redis.QoS):
                 raise
             logger.debug("nothing restored: %r", error)
 
-    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's
+    def restore_by_tag(self, tag: str, client: Redis | None = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's
         """Put a message back into its queue; what is noted as one and is none is forgotten."""
         try:
             super().restore_by_tag(tag, client, leftmost)
@@ -75,7 +81,7 @@ class Channel(kombu_redis.Channel):
 
     QoS = QoS
     Message = CheckedMessage
-    _kept: Any = None
+    _kept: Redis | None = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002  # kombu's
         if asynchronous:
@@ -86,7 +92,7 @@ class Channel(kombu_redis.Channel):
             kept = self._kept = super()._create_client()
         return kept
 
-    def _brpop_read(self, **options: Any) -> Any:
+    def _brpop_read(self, **options: object) -> Literal[True]:
         """Read the answer to a pending BRPOP and deliver what it holds."""
         try:
             answer = self._answer_to_brpop(**options)
@@ -101,7 +107,7 @@ class Channel(kombu_redis.Channel):
             self._in_poll: Any = None
             self._flush_brpop_reauth()  # the connection is idle: only now may it be given another token
 
-    def _answer_to_brpop(self, **options: Any) -> Any:
+    def _answer_to_brpop(self, **options: object) -> Any:
         connection = self.client.connection
         try:
             return self.client.parse_response(connection, "BRPOP", **options)
@@ -119,7 +125,7 @@ class Channel(kombu_redis.Channel):
         except MalformedMessageError as error:
             refuse(error, queue=queue)
 
-    def _receive_one(self, c: Any) -> Any:
+    def _receive_one(self, c: PubSub) -> Any:
         """Read one message of a fan-out and deliver it."""
         try:
             return super()._receive_one(c)

@@ -27,6 +27,7 @@ import sqlite3
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from itertools import count
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -50,13 +51,20 @@ from ckworkflow.worker.broker.malformed import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
+
+    from kombu.connection import Connection
 
     from ckworkflow.worker.broker.bells import Bell
 
 __all__ = ["SCHEME", "Channel", "Transport"]
 
 SCHEME: Final = "ckworkflow+sqlite"
+
+Envelope = Mapping[str, Any]
+"""A message as kombu wraps it."""
+Arguments = Mapping[str, Any]
+"""Those of a queue, as RabbitMQ names them."""
 
 _URL_PREFIX: Final = "sqlite:///"
 _AT_ONCE: Final = 50
@@ -72,7 +80,7 @@ class Channel(virtual.Channel):
     supports_fanout = True
     do_restore = True
 
-    def __init__(self, connection: Transport, **kwargs: Any) -> None:
+    def __init__(self, connection: Transport, **kwargs: object) -> None:
         super().__init__(connection, **kwargs)
         self._file = connection.file
         self._no_ack_queues: set[str] = set()
@@ -83,17 +91,22 @@ class Channel(virtual.Channel):
 
     # --- publishing ----------------------------------------------------------------------------------
 
-    def _put(self, queue: str, message: Mapping[str, Any], **_: Any) -> None:
+    def _put(self, queue: str, message: Envelope, **_: object) -> None:
         self._file.put([queue], dumps(message), priority=self._get_message_priority(message))
 
-    def _put_fanout(self, exchange: str, message: Mapping[str, Any], routing_key: str, **_: Any) -> None:
+    def _put_fanout(self, exchange: str, message: Envelope, routing_key: str, **_: object) -> None:
         if queues := cast("list[str]", list(self._lookup(exchange, routing_key))):
             self._file.put(queues, dumps(message), priority=self._get_message_priority(message))
 
     # --- consuming -----------------------------------------------------------------------------------
 
     def basic_consume(
-        self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
+        self,
+        queue: str,
+        no_ack: bool,
+        callback: Callable[[CheckedMessage], object],
+        consumer_tag: str,
+        **kwargs: object,
     ) -> None:
         """Start to consume; without acknowledgements messages are deleted as they are taken."""
         if no_ack:
@@ -110,7 +123,7 @@ class Channel(virtual.Channel):
             self._no_ack_queues.discard(queue)
             self._leave(queue)
 
-    def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> virtual.Message | None:
+    def basic_get(self, queue: str, no_ack: bool = False, **_: object) -> virtual.Message | None:
         """Take one message now, or return `None`."""
         while found := self._file.claim([queue], 1, keep=not no_ack):
             try:
@@ -123,7 +136,9 @@ class Channel(virtual.Channel):
             return message
         return None
 
-    def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
+    def drain_events(
+        self, timeout: float | None = None, callback: Callable[[Envelope, str], object] | None = None
+    ) -> None:
         """Deliver one message that is ready in a queue of this channel.
 
         Raises:
@@ -169,9 +184,9 @@ class Channel(virtual.Channel):
         first = self._turn % len(queues) if queues else 0
         return queues[first:] + queues[:first]
 
-    def _payload(self, claimed: Claimed) -> dict[str, Any]:
+    def _payload(self, claimed: Claimed) -> Envelope:
         try:
-            payload: dict[str, Any] = loads(claimed.body)
+            payload: Envelope = loads(claimed.body)
         except Exception as error:
             raise MalformedMessageError("it is no JSON") from error
         check_envelope(payload)
@@ -207,11 +222,9 @@ class Channel(virtual.Channel):
 
     # --- queues --------------------------------------------------------------------------------------
 
-    def prepare_queue_arguments(
-        self, arguments: Mapping[str, Any] | None, **options: Any
-    ) -> Mapping[str, Any]:
+    def prepare_queue_arguments(self, arguments: Arguments | None, **options: object) -> Arguments:
         """Spell queue options as RabbitMQ does; of them the message TTL is kept."""
-        prepared: Mapping[str, Any] = to_rabbitmq_queue_arguments(arguments or {}, **options)
+        prepared: Arguments = to_rabbitmq_queue_arguments(arguments or {}, **options)
         return prepared
 
     def _new_queue(
@@ -220,8 +233,8 @@ class Channel(virtual.Channel):
         auto_delete: bool = False,
         exclusive: bool = False,
         durable: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-        **_: Any,
+        arguments: Arguments | None = None,
+        **_: object,
     ) -> None:
         is_transient = exclusive or (auto_delete and not durable)
         ttl = (arguments or {}).get("x-message-ttl")
@@ -231,7 +244,7 @@ class Channel(virtual.Channel):
         if is_transient:
             self._transient_queues.add(queue)
 
-    def _has_queue(self, queue: str, **_: Any) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu says no types
+    def _has_queue(self, queue: str, **_: object) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu says no types
         return self._file.is_declared(queue)
 
     def _size(self, queue: str) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  # likewise
@@ -241,7 +254,7 @@ class Channel(virtual.Channel):
         return self._file.purge(queue)
 
     def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any
+        self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: object
     ) -> None:
         """Delete a queue for every process, whoever declared it."""
         if if_empty and self._file.size(queue):
@@ -266,8 +279,8 @@ class Channel(virtual.Channel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: Any = None,
-        **_: Any,
+        arguments: Arguments | None = None,
+        **_: object,
     ) -> None:
         """Remove a binding for every process."""
         self.state.binding_delete(queue, exchange, routing_key)
@@ -340,7 +353,7 @@ class Transport(virtual.Transport):
         BrokerFileDamagedError,
     )
 
-    def __init__(self, client: Any, **kwargs: Any) -> None:
+    def __init__(self, client: Connection, **kwargs: object) -> None:
         super().__init__(client, **kwargs)
         self.file = BrokerFile.at(_path_of(client.hostname))
         self._generation: int | None = None
@@ -354,14 +367,14 @@ class Transport(virtual.Transport):
         super().establish_connection()
         return self
 
-    def close_connection(self, connection: Any) -> None:
+    def close_connection(self, connection: Transport) -> None:
         """Close the channels, which gives back what they hold."""
         self.unregister_from_event_loop(connection, None)
         super().close_connection(connection)
 
     # --- without an event loop: who wants messages waits in here -----------------------------------------
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # type: ignore[override]
+    def drain_events(self, connection: Transport, timeout: float | None = None) -> None:  # type: ignore[override]
         """Wait for a message and deliver it.
 
         Raises:
@@ -398,7 +411,7 @@ class Transport(virtual.Transport):
 
     # --- with Celery's event loop: it looks when a bell rings, and every 20 ms -------------------------
 
-    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+    def register_with_event_loop(self, connection: Transport, loop: Any) -> None:
         """Let an event loop deliver the messages of this connection.
 
         A worker has one of its pools only with a loop that a killed child cannot bring to a stop: Celery's
@@ -423,7 +436,7 @@ class Transport(virtual.Transport):
 
         self._end_of_loop = end
 
-    def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
+    def unregister_from_event_loop(self, connection: Transport, loop: object) -> None:
         """Have it deliver no more."""
         end, self._end_of_loop = self._end_of_loop, _nothing
         end()

@@ -13,7 +13,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery import bootsteps
 from celery.signals import worker_shutting_down
@@ -37,6 +37,8 @@ from ckworkflow.worker.steps.local import LocalSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from celery.worker import WorkController
 
     from ckworkflow.engine.core import Engine
 
@@ -94,7 +96,7 @@ class ClockThread:
         """Whether it ticks."""
         return self._thread.is_alive()
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, int]:
         """What `inspect stats` shows."""
         return {"ticks": self._ticks}
 
@@ -180,13 +182,13 @@ class Clock(bootsteps.StartStopStep):
     label = "Workflow clock"
     requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, worker: Any, **kwargs: Any) -> None:
+    def __init__(self, worker: WorkController, **kwargs: object) -> None:
         self._thread: ClockThread | None = None
         self._children: Children | None = None
         self._heartbeat: Heartbeat | None = None
         super().__init__(worker, **kwargs)
 
-    def create(self, worker: Any) -> Clock:
+    def create(self, worker: WorkController) -> Clock:
         """Before anything is forked: check what the children will need."""
         if is_prefork(worker):
             self._children = Children(worker)
@@ -194,7 +196,7 @@ class Clock(bootsteps.StartStopStep):
                 self._children.prepare()
         return self
 
-    def start(self, worker: Any) -> None:
+    def start(self, worker: WorkController) -> None:
         """Open the runtime where steps run in this process, then begin to tick."""
         stop_worker_with(stop_worker)
         try:
@@ -231,7 +233,7 @@ class Clock(bootsteps.StartStopStep):
         )
         self._thread.start()
 
-    def stop(self, worker: Any) -> None:
+    def stop(self, worker: WorkController) -> None:
         """End the clock and the runtime."""
         current().engine.detach()
         if self._thread is not None:
@@ -244,12 +246,12 @@ class Clock(bootsteps.StartStopStep):
         runtimes.stop()
         stop_worker_with(None)
 
-    def terminate(self, worker: Any) -> None:
+    def terminate(self, worker: WorkController) -> None:
         """Do what `stop` does, since nothing here may be left half done, but without waiting for async steps."""
         if (running := runtimes.peek()) is not None:
             running.cancel_steps()
         self.stop(worker)
 
-    def info(self, worker: Any) -> dict[str, Any]:
+    def info(self, worker: WorkController) -> dict[str, dict[str, int]]:
         """What `inspect stats` shows."""
         return {"clock": self._thread.info() if self._thread else {}}

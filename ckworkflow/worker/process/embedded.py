@@ -125,7 +125,7 @@ class EmbeddedWorker:
                     "tries under the logger 'celery'."
                 )
 
-    def _make_controller(self, concurrency: int) -> Any:
+    def _make_controller(self, concurrency: int) -> WorkController:
         with _made_as_it_was(self._app):
             trace.setup_worker_optimizations(self._app, self.name)
             controller = WorkController(
@@ -162,7 +162,7 @@ class EmbeddedWorker:
             if _running is self:
                 _running = None
 
-    def _on_ready(self, _consumer: Any) -> None:
+    def _on_ready(self, _consumer: object) -> None:
         # Celery takes a process with a worker for a task that must not wait for results; a bot may.
         _state._set_task_join_will_block(False)  # noqa: FBT003, SLF001
         self._ready.set()
@@ -202,7 +202,7 @@ class _Consumer(Consumer):
         connection = super().connect()
         drain = connection.drain_events
 
-        def drain_briefly(timeout: float | None = None, **kwargs: Any) -> Any:
+        def drain_briefly(timeout: float | None = None, **kwargs: object) -> object:
             return drain(timeout=min(timeout or _DRAIN_SECONDS, _DRAIN_SECONDS), **kwargs)
 
         if self.hub is None:

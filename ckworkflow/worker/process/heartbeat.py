@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckworkflow.background import BackgroundThread
 from ckworkflow.engine import liveness
@@ -59,7 +59,7 @@ class Heartbeat:
             logger.warning("process row left behind: %s", error)
 
     def _run(self) -> None:
-        suspects: frozenset[Any] = frozenset()
+        suspects: liveness.Orphans = frozenset()
         while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
             try:
                 liveness.heartbeat(self._engine)

@@ -6,7 +6,7 @@ process they may not.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.worker import state
 
@@ -14,6 +14,8 @@ from ckworkflow import canvas
 from ckworkflow.engine.host import Host
 
 if TYPE_CHECKING:
+    from celery.worker import WorkController
+
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.worker.steps.local import LocalSteps
 
@@ -28,7 +30,7 @@ class WorkerHost(Host):
         local: The steps that this process runs without a message; `None` where it cannot.
     """
 
-    def __init__(self, worker: Any, local: LocalSteps | None) -> None:
+    def __init__(self, worker: WorkController, local: LocalSteps | None) -> None:
         self._app, self._local = worker.app, local
         self._slots = worker.pool.limit or 1
         self.runs_steps = local is not None

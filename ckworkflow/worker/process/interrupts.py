@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from billiard import common, pool
 
@@ -37,12 +37,12 @@ _SIGNALS: Final = [
 _OF_THE_POOL: Final = (pool.soft_timeout_sighandler, common._shutdown_cleanup)  # noqa: SLF001
 """What raises; a signal that has another handler is somebody else's."""
 
-Handler = Callable[[int, "FrameType | None"], Any]
+Handler = Callable[[int, "FrameType | None"], object]
 
 
 class _State(threading.local):
     is_deferring = is_open = False
-    pending: Callable[[], Any] | None = None
+    pending: Callable[[], object] | None = None
     """What a signal that came meanwhile would have called."""
     is_exit_pending = False
     leaving: BaseException | None = None
@@ -99,7 +99,7 @@ def is_leaving() -> bool:
 
 
 def wait(
-    lock: threading.Lock, is_over: Callable[[], bool], interrupt: Callable[[BaseException], Any]
+    lock: threading.Lock, is_over: Callable[[], bool], interrupt: Callable[[BaseException], object]
 ) -> None:
     """Wait on a lock until something is over, however often a signal raises meanwhile.
 
@@ -138,12 +138,12 @@ def _on_signal(handler: Handler, number: int, frame: FrameType | None) -> None:
         _state.pending, _state.is_exit_pending = call, number != pool.SIG_SOFT_TIMEOUT
 
 
-def _taken_pending() -> Callable[[], Any] | None:
+def _taken_pending() -> Callable[[], object] | None:
     pending, _state.pending, _state.is_exit_pending = _state.pending, None, False
     return pending
 
 
-def _raise(call: Callable[[], Any]) -> None:
+def _raise(call: Callable[[], object]) -> None:
     _state.is_open = False  # first: the block that is left by this may not get to say so
     try:
         call()
@@ -153,7 +153,7 @@ def _raise(call: Callable[[], Any]) -> None:
         raise
 
 
-def _end(call: Callable[[], Any]) -> None:
+def _end(call: Callable[[], object]) -> None:
     """Handle what came too late for a step: a time limit means nothing any more, a request to exit does."""
     try:
         call()

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ckworkflow.background import BackgroundThread
 from ckworkflow.context import current_step
@@ -44,14 +44,14 @@ class LoopWatch:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, steps: Mapping[asyncio.Task[Any], str], *, is_own: bool
+        self, loop: asyncio.AbstractEventLoop, steps: Mapping[asyncio.Task[object], str], *, is_own: bool
     ) -> None:
         self._loop, self._steps, self._is_own = loop, steps, is_own
         self._is_stopped = threading.Event()
         self._has_answered = True
         self._asked_at = 0.0
         self._loop_thread = 0
-        self._last_task: asyncio.Task[Any] | None = None
+        self._last_task: asyncio.Task[object] | None = None
         self._told: dict[str, float] = {}
         self._thread = BackgroundThread(
             self._run, name="ckworkflow-loop-watch", loss="nothing names a step that holds the loop"
@@ -104,18 +104,18 @@ class LoopWatch:
         self._has_answered = True
 
 
-def _step_around(task: asyncio.Task[Any]) -> str | None:
+def _step_around(task: asyncio.Task[object]) -> str | None:
     """The name of the step that has begun a task; `None` where Python cannot tell (3.11), or none has."""
     context_of = getattr(task, "get_context", None)
     step = None if context_of is None else context_of().get(current_step)
     return None if step is None else str(step.step)
 
 
-def _coroutine_of(task: asyncio.Task[Any]) -> str:
+def _coroutine_of(task: asyncio.Task[object]) -> str:
     return getattr(task.get_coro(), "__qualname__", task.get_name())
 
 
-def _place(thread: int, task: asyncio.Task[Any], name: str | None) -> str:
+def _place(thread: int, task: asyncio.Task[object], name: str | None) -> str:
     """Say where a thread is in the file of the step or of the coroutine, or where it is at all."""
     step = None if name is None else registry.steps.get(name)
     if step is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 from celery.signals import celeryd_init
@@ -21,9 +21,10 @@ from ckworkflow.errors import CkWorkflowError, UnsupportedPoolError
 from ckworkflow.worker import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from celery import Celery
+    from celery.worker import WorkController
 
 __all__ = ["CONCURRENCY", "POOL", "check_pool", "describe", "exit_on_error", "install"]
 
@@ -44,7 +45,7 @@ def install(app: Celery, *, is_own: bool) -> None:
     )  # fmt: skip
     app.user_options["worker"].add(option)
 
-    def on_init(instance: Any, options: dict[str, Any], **_: Any) -> None:
+    def on_init(instance: WorkController, options: Mapping[str, object], **_: object) -> None:
         if instance.app is app:
             _prepare_worker(app, options, is_own=is_own)
 
@@ -66,7 +67,7 @@ def check_pool(pool: object) -> None:
             raise UnsupportedPoolError(green)
 
 
-def describe(worker: Any, *, is_embedded: bool = False) -> str:
+def describe(worker: WorkController, *, is_embedded: bool = False) -> str:
     """Say on which pool a worker runs its steps, and how to have another, which one inside another process cannot."""
     name = worker.pool_cls.__module__.rpartition(".")[2]
     slots = worker.pool.limit or 1
@@ -99,7 +100,7 @@ def _default_pool(ours: Celery, *, is_own: bool) -> str:
     return POOL
 
 
-def _prepare_worker(app: Celery, options: dict[str, Any], *, is_own: bool) -> None:
+def _prepare_worker(app: Celery, options: Mapping[str, object], *, is_own: bool) -> None:
     """Refuse or choose a pool, at the last moment before a worker program reads its options."""
     conf = app.conf
     pool = options.get("pool") or options.get("pool_cls") or conf.worker_pool

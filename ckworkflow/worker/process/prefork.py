@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
 
@@ -30,6 +30,8 @@ from ckworkflow.worker.steps import events, limits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from celery.worker import WorkController
+
 __all__ = ["Children", "is_prefork", "pids_of"]
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,12 @@ _CANCEL_STEPS: Final = signal.SIGUSR2
 """What tells a child that the grace time is over; SIGUSR1 is Celery's, for soft time limits."""
 
 
-def is_prefork(worker: Any) -> bool:
+def is_prefork(worker: WorkController) -> bool:
     """Whether a worker's steps run in child processes."""
     return "prefork" in worker.pool_cls.__module__
 
 
-def pids_of(pool: Any) -> Iterator[int]:
+def pids_of(pool: object) -> Iterator[int]:
     """The processes of a pool."""
     for process in list(getattr(getattr(pool, "_pool", None), "_pool", ())):
         if process.pid is not None:
@@ -53,7 +55,7 @@ def pids_of(pool: Any) -> Iterator[int]:
 class Children:
     """The child processes of a worker, as its main process sees them."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: WorkController) -> None:
         self._worker = worker
 
     def prepare(self) -> None:
@@ -82,7 +84,7 @@ class Children:
     def _pids(self) -> Iterator[int]:
         return pids_of(self._worker.pool)
 
-    def _begin_shutdown(self, **_: Any) -> None:
+    def _begin_shutdown(self, **_: object) -> None:
         timer = threading.Timer(runtimes.GRACE_SECONDS, self._cancel_steps)
         timer.daemon = True
         timer.start()
@@ -100,7 +102,7 @@ async def _try_integrations() -> None:
         await integration.close()
 
 
-def _open(**_: Any) -> None:
+def _open(**_: object) -> None:
     signal.signal(_CANCEL_STEPS, _on_grace_over)
     current().engine.queues = frozenset()  # the main process consumes
     if current().engine.database.is_lost:
@@ -125,6 +127,6 @@ def _on_grace_over(*_: object) -> None:
     runtime.cancel_steps()
 
 
-def _close(**_: Any) -> None:
+def _close(**_: object) -> None:
     events.flush_events()
     runtimes.stop()

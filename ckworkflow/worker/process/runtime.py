@@ -32,6 +32,9 @@ from ckworkflow.worker.process.loop_watch import LoopWatch
 if TYPE_CHECKING:
     from contextvars import Context
 
+    from celery import Celery
+    from celery.app.utils import Settings
+
     from ckworkflow.integration import Integration
 
 logger = logging.getLogger(__name__)
@@ -71,9 +74,9 @@ class Runtime:
         self.store = SharedStore(self.engine)
         self.is_stopping = False
         self._opened: list[Integration] = []
-        self._steps: dict[asyncio.Task[Any], Node | None] = {}
-        self._names: dict[asyncio.Task[Any], str] = {}
-        self._interruptions: dict[asyncio.Task[Any], BaseException] = {}
+        self._steps: dict[asyncio.Task[object], Node | None] = {}
+        self._names: dict[asyncio.Task[object], str] = {}
+        self._interruptions: dict[asyncio.Task[object], BaseException] = {}
         self._are_cancelled = False
         self._calls: deque[Callable[[], object]] = deque()
         self._is_woken = False
@@ -81,12 +84,12 @@ class Runtime:
         self._loop_watch = LoopWatch(self.loop, self._names, is_own=loop is None)
 
     @property
-    def app(self) -> Any:
+    def app(self) -> Celery:
         """The Celery app."""
         return self._installation.app
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Settings:
         """The app's settings."""
         return self._installation.app.conf
 
@@ -163,7 +166,7 @@ class Runtime:
         if self._own_loop is not None:
             self._own_loop.end()
 
-    def call(self, coro: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
+    def call(self, coro: Coroutine[object, None, T], *, timeout: float | None = None) -> T:
         """Run a coroutine on the loop and wait for it, from any other thread.
 
         Args:
@@ -184,7 +187,7 @@ class Runtime:
     def run_step(
         self,
         name: str,
-        make: Callable[[], Coroutine[Any, Any, T]],
+        make: Callable[[], Coroutine[object, None, T]],
         *,
         node: Node | None = None,
         context: Context | None = None,
@@ -240,7 +243,7 @@ class Runtime:
     def begin_step(
         self,
         name: str,
-        make: Callable[[], Coroutine[Any, Any, T]],
+        make: Callable[[], Coroutine[object, None, T]],
         ended: Callable[[asyncio.Task[T]], object],
         *,
         node: Node | None = None,
@@ -264,7 +267,7 @@ class Runtime:
             task.cancel()
         return task
 
-    def interrupt_step(self, task: asyncio.Task[Any], error: BaseException) -> None:
+    def interrupt_step(self, task: asyncio.Task[object], error: BaseException) -> None:
         """Cancel a step because of what was raised in the thread that waits for it; called on the loop.
 
         An `Exception` is what it then fails with. Anything else ends this process: its steps are released.

@@ -16,7 +16,7 @@ Not here: the claim itself (`ckworkflow.engine.claims`).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
@@ -32,7 +32,8 @@ from ckworkflow.worker.steps.events import events_of
 from ckworkflow.worker.steps.limits import has_rate_limit, has_time_limit
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from celery import Celery, Task
+    from celery.utils.dispatch import Signal
 
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.judging import Failure
@@ -69,7 +70,7 @@ class RunAhead:
     def __init__(
         self,
         app: Celery,
-        step: Step[..., Any],
+        step: Step[..., object],
         claimed: Claimed,
         runtime: Runtime,
         *,
@@ -235,7 +236,7 @@ def is_without_message(app: Celery, runtime: Runtime, name: str) -> bool:
 _SIGNALS = (signals.task_prerun, signals.task_success, signals.task_postrun)
 
 
-def send_retry(task: Any, claimed: Claimed, failure: Failure, *, hostname: str | None) -> None:
+def send_retry(task: Task, claimed: Claimed, failure: Failure, *, hostname: str | None) -> None:
     """Send Celery's signal for a task that is tried again, where Celery itself does not."""
     if not signals.task_retry.receivers:
         return
@@ -257,6 +258,6 @@ def _einfo(error: Exception) -> ExceptionInfo:
         return ExceptionInfo()
 
 
-def _send(signal: Any, sender: Any, **arguments: Any) -> None:
+def _send(signal: Signal, sender: Task, **arguments: object) -> None:
     if signal.receivers:
         signal.send(sender=sender, **arguments)

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.utils.time import utcoffset
 
@@ -20,6 +20,7 @@ from ckworkflow.per_process import PerProcess
 
 if TYPE_CHECKING:
     from celery import Celery
+    from celery.events import EventDispatcher
 
 __all__ = ["Events", "events_of", "flush_events"]
 
@@ -37,7 +38,7 @@ class Events:
     def __init__(self, app: Celery, hostname: str | None) -> None:
         self._app = app
         self._lock = threading.Lock()
-        self._buffer: deque[dict[str, Any]] = deque()
+        self._buffer: deque[dict[str, object]] = deque()
         self._dispatcher = self._open(hostname)
         self._hostname = self._dispatcher.hostname
         self._utcoffset = utcoffset()
@@ -45,7 +46,7 @@ class Events:
         self.pid = os.getpid()
         self._thread: BackgroundThread | None = None
 
-    def add(self, kind: str, **fields: Any) -> None:
+    def add(self, kind: str, **fields: object) -> None:
         """Send an event soon; `fields` as Celery documents them for this kind."""
         # As Celery's own dispatcher makes them, without what it works out anew each time.
         fields.update(
@@ -83,7 +84,7 @@ class Events:
                 with contextlib.suppress(Exception):  # the next time, then
                     self._dispatcher = self._open(self._hostname)
 
-    def _open(self, hostname: str | None) -> Any:
+    def _open(self, hostname: str | None) -> EventDispatcher:
         return self._app.events.Dispatcher(self._app.connection_for_write(), hostname=hostname)
 
     def _begin(self) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckworkflow import integration as integrations
 from ckworkflow.context import StepContext, current_step
@@ -41,7 +41,7 @@ class StoppedError(Exception):
     """The worker stops while the step runs: it is released."""
 
 
-def execute(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
+def execute(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> object:
     """Run the function of a step that was claimed and return what it returned, or raise what it raised.
 
     Raises:
@@ -54,7 +54,7 @@ def execute(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
 
     node = claimed.run_id, claimed.row.node_id
 
-    def run_in_shell(*args: Any, **kwargs: Any) -> Any:
+    def run_in_shell(*args: object, **kwargs: object) -> object:
         called = replace(claimed, args=args, kwargs=kwargs)
         return runtime.run_step(
             step.name, partial(run_async, runtime, step, called), node=node, context=copy_context()
@@ -68,7 +68,7 @@ def execute(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
         raise StoppedError from None
 
 
-def _context(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> StepContext:
+def _context(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> StepContext:
     return StepContext(
         claimed.run_id, claimed.workflow, claimed.row.node_id, step.name, claimed.row.attempt,
         step.options.max_retries + 1, f"{claimed.run_id}/{claimed.row.node_id}/{step.name}",
@@ -76,7 +76,7 @@ def _context(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> StepCo
     )  # fmt: skip
 
 
-async def run_async(runtime: Runtime, step: Step[..., Any], claimed: Claimed) -> Any:
+async def run_async(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> object:
     """Run the function of an async step, on the loop; as `execute`."""
     timeout = step.options.timeout
     limit: asyncio.Timeout | None = None
@@ -106,9 +106,11 @@ async def run_async(runtime: Runtime, step: Step[..., Any], claimed: Claimed) ->
             raise _as_exception(error) from error
 
 
-def _execute_sync(app: Celery, step: Step[..., Any], claimed: Claimed, context: StepContext) -> Any:
+def _execute_sync(
+    app: Celery, step: Step[..., object], claimed: Claimed, context: StepContext
+) -> object:
     timeout = step.options.timeout
-    future: Future[Any] = Future()
+    future: Future[object] = Future()
 
     def run() -> None:
         try:
@@ -142,7 +144,7 @@ def _execute_sync(app: Celery, step: Step[..., Any], claimed: Claimed, context: 
         raise
 
 
-def _call(app: Celery, step: Step[..., Any], claimed: Claimed) -> Any:
+def _call(app: Celery, step: Step[..., object], claimed: Claimed) -> object:
     try:
         return call_in_shell(app, claimed, step.function)
     except TypeError:
@@ -150,7 +152,7 @@ def _call(app: Celery, step: Step[..., Any], claimed: Claimed) -> Any:
         raise
 
 
-def _result(step: Step[..., Any], value: Any) -> Any:
+def _result(step: Step[..., object], value: object) -> object:
     """A plain function that gives a coroutine (a decorator between @step and an `async def`) is refused."""
     if type(value) is CoroutineType:  # asked of its type: to ask the value may run code of its class
         value.close()

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from ckworkflow.background import LostThreadError
 from ckworkflow.canvas import first_nodes
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from ckworkflow.canvas import Serialized
     from ckworkflow.engine.answer import Answer
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.model import NodeRef
@@ -57,7 +58,7 @@ class Handed:
 
     claimed: Claimed
     report: TaskReport
-    outcome: Callable[[], Any]
+    outcome: Callable[[], object]
     recorded: Answer | None = None
 
 
@@ -69,7 +70,7 @@ def may_carry(app: Celery, claimed: Claimed) -> bool:
     return claimed.error is None and is_async and not is_revoked(claimed)
 
 
-def pass_by(chain: list[Any], claimed: Claimed) -> None:
+def pass_by(chain: list[Serialized], claimed: Claimed) -> None:
     """Take a step that runs in place out of the rest of its message's chain, which may still be right."""
     if chain and first_nodes(chain[-1]) == {(claimed.row.node_id, claimed.row.generation)}:
         chain.pop()
@@ -86,13 +87,13 @@ class Lane:
         chain: The rest of its chain.
     """
 
-    def __init__(self, runtime: Runtime, ahead: RunAhead, chain: list[Any]) -> None:
+    def __init__(self, runtime: Runtime, ahead: RunAhead, chain: list[Serialized]) -> None:
         self._runtime, self._ahead, self._chain = runtime, ahead, chain
         self._is_over = threading.Lock()
         self._is_over.acquire()
         self._handed: Handed | None = None
         self._current: Handed
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._interruption: BaseException | None = None
 
     def run(self, handed: Handed) -> Handed:
@@ -132,7 +133,7 @@ class Lane:
         if self._task is not None:
             self._runtime.interrupt_step(self._task, error)
 
-    def _ended(self, handed: Handed, task: asyncio.Task[Any]) -> None:
+    def _ended(self, handed: Handed, task: asyncio.Task[object]) -> None:
         """Hand in the record of a step that has ended."""
         handed.outcome = partial(_result, task)
         if task.cancelled() or task.exception() is not None:
@@ -227,13 +228,13 @@ class Lane:
         wake(self._is_over)
 
 
-def _stopped() -> Any:
+def _stopped() -> NoReturn:
     raise StoppedError
 
 
-def _raise(error: Exception) -> Any:
+def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _result(task: asyncio.Task[Any]) -> Any:
+def _result(task: asyncio.Task[object]) -> object:
     return _stopped() if task.cancelled() else task.result()

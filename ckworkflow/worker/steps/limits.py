@@ -11,12 +11,14 @@ Not here: what happens at a time limit (`ckworkflow.worker.process.interrupts` f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ckworkflow import canvas
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from celery import Celery, Task
+    from celery.app.task import Context
+    from celery.worker import WorkController
 
 __all__ = ["Limits", "has_rate_limit", "has_time_limit", "keep", "note_in", "of_request"]
 
@@ -36,17 +38,20 @@ class Limits:
     rated: frozenset[str]
 
 
+TimeLimits = tuple[float | None, float | None]
+"""A hard and a soft one, in seconds."""
+
 _HEADER: Final = "ckworkflow_limits"
-_of_pool: tuple[float | None, float | None] | None = None
+_of_pool: TimeLimits | None = None
 
 
-def keep(worker: Any) -> None:
+def keep(worker: WorkController) -> None:
     """Note that this process is the main one of a prefork pool, and with which time limits."""
     global _of_pool  # noqa: PLW0603  # one pool per process
     _of_pool = (worker.time_limit, worker.soft_time_limit)
 
 
-def note_in(request: dict[str, Any], app: Celery, task: Any, of_message: tuple[Any, Any]) -> None:
+def note_in(request: dict[str, object], app: Celery, task: Task, of_message: TimeLimits) -> None:
     """Write into a request, on its way to a prefork pool, what is kept for it.
 
     Args:
@@ -63,7 +68,7 @@ def note_in(request: dict[str, Any], app: Celery, task: Any, of_message: tuple[A
         request[_HEADER] = [hard, soft, [name for name in app.tasks if has_rate_limit(app, name)]]
 
 
-def of_request(request: Any) -> Limits | None:
+def of_request(request: Context) -> Limits | None:
     """What is kept for the message of a running task; `None` outside of a prefork pool."""
     found = request.get(_HEADER)
     return None if found is None else Limits(found[0], found[1], frozenset(found[2]))

@@ -11,7 +11,7 @@ Not here: lines about runs (`ckworkflow.engine`).
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ckworkflow.definition import registry
 from ckworkflow.engine import failures
@@ -121,7 +121,7 @@ class _Filter(logging.Filter):
 _filter = _Filter("ckworkflow-steps")
 
 
-def _task_of(record: logging.LogRecord) -> Any:
+def _task_of(record: logging.LogRecord) -> object:
     """The name of the task that a record of Celery's is about."""
     data = getattr(record, "data", None)
     if isinstance(data, dict):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from celery.platforms import signals
 from celery.worker import state
@@ -26,6 +26,8 @@ from ckworkflow.worker.steps import limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery.concurrency.base import BasePool
+
 __all__ = ["StepRequest", "is_prefork_pool", "record"]
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ LONGEST_SECONDS: Final = 2.0
 class StepRequest(Request):
     """See the module."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)
         limits.note_in(self.request_dict, self.app, self.task, self.time_limits)
 
@@ -57,7 +59,7 @@ class StepRequest(Request):
             record(partial(verdicts.revoke, current().engine, *found, pids=()), wait_seconds=0)
         return is_revoked
 
-    def terminate(self, pool: Any, signal: str | int | None = None) -> None:
+    def terminate(self, pool: BasePool, signal: str | int | None = None) -> None:
         """Stop the step; where its process is this one, it has been stopped already (`.revokes`)."""
         if is_prefork_pool(pool):
             super().terminate(pool, signal)

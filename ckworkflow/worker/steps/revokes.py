@@ -30,12 +30,16 @@ from ckworkflow.worker.process import runtime as runtimes
 from ckworkflow.worker.steps.request import is_prefork_pool, record
 
 if TYPE_CHECKING:
+    from celery.utils.collections import AttributeDict
+
     from ckworkflow.engine.claims import Claimed
 
 __all__ = ["install", "is_revoked"]
 
 logger = logging.getLogger(__name__)
 
+Command = Callable[..., object]
+"""One of remote control."""
 _COMMANDS: Final = ("revoke", "terminate")
 _MARK: Final = "_ckworkflow_revokes"
 
@@ -55,9 +59,9 @@ def is_revoked(claimed: Claimed) -> bool:
     return bool(revoked) and task_id(claimed.run_id, row.node_id, row.generation) in revoked
 
 
-def _hearing(command: Callable[..., Any], *, always_terminates: bool) -> Callable[..., Any]:
+def _hearing(command: Command, *, always_terminates: bool) -> Command:
     @wraps(command)
-    def hear(state: Any, *args: Any, **arguments: Any) -> Any:
+    def hear(state: AttributeDict, *args: Any, **arguments: Any) -> object:
         ids = arguments.get("task_id", args[-1] if args else ())
         terminates = always_terminates or bool(arguments.get("terminate"))
         for each in [ids] if isinstance(ids, str) else list(ids or ()):
@@ -69,7 +73,7 @@ def _hearing(command: Callable[..., Any], *, always_terminates: bool) -> Callabl
     return hear
 
 
-def _end(state: Any, revoked_id: str, terminates: bool, signal: str | int | None) -> None:  # noqa: FBT001
+def _end(state: AttributeDict, revoked_id: str, terminates: bool, signal: str | int | None) -> None:  # noqa: FBT001
     found = parse_task_id(revoked_id)
     assert found is not None
     run_id, node_id, generation = found

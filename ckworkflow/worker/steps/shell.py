@@ -10,7 +10,7 @@ Not here: other methods of a task class (`on_failure` and its like): they are no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery import Task
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["call_in_shell", "has_shell", "shell_of"]
 
 
-def shell_of(app: Celery, step: Step[..., Any]) -> type[Task] | None:
+def shell_of(app: Celery, step: Step[..., object]) -> type[Task] | None:
     """Make the class whose `__call__` goes around a step; `None` where the app's tasks have none of their own."""
     base: type[Task] = app.Task
     # Not as Celery asks: a worker in this process exchanges the `__call__` of its own class.
@@ -43,7 +43,7 @@ def has_shell(app: Celery, name: str) -> bool:
     return _find(app, name) is not None
 
 
-def call_in_shell(app: Celery, claimed: Claimed, function: Callable[..., Any]) -> Any:
+def call_in_shell(app: Celery, claimed: Claimed, function: Callable[..., object]) -> object:
     """Call the function of a step, with its arguments, inside of what the app's task class puts around it."""
     shell = _find(app, claimed.row.name)
     if shell is None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, TypeVar
 
 from celery import Task
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
@@ -44,6 +44,7 @@ from ckworkflow.worker.steps.shell import shell_of
 if TYPE_CHECKING:
     from celery import Celery
 
+    from ckworkflow.canvas import Serialized
     from ckworkflow.engine.core import Engine
     from ckworkflow.engine.host import Host
     from ckworkflow.worker.process.runtime import Runtime
@@ -73,7 +74,7 @@ class StepTask(Task):
     serializer = "json"
     throws = (FatalError,)
     Request = "ckworkflow.worker.steps.request:StepRequest"
-    step: ClassVar[Step[..., Any]]
+    step: ClassVar[Step[..., object]]
     shell: ClassVar[type[Task] | None] = None
     """See `ckworkflow.worker.steps.shell`."""
 
@@ -102,7 +103,7 @@ class StepTask(Task):
                 runtime.engine.publish(claimed.run_id, claimed.pieces)
                 if claimed.beside is not None:
                     host.run(claimed.beside)
-            chain: list[Any] = self.request.chain if self.request.chain is not None else []
+            chain: list[Serialized] = self.request.chain if self.request.chain is not None else []
             ahead = RunAhead(
                 self.app, self.step, claimed, runtime, hostname=self.request.hostname,
                 limits=limits.of_request(self.request),
@@ -132,7 +133,7 @@ class StepTask(Task):
             following = self._run_in_place(runtime, following, [], ahead)
 
     def _run_in_place(
-        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead
+        self, runtime: Runtime, claimed: Claimed, chain: list[Serialized], ahead: RunAhead
     ) -> Claimed | None:
         """Run a step that was claimed without a message, and perhaps others after it; return the next such."""
         with given_up(runtime.engine, claimed):
@@ -141,7 +142,8 @@ class StepTask(Task):
         return self._end_in_place(runtime, handed, chain, ahead)
 
     def _carry(
-        self, runtime: Runtime, claimed: Claimed, chain: list[Any], ahead: RunAhead, report: TaskReport
+        self, runtime: Runtime, claimed: Claimed, chain: list[Serialized],
+        ahead: RunAhead, report: TaskReport,
     ) -> Handed:  # fmt: skip
         """Run a step, and on a lane those after it, up to one that this thread has to do with."""
         step = registry.require_step(claimed.row.name)
@@ -151,7 +153,7 @@ class StepTask(Task):
         return Lane(runtime, ahead, chain).run(handed) if may_carry(self.app, claimed) else handed
 
     def _end_in_place(
-        self, runtime: Runtime, handed: Handed, chain: list[Any], ahead: RunAhead
+        self, runtime: Runtime, handed: Handed, chain: list[Serialized], ahead: RunAhead
     ) -> Claimed | None:
         """Record how a step in place has ended, and do what follows; return the next such."""
         claimed, report = handed.claimed, handed.report
@@ -185,7 +187,7 @@ class StepTask(Task):
 
     def _attempt(
         self, runtime: Runtime, handed: Handed, carries: frozenset[NodeRef], ahead: RunAhead,
-        chain: list[Any],
+        chain: list[Serialized],
     ) -> Attempt:  # fmt: skip
         """Record how a step has ended, where that is not done, and do what follows from the record."""
         claimed = handed.claimed
@@ -195,7 +197,7 @@ class StepTask(Task):
             return Attempt(claimed, handed.recorded, None, following)
         failure: Failure | None = None
         with given_up(runtime.engine, claimed):
-            value: Any = None
+            value: object = None
             try:
                 value = handed.outcome()
             except StoppedError:
@@ -270,7 +272,12 @@ class StepTask(Task):
         return first_nodes(chain[-1]) if chain else first_nodes(self.request.chord)
 
     def _follow(
-        self, runtime: Runtime, claimed: Claimed, recorded: Answer, ahead: RunAhead, chain: list[Any]
+        self,
+        runtime: Runtime,
+        claimed: Claimed,
+        recorded: Answer,
+        ahead: RunAhead,
+        chain: list[Serialized],
     ) -> Claimed | None:
         """Publish what a record made possible and let the body go on; return a step to run in place."""
         if not recorded.keeps_chain and recorded.retry_in is None and recorded.here is None:
@@ -314,7 +321,7 @@ def is_final_failure(failure: Failure | None, recorded: Answer) -> bool:
     return failure is not None and (failure.action.is_final or recorded.must_advance)
 
 
-def _raise(error: Exception) -> Any:
+def _raise(error: Exception) -> NoReturn:
     raise error
 
 
@@ -450,7 +457,7 @@ def register_steps(app: Celery) -> Callable[[], None]:
     return registry.on_register(added)
 
 
-def register_step(app: Celery, step: Step[..., Any]) -> None:
+def register_step(app: Celery, step: Step[..., object]) -> None:
     """Make and register the task of a step; a step of the same name is replaced."""
     cls = type(
         "StepTask",
