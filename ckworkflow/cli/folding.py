@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from ckworkflow.cli import words
+from ckworkflow.drawing import words
 from ckworkflow.model import NodeStatus
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ckworkflow import canvas, codec
-from ckworkflow.cli import words
 from ckworkflow.cli.folding import fold
 from ckworkflow.cli.home import Home, pass_home
 from ckworkflow.cli.lookup import full_name
+from ckworkflow.cli.printing import say, table, to_json
 from ckworkflow.definition import registry
+from ckworkflow.drawing import words
 from ckworkflow.engine import failures, holding, queues
 from ckworkflow.model import NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.store import nodes as node_store
@@ -104,16 +105,16 @@ def list_(home: Home, status: str | None, workflow: str | None, limit: int, as_j
 
     listed = engine.database.read(read)
     if as_json:
-        words.say(words.to_json([_summary(one) for one in listed]))
+        say(to_json([_summary(one) for one in listed]))
     elif listed:
         rows = [
             (one.record.run_id, one.record.workflow, one.status, words.moment(one.record.created_at))
             for one in listed
         ]
-        words.say("\n".join(words.table(("RUN", "WORKFLOW", "STATUS", "CREATED"), rows)))
+        say("\n".join(table(("RUN", "WORKFLOW", "STATUS", "CREATED"), rows)))
     else:
         only = " like that" if status or workflow else ""
-        words.say(f"There are no runs{only} in {engine.database.url}.")
+        say(f"There are no runs{only} in {engine.database.url}.")
 
 
 @runs.command("show")
@@ -146,7 +147,7 @@ def show(home: Home, run_id: str, is_whole: bool, as_json: bool) -> None:
         )
 
     shown = engine.database.read(read)
-    words.say(words.to_json(_details(shown)) if as_json else "\n".join(_text(shown)))
+    say(to_json(_details(shown)) if as_json else "\n".join(_text(shown)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ def _node_text(rows: Sequence[NodeRow], *, is_whole: bool) -> Iterator[str]:
     if not rows:
         yield "No steps."
         return
-    header, *lines = words.table(
+    header, *lines = table(
         ("NODE", "STEP", "STATUS", "ATTEMPTS", "STARTED", "TOOK", "DUE", "RESULT"),
         [
             (
