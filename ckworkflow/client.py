@@ -10,20 +10,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from ckworkflow import tracing
+from ckworkflow import inspection, tracing
 from ckworkflow.background import Lost, OffLoop
-from ckworkflow.engine import failures, outcomes
+from ckworkflow.engine import outcomes
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.start import start_run
 from ckworkflow.errors import HookContextError, RunNotFoundError
-from ckworkflow.model import RunId, RunStatus, StepInfo
-from ckworkflow.store import nodes, runs
+from ckworkflow.model import RunId
 from ckworkflow.store.schema import NoRunsYetError
 
 if TYPE_CHECKING:
     from ckworkflow.definition import Workflow
     from ckworkflow.engine.core import Engine
-    from ckworkflow.store.runs import RunRecord
+    from ckworkflow.model import RunStatus, StepInfo
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ async def get_run(run_id: str) -> Run[Any]:
         RefusedValueError: None can have it: it has a NUL character, or half of a surrogate pair.
     """
     _refuse_in_body("get_run")
-    await _threads.run(lambda: _record(RunId(run_id)))
+    await _threads.run(lambda: _status(RunId(run_id)))
     return Run(RunId(run_id))
 
 
@@ -87,7 +86,7 @@ def get_run_sync(run_id: str) -> SyncRun[Any]:
         RunNotFoundError: No run has this id.
     """
     _refuse_in_body("get_run_sync")
-    _record(RunId(run_id))
+    _status(RunId(run_id))
     return SyncRun(RunId(run_id))
 
 
@@ -110,7 +109,7 @@ class Run(Generic[R]):
         Raises:
             RunNotFoundError: It was deleted.
         """
-        return (await _threads.run(lambda: _record(self.run_id))).status
+        return await _threads.run(lambda: _status(self.run_id))
 
     async def exists(self) -> bool:
         """Return whether the run is in the database."""
@@ -150,7 +149,7 @@ class SyncRun(Generic[R]):
 
     def status(self) -> RunStatus:
         """As `Run.status`."""
-        return _record(self.run_id).status
+        return _status(self.run_id)
 
     def exists(self) -> bool:
         """As `Run.exists`."""
@@ -200,26 +199,17 @@ def _engine(run_id: RunId) -> Engine:
     return engine
 
 
-def _record(run_id: RunId) -> RunRecord:
-    return _engine(run_id).database.read(lambda tx: runs.read_run(tx, run_id))
+def _status(run_id: RunId) -> RunStatus:
+    return inspection.read_status(_engine(run_id), run_id)
 
 
 def _exists(run_id: RunId) -> bool:
     try:
-        _record(run_id)
+        _status(run_id)
     except RunNotFoundError:
         return False
     return True
 
 
 def _steps(run_id: RunId) -> list[StepInfo]:
-    rows = _engine(run_id).database.read(
-        lambda tx: (runs.read_run(tx, run_id), nodes.load_nodes(tx, run_id).get())[1]
-    )
-    return [
-        StepInfo(
-            row.node_id, row.kind, row.name, row.status, row.attempt, row.due_at, row.started_at,
-            row.finished_at, failures.one_line(row.error),
-        )
-        for row in rows
-    ]  # fmt: skip
+    return inspection.read_steps(_engine(run_id), run_id)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import click
 
-from ckworkflow.cli import words
 from ckworkflow.cli.home import Home, pass_home
+from ckworkflow.cli.printing import say
+from ckworkflow.drawing.words import moment
 from ckworkflow.duration import parse_span
 from ckworkflow.engine import retention
 from ckworkflow.model import RunStatus
@@ -33,7 +34,7 @@ def upgrade(home: Home) -> None:
     schema.upgrade(database)
     # Says so where this code must not use what it found.
     schema.ensure(database)
-    words.say(f"The schema of {database.url} is up to date (revision {schema.CODE_REVISION}).")
+    say(f"The schema of {database.url} is up to date (revision {schema.CODE_REVISION}).")
 
 
 @db.command("prune")
@@ -63,10 +64,10 @@ def prune(home: Home, older_than: str, statuses: Sequence[str], dry_run: bool) -
     engine = home.engine
     old = (retention.count if dry_run else retention.prune)(engine, older_than=span, statuses=wanted)
     kind = "" if len(wanted) == len(retention.FINAL) else f"{' or '.join(wanted)} "
-    age = f"ended before {words.moment(old.before)} in {engine.database.url}"
+    age = f"ended before {moment(old.before)} in {engine.database.url}"
     if not old.total:
-        words.say(f"There are no {kind}runs that {age}.")
+        say(f"There are no {kind}runs that {age}.")
         return
     parts = ", ".join(f"{old.runs[status]} {status}" for status in retention.FINAL if status in old.runs)
     runs = f"{old.total} run{'' if old.total == 1 else 's'} that {age}: {parts}."
-    words.say(f"Would delete {runs}" if dry_run else f"Deleted {runs} Rows in all: {old.rows}.")
+    say(f"Would delete {runs}" if dry_run else f"Deleted {runs} Rows in all: {old.rows}.")

@@ -13,10 +13,10 @@ import sys
 
 import click
 
-from ckworkflow.cli import words
 from ckworkflow.cli.database import db
 from ckworkflow.cli.home import Home
 from ckworkflow.cli.plan import plan
+from ckworkflow.cli.printing import plain
 from ckworkflow.cli.runs import runs
 from ckworkflow.errors import CkWorkflowError
 from ckworkflow.scrub import scrub
@@ -32,11 +32,11 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except CkWorkflowError as error:
-            raise click.ClickException(words.plain(scrub(str(error)))) from error
+            raise click.ClickException(plain(scrub(str(error)))) from error
         except click.ClickException as error:
             if type(error) is not click.ClickException:
                 raise  # click's own, of what was typed
-            raise click.ClickException(words.plain(scrub(error.message))) from error
+            raise click.ClickException(plain(scrub(error.message))) from error
 
 
 @click.group("ckworkflow", cls=_Commands)

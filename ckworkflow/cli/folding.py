@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from ckworkflow.cli import words
+from ckworkflow.drawing import words
 from ckworkflow.model import NodeStatus
 
 if TYPE_CHECKING:
-    from ckworkflow.store.nodes import NodeRow
+    from ckworkflow.model import StepInfo
 
 __all__ = ["fold"]
 
@@ -22,29 +22,29 @@ SHOWN: Final = 5
 NAMES: Final = 3
 
 
-def fold(lines: Sequence[str], rows: Sequence[NodeRow]) -> Iterator[str]:
+def fold(lines: Sequence[str], steps: Sequence[StepInfo]) -> Iterator[str]:
     """Give the lines of a table of nodes, without the middle of each long stretch that is completed.
 
     Args:
-        lines: One for each row.
-        rows: The nodes, in their order.
+        lines: One for each of them.
+        steps: The nodes, in their order.
     """
     at = 0
-    for is_completed, stretch in groupby(rows, lambda row: row.status is NodeStatus.COMPLETED):
+    for is_completed, stretch in groupby(steps, lambda step: step.status is NodeStatus.COMPLETED):
         count = len(list(stretch))
         if not is_completed or count <= LONGEST:
             yield from lines[at : at + count]
         else:
             first, last = at + SHOWN, at + count - SHOWN
             yield from lines[at:first]
-            yield _told(rows[first:last])
+            yield _told(steps[first:last])
             yield from lines[last : at + count]
         at += count
 
 
-def _told(rows: Sequence[NodeRow]) -> str:
-    counts = Counter(words.last_part(row.name) for row in rows)
+def _told(steps: Sequence[StepInfo]) -> str:
+    counts = Counter(words.last_part(step.name) for step in steps)
     named = [f"{count:,} {name}" for name, count in counts.most_common(NAMES)]
     if len(counts) > NAMES:
         named.append(f"{sum(counts.values()) - sum(n for _, n in counts.most_common(NAMES)):,} others")
-    return f"… {len(rows):,} more, completed: {', '.join(named)} (--all shows them)"
+    return f"… {len(steps):,} more, completed: {', '.join(named)} (--all shows them)"

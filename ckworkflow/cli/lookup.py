@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from ckworkflow.cli.words import last_part, say, shorten
+from ckworkflow.cli.printing import say
 from ckworkflow.definition import registry
+from ckworkflow.drawing.words import last_part, shorten
 
 if TYPE_CHECKING:
     from ckworkflow.cli.home import Home

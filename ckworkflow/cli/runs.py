@@ -1,30 +1,28 @@
-"""`runs list` and `runs show`: what the database says of runs."""
+"""`runs list` and `runs show`: what the database says of runs, as text and JSON.
+
+Not here: reading it (`ckworkflow.inspection`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ckworkflow import canvas, codec
-from ckworkflow.cli import words
+from ckworkflow import canvas, inspection
 from ckworkflow.cli.folding import fold
 from ckworkflow.cli.home import Home, pass_home
 from ckworkflow.cli.lookup import full_name
+from ckworkflow.cli.printing import say, table, to_json
 from ckworkflow.definition import registry
-from ckworkflow.engine import failures, holding, queues
-from ckworkflow.model import Json, NodeKind, NodeStatus, RunId, RunStatus
-from ckworkflow.store import nodes as node_store
-from ckworkflow.store import processes
-from ckworkflow.store import runs as run_store
+from ckworkflow.drawing import words
+from ckworkflow.engine import queues
+from ckworkflow.model import NodeKind, NodeStatus, RunId, RunStatus
 
 if TYPE_CHECKING:
-    from ckworkflow.store.nodes import NodeRow
-    from ckworkflow.store.runs import RunRecord
-    from ckworkflow.store.transaction import Transaction
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.inspection import RunDetails, RunSummary, StepDetails
 
 __all__ = ["runs"]
 
@@ -37,47 +35,6 @@ MOST: Final = 1_000_000
 @click.group("runs")
 def runs() -> None:
     """Look at runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """A run with its finer state."""
-
-    record: RunRecord
-    sleeping_until: datetime | None
-    held_steps: Sequence[holding.StepHold] = ()
-
-    @property
-    def held_until(self) -> datetime | None:
-        """When the first of what is held of the run is tried again."""
-        body = self._held_body
-        times = [step.until for step in self.held_steps] + ([] if body is None else [body.until])
-        return min(times, default=None)
-
-    @property
-    def held(self) -> str | None:
-        """Why the run is held."""
-        body = self._held_body
-        said = [] if body is None else [body.reason]
-        if self.held_steps:
-            first, *others = self.held_steps
-            also = f" {len(others)} more steps are held." if others else ""
-            said.append(
-                f"Step {words.last_part(first.step)} ({first.node_id}) cannot run: {first.reason}{also}"
-            )
-        return " ".join(said) or None
-
-    @property
-    def _held_body(self) -> holding.Hold | None:
-        return None if self.record.status.is_final else holding.read(self.record.held)
-
-    @property
-    def status(self) -> str:
-        if self.held_until is not None:
-            return f"{self.record.status.value}, held until {words.moment(self.held_until)}"
-        if self.sleeping_until is None:
-            return self.record.status.value
-        return f"{self.record.status.value}, sleeping until {words.moment(self.sleeping_until)}"
 
 
 @runs.command("list")
@@ -94,26 +51,17 @@ def list_(home: Home, status: str | None, workflow: str | None, limit: int, as_j
     """List runs, the newest first."""
     engine = home.engine
     name = None if workflow is None else full_name(home, workflow)
-
-    def read(tx: Transaction) -> list[_Listed]:
-        now = engine.database.now(tx)
-        records = run_store.list_runs(
-            tx, status=None if status is None else RunStatus(status), workflow=name, limit=limit
-        )
-        return [_listed(tx, record, now) for record in records]
-
-    listed = engine.database.read(read)
+    listed = inspection.read_summaries(
+        engine, status=None if status is None else RunStatus(status), workflow=name, limit=limit
+    )
     if as_json:
-        words.say(words.to_json([_summary(one) for one in listed]))
+        say(to_json([_summary(run) for run in listed]))
     elif listed:
-        rows = [
-            (one.record.run_id, one.record.workflow, one.status, words.moment(one.record.created_at))
-            for one in listed
-        ]
-        words.say("\n".join(words.table(("RUN", "WORKFLOW", "STATUS", "CREATED"), rows)))
+        rows = [(run.run_id, run.workflow, _status(run), words.moment(run.created_at)) for run in listed]
+        say("\n".join(table(("RUN", "WORKFLOW", "STATUS", "CREATED"), rows)))
     else:
         only = " like that" if status or workflow else ""
-        words.say(f"There are no runs{only} in {engine.database.url}.")
+        say(f"There are no runs{only} in {engine.database.url}.")
 
 
 @runs.command("show")
@@ -132,56 +80,18 @@ def show(home: Home, run_id: str, is_whole: bool, as_json: bool) -> None:
     def queue_of(name: str) -> str | None:
         return canvas.queue_of(home.app, name) if name in registry.steps else None
 
-    def read(tx: Transaction) -> _Shown:
-        now = engine.database.now(tx)
-        record = run_store.read_run(tx, _whole_id(tx, run_id))
-        rows = node_store.load_nodes(tx, record.run_id).get()
-        return _Shown(
-            _listed(tx, record, now),
-            rows,
-            now,
-            is_worker_alive=processes.has_live_worker(tx, now=now),
-            unconsumed=queues.unconsumed(engine, tx, _waiting(rows, now), queue_of),
-            is_whole=is_whole,
-        )
-
-    shown = engine.database.read(read)
-    words.say(words.to_json(_details(shown)) if as_json else "\n".join(_text(shown)))
+    shown = inspection.read_details(engine, _whole_id(engine, run_id), queue_of=queue_of)
+    say(to_json(_details(shown)) if as_json else "\n".join(_text(shown, is_whole=is_whole)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """What `runs show` has read."""
-
-    listed: _Listed
-    nodes: list[NodeRow]
-    now: datetime
-    is_worker_alive: bool
-    is_whole: bool
-    unconsumed: Mapping[str, Sequence[str]]
-    """Queues that no live worker consumes, with the steps that wait in them."""
-
-
-def _waiting(rows: Iterable[NodeRow], now: datetime) -> list[str]:
-    """The steps that somebody could run now."""
-    return [
-        row.name
-        for row in rows
-        if row.kind is NodeKind.STEP
-        and row.status is NodeStatus.PLANNED
-        and not row.unmet
-        and (row.due_at is None or row.due_at <= now)
-    ]
-
-
-def _whole_id(tx: Transaction, given: str) -> RunId:
+def _whole_id(engine: Engine, given: str) -> RunId:
     """Return the only run id that begins like this; what was given, where none does.
 
     Raises:
         click.ClickException: Several do.
     """
     is_short = given.isalnum() and len(given) < _ID_LENGTH
-    found = run_store.find_run_ids(tx, given, limit=_SHOWN_IDS + 1) if is_short else []
+    found = inspection.find_run_ids(engine, given, limit=_SHOWN_IDS + 1) if is_short else []
     if given in found or not found:
         return RunId(given)
     if len(found) == 1:
@@ -192,187 +102,143 @@ def _whole_id(tx: Transaction, given: str) -> RunId:
     )
 
 
-def _listed(tx: Transaction, record: RunRecord, now: datetime) -> _Listed:
-    if record.status.is_final:
-        return _Listed(record, None)
-    rows = node_store.load_nodes(tx, record.run_id, statuses=node_store.LIVE).get()
-    is_running = record.status is RunStatus.RUNNING
-    sleeping_until = _sleeping_until(rows, now) if is_running else None
-    return _Listed(record, sleeping_until, holding.held_steps(rows))
-
-
-def _sleeping_until(rows: Iterable[NodeRow], now: datetime) -> datetime | None:
-    """Return when the first of a run's sleeps ends, if it does nothing but sleep."""
-    ends = []
-    for row in rows:
-        if row.kind is NodeKind.SLEEP:
-            if row.status is NodeStatus.RUNNING and row.due_at is not None and row.due_at > now:
-                ends.append(row.due_at)
-        elif row.status is NodeStatus.RUNNING or not row.unmet:
-            return None
-    return min(ends, default=None)
-
-
 # -- text ---------------------------------------------------------------------------------------------
 
 
-def _text(shown: _Shown) -> Iterator[str]:
-    record = shown.listed.record
-    header = [("run", record.run_id), ("workflow", record.workflow), ("status", shown.listed.status)]
-    header += [
-        ("input", words.call(record.workflow, codec.loads(record.input))),
-        ("created", words.moment(record.created_at)),
-        ("started", words.moment(record.started_at)),
-    ]
-    if record.finished_at is not None:
-        header.append(("finished", words.moment(record.finished_at)))
-    if record.wake_at is not None:
-        header.append(
-            (
-                "next wake",
-                f"{words.moment(record.wake_at)} ({words.relative(record.wake_at, shown.now)})",
-            )
+def _status(run: RunSummary) -> str:
+    if run.held_until is not None:
+        return f"{run.status.value}, held until {words.moment(run.held_until)}"
+    if run.sleeping_until is None:
+        return run.status.value
+    return f"{run.status.value}, sleeping until {words.moment(run.sleeping_until)}"
+
+
+def _held(run: RunSummary) -> str | None:
+    """Say why a run is held."""
+    said = [] if run.held_body is None else [run.held_body.reason]
+    if run.held_steps:
+        first, *others = run.held_steps
+        also = f" {len(others)} more steps are held." if others else ""
+        said.append(
+            f"Step {words.last_part(first.step)} ({first.node_id}) cannot run: {first.reason}{also}"
         )
-    if shown.listed.held is not None:
-        header.append(("held", shown.listed.held))
-    if record.status is RunStatus.COMPLETED:
-        header.append(("output", words.value(codec.loads(record.output or "null"))))
-    error = _failure(record)
-    if error is not None:
-        header += [("error", _one_line(error)), *(("caused by", _one_line(e)) for e in _causes(error))]
-    yield from (f"{name.ljust(9)}  {value}" for name, value in header)
-    if not record.status.is_final and not shown.is_worker_alive:
+    return " ".join(said) or None
+
+
+def _text(shown: RunDetails, *, is_whole: bool) -> Iterator[str]:
+    run = shown.summary
+    yield from (f"{name.ljust(9)}  {value}" for name, value in _header(shown))
+    if not run.status.is_final and not shown.is_worker_alive:
         yield "No worker is alive: start the bot, or run `celery -A ckworkflow worker`."
-    elif not record.status.is_final:
-        yield from (f"{queues.advice(queue, steps)}." for queue, steps in shown.unconsumed.items())
+    elif not run.status.is_final:
+        yield from (f"{queues.advice(*waiting)}." for waiting in shown.unconsumed_queues.items())
     yield ""
-    yield from _node_text(shown.nodes, is_whole=shown.is_whole)
-    if error is not None:
-        yield from _traceback_text(error, shown.nodes)
+    yield from _step_text(shown.steps, is_whole=is_whole)
+    traceback = shown.traceback
+    if traceback is not None:
+        yield ""
+        yield from traceback.rstrip().splitlines()
 
 
-def _node_text(rows: Sequence[NodeRow], *, is_whole: bool) -> Iterator[str]:
-    if not rows:
+def _header(shown: RunDetails) -> Iterator[tuple[str, str]]:
+    run = shown.summary
+    yield "run", run.run_id
+    yield "workflow", run.workflow
+    yield "status", _status(run)
+    yield "input", words.call(run.workflow, shown.input)
+    yield "created", words.moment(run.created_at)
+    yield "started", words.moment(run.started_at)
+    if run.finished_at is not None:
+        yield "finished", words.moment(run.finished_at)
+    if run.wake_at is not None:
+        relative = words.relative(run.wake_at, shown.read_at)
+        yield "next wake", f"{words.moment(run.wake_at)} ({relative})"
+    held = _held(run)
+    if held is not None:
+        yield "held", held
+    if run.status is RunStatus.COMPLETED:
+        yield "output", words.value(shown.return_value)
+    if run.failure is not None:
+        yield "error", run.failure.line
+        yield from (("caused by", cause.line) for cause in run.failure.causes)
+
+
+def _step_text(steps: Sequence[StepDetails], *, is_whole: bool) -> Iterator[str]:
+    if not steps:
         yield "No steps."
         return
-    header, *lines = words.table(
+    header, *lines = table(
         ("NODE", "STEP", "STATUS", "ATTEMPTS", "STARTED", "TOOK", "DUE", "RESULT"),
-        [
-            (
-                row.node_id,
-                words.last_part(row.name),
-                row.status.value,
-                str(row.attempt) if row.kind is NodeKind.STEP else "-",
-                words.moment(row.started_at),
-                _took(row),
-                # Of a node that is recorded it is history.
-                "-" if row.status.is_recorded else words.moment(row.due_at),
-                words.shorten(_result(row), _RESULT_WIDTH),
-            )
-            for row in rows
-        ],
+        [_cells(step) for step in steps],
     )
     yield header
-    yield from lines if is_whole else fold(lines, rows)
+    yield from lines if is_whole else fold(lines, [step.info for step in steps])
 
 
-def _took(row: NodeRow) -> str:
-    """How long the last attempt took, or the sleep."""
-    if row.started_at is None or row.finished_at is None:
-        return "-"
-    return words.short_span(row.finished_at - row.started_at)
+def _cells(step: StepDetails) -> tuple[str, ...]:
+    info = step.info
+    return (
+        info.node_id,
+        words.last_part(info.name),
+        info.status.value,
+        str(info.attempt) if info.kind is NodeKind.STEP else "-",
+        words.moment(info.started_at),
+        "-" if step.took is None else words.short_span(step.took),
+        # Of a node that is recorded it is history.
+        "-" if info.status.is_recorded else words.moment(info.due_at),
+        words.shorten(_result(step), _RESULT_WIDTH),
+    )
 
 
-def _result(row: NodeRow) -> str:
+def _result(step: StepDetails) -> str:
     """What a step returned, or the last error that it raised."""
-    if row.status is NodeStatus.COMPLETED and row.kind is NodeKind.STEP:
-        return words.value(codec.loads(row.output or "null"))
-    return failures.one_line(row.error) or "-"
-
-
-def _failure(record: RunRecord) -> Mapping[str, Json] | None:
-    if record.error is None:
-        return None
-    data = codec.loads(record.error)
-    return data if isinstance(data, Mapping) else {"message": str(data)}
-
-
-def _causes(error: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
-    cause = error.get("cause")
-    while isinstance(cause, Mapping):
-        yield cause
-        cause = cause.get("cause")
-
-
-def _one_line(error: Mapping[str, Json]) -> str:
-    return failures.one_line(codec.dumps(error)) or ""
-
-
-def _traceback_text(error: Mapping[str, Json], rows: Iterable[NodeRow]) -> Iterator[str]:
-    """Give the traceback nearest to the code that failed: that of the innermost cause.
-
-    An error that the body got from a step was rebuilt without frames; the step's own record has them.
-    """
-    same = [
-        codec.loads(row.error)
-        for row in rows
-        if row.error and failures.one_line(row.error) == _one_line(error)
-    ]
-    chain = [
-        found
-        for first in (error, *same)
-        if isinstance(first, Mapping)
-        for found in (first, *_causes(first))
-    ]
-    for found in reversed(chain):
-        text = found.get("traceback")
-        if isinstance(text, str) and "\n  File " in text:
-            yield ""
-            yield from text.rstrip().splitlines()
-            return
+    if step.info.status is NodeStatus.COMPLETED and step.info.kind is NodeKind.STEP:
+        return words.value(step.result)
+    return step.info.error or "-"
 
 
 # -- JSON ---------------------------------------------------------------------------------------------
 
 
-def _summary(listed: _Listed) -> dict[str, object]:
-    record = listed.record
+def _summary(run: RunSummary) -> dict[str, Any]:
     return {
-        "run_id": record.run_id,
-        "workflow": record.workflow,
-        "status": record.status.value,
-        "sleeping_until": listed.sleeping_until,
-        "held_until": listed.held_until,
-        "held": listed.held,
-        "error": failures.one_line(record.error),
-        "wake_at": record.wake_at,
-        "created_at": record.created_at,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
+        "run_id": run.run_id,
+        "workflow": run.workflow,
+        "status": run.status.value,
+        "sleeping_until": run.sleeping_until,
+        "held_until": run.held_until,
+        "held": _held(run),
+        "error": None if run.failure is None else run.failure.line,
+        "wake_at": run.wake_at,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
     }
 
 
-def _details(shown: _Shown) -> dict[str, object]:
-    record = shown.listed.record
+def _details(shown: RunDetails) -> dict[str, Any]:
+    failure = shown.summary.failure
     return {
-        **_summary(shown.listed),
-        "input": codec.loads(record.input),
-        "return_value": None if record.output is None else codec.loads(record.output),
-        "failure": _failure(record),
-        "unconsumed_queues": {} if record.status.is_final else dict(shown.unconsumed),
-        "steps": [
-            {
-                "node_id": row.node_id,
-                "kind": row.kind.value,
-                "name": row.name,
-                "status": row.status.value,
-                "attempt": row.attempt,
-                "due_at": row.due_at,
-                "started_at": row.started_at,
-                "finished_at": row.finished_at,
-                "error": failures.one_line(row.error),
-                "result": None if row.output is None else codec.loads(row.output),
-            }
-            for row in shown.nodes
-        ],
+        **_summary(shown.summary),
+        "input": shown.input,
+        "return_value": shown.return_value,
+        "failure": None if failure is None else failure.data,
+        "unconsumed_queues": shown.unconsumed_queues,
+        "steps": [_step(step) for step in shown.steps],
+    }
+
+
+def _step(step: StepDetails) -> dict[str, Any]:
+    info = step.info
+    return {
+        "node_id": info.node_id,
+        "kind": info.kind.value,
+        "name": info.name,
+        "status": info.status.value,
+        "attempt": info.attempt,
+        "due_at": info.due_at,
+        "started_at": info.started_at,
+        "finished_at": info.finished_at,
+        "error": info.error,
+        "result": step.result,
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckworkflow.cli.preview import in_words
+from ckworkflow.drawing.stages import in_words
 from ckworkflow.model import NodeId
 from ckworkflow.plan import Chain, Chord, Group, Task
 from cli_project import line_of

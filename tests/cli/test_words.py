@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ckworkflow.cli import words
-from ckworkflow.cli.boundaries import Boundary
+from ckworkflow.cli import printing
+from ckworkflow.drawing import words
+from ckworkflow.drawing.boundaries import Boundary
 
 
 @pytest.mark.parametrize(
@@ -67,11 +68,11 @@ def test_a_boundary_names_the_line_that_looks(reason: str, said: str) -> None:
     ],
 )
 def test_what_a_terminal_would_obey_is_written_out(text: str, said: str) -> None:
-    assert words.plain(text) == said
-    assert words.plain(said) == said
+    assert printing.plain(text) == said
+    assert printing.plain(said) == said
 
 
 def test_the_columns_of_a_table_stand_in_line_whatever_is_in_them() -> None:
-    lines = words.table(("A", "B"), [("\x1b[2J", "x"), ("longer than", "y")])
+    lines = printing.table(("A", "B"), [("\x1b[2J", "x"), ("longer than", "y")])
 
     assert [line.rindex(end) for line, end in zip(lines, "Bxy", strict=True)] == [13, 13, 13]

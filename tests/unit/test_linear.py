@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ckworkflow.cli import boundaries, mermaid, words
 from ckworkflow.definition import options
 from ckworkflow.discord import policy
+from ckworkflow.drawing import boundaries, mermaid, words
 from ckworkflow.duration import parse_span
 from ckworkflow.engine import failures
 from ckworkflow.errors import InvalidDurationError

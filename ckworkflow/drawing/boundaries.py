@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from ckworkflow.cli.words import last_part
 from ckworkflow.definition import Workflow
+from ckworkflow.drawing.words import last_part
 
 if TYPE_CHECKING:
     from types import CodeType, FunctionType

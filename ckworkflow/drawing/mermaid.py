@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from ckworkflow.cli import words
+from ckworkflow.drawing import words
+from ckworkflow.drawing.nodes import length
 from ckworkflow.model import NodeKind
-from ckworkflow.plan import sleep_delay, sleep_until
 
 if TYPE_CHECKING:
-    from ckworkflow.cli.preview import Preview
+    from ckworkflow.drawing.preview import Preview
     from ckworkflow.model import NodeId
     from ckworkflow.tracing import TracedNode
 
@@ -68,9 +67,7 @@ def _edges(ids: dict[NodeId, str], targets: Iterable[tuple[str, frozenset[NodeId
 def _shape(node: TracedNode) -> str:
     if node.kind is NodeKind.STEP:
         return f'["{_label(words.last_part(node.name))}"]'
-    until = sleep_until(node.args)
-    length = words.span(sleep_delay(node.args) or timedelta()) if until is None else words.moment(until)
-    text = f"sleep {length}" if until is None else f"sleep until {length}"
+    text = f"sleep {length(node)}"
     return f'("{_label(text)}")'
 
 

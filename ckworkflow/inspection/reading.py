@@ -1,0 +1,188 @@
+"""Reading: runs in the database, as `ckworkflow.inspection` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckworkflow import codec
+from ckworkflow.engine import failures, holding, queues
+from ckworkflow.errors import RunNotFoundError
+from ckworkflow.inspection.failure import Failure
+from ckworkflow.inspection.run import RunDetails, RunSummary, StepDetails
+from ckworkflow.model import NodeKind, NodeStatus, RunStatus, StepInfo
+from ckworkflow.store import nodes, processes, runs
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.model import RunId
+    from ckworkflow.store.nodes import NodeRow
+    from ckworkflow.store.runs import RunRecord
+    from ckworkflow.store.transaction import Transaction
+
+__all__ = ["find_run_ids", "read_details", "read_status", "read_steps", "read_summaries"]
+
+
+def read_status(engine: Engine, run_id: RunId) -> RunStatus:
+    """Return the state of a run.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+    return engine.database.read(lambda tx: _status(tx, run_id))
+
+
+def read_steps(engine: Engine, run_id: RunId) -> list[StepInfo]:
+    """Return the steps and sleeps of a run, those to come included, in the order of the body.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+
+    def read(tx: Transaction) -> list[NodeRow]:
+        _status(tx, run_id)
+        return nodes.load_nodes(tx, run_id).get()
+
+    return [_info(row) for row in engine.database.read(read)]
+
+
+def read_summaries(
+    engine: Engine, *, status: RunStatus | None = None, workflow: str | None = None, limit: int
+) -> list[RunSummary]:
+    """Return how the newest runs stand, the newest first.
+
+    Args:
+        engine: The engine.
+        status: Only runs in this state.
+        workflow: Only runs of the workflow with this full name.
+        limit: How many, at most.
+    """
+
+    def read(tx: Transaction) -> tuple[datetime, list[tuple[RunRecord, list[NodeRow]]]]:
+        now = engine.database.now(tx)
+        records = runs.list_runs(tx, status=status, workflow=workflow, limit=limit)
+        return now, [(record, _live_rows(tx, record)) for record in records]
+
+    now, found = engine.database.read(read)
+    return [_summary(record, live, now) for record, live in found]
+
+
+def read_details(engine: Engine, run_id: RunId, *, queue_of: Callable[[str], str | None]) -> RunDetails:
+    """Return all that is known of a run.
+
+    Args:
+        engine: The engine.
+        run_id: The run.
+        queue_of: Tells to which queue a step goes; `None` where it cannot be told.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+
+    def read(tx: Transaction) -> _Found:
+        now = engine.database.now(tx)
+        record = runs.read_run(tx, run_id)
+        rows = nodes.load_nodes(tx, run_id).get()
+        waiting = () if record.status.is_final else _waiting(rows, now)
+        unconsumed = queues.unconsumed(engine, tx, waiting, queue_of)
+        return _Found(record, rows, now, processes.has_live_worker(tx, now=now), unconsumed)
+
+    found = engine.database.read(read)
+    record = found.record
+    return RunDetails(
+        _summary(record, [row for row in found.rows if row.status in nodes.LIVE], found.now),
+        input=codec.loads(record.input),
+        return_value=None if record.output is None else codec.loads(record.output),
+        steps=tuple(map(_details, found.rows)),
+        is_worker_alive=found.is_worker_alive,
+        unconsumed_queues={queue: tuple(steps) for queue, steps in found.unconsumed.items()},
+        read_at=found.now,
+    )
+
+
+class _Found(NamedTuple):
+    """What `read_details` has found: it is decoded when the transaction has ended."""
+
+    record: RunRecord
+    rows: list[NodeRow]
+    now: datetime
+    is_worker_alive: bool
+    unconsumed: dict[str, list[str]]
+
+
+def find_run_ids(engine: Engine, beginning: str, *, limit: int) -> list[RunId]:
+    """Return the ids of runs that begin with a text, in order, at most `limit` of them."""
+    return engine.database.read(lambda tx: runs.find_run_ids(tx, beginning, limit=limit))
+
+
+def _status(tx: Transaction, run_id: RunId) -> RunStatus:
+    status = runs.read_status(tx, run_id)
+    if status is None:
+        raise RunNotFoundError(run_id)
+    return status
+
+
+def _live_rows(tx: Transaction, record: RunRecord) -> list[NodeRow]:
+    if record.status.is_final:
+        return []
+    return nodes.load_nodes(tx, record.run_id, statuses=nodes.LIVE).get()
+
+
+def _summary(record: RunRecord, live: list[NodeRow], now: datetime) -> RunSummary:
+    """Say how a run stands; `live` are its live nodes."""
+    is_final = record.status.is_final
+    return RunSummary(
+        record.run_id,
+        record.workflow,
+        record.status,
+        sleeping_until=_sleeping_until(live, now) if record.status is RunStatus.RUNNING else None,
+        held_body=None if is_final else holding.read(record.held),
+        held_steps=() if is_final else tuple(holding.held_steps(live)),
+        failure=_failure(record.error),
+        wake_at=record.wake_at,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+    )
+
+
+def _details(row: NodeRow) -> StepDetails:
+    result = None if row.output is None else codec.loads(row.output)
+    return StepDetails(_info(row), result, _failure(row.error))
+
+
+def _info(row: NodeRow) -> StepInfo:
+    return StepInfo(
+        row.node_id, row.kind, row.name, row.status, row.attempt, row.due_at, row.started_at,
+        row.finished_at, failures.one_line(row.error),
+    )  # fmt: skip
+
+
+def _failure(stored: str | None) -> Failure | None:
+    return None if stored is None else Failure(stored)
+
+
+def _sleeping_until(live: Iterable[NodeRow], now: datetime) -> datetime | None:
+    """Return when the first of a run's sleeps ends, if it does nothing but sleep."""
+    ends = []
+    for row in live:
+        if row.kind is NodeKind.SLEEP:
+            if row.status is NodeStatus.RUNNING and row.due_at is not None and row.due_at > now:
+                ends.append(row.due_at)
+        elif row.status is NodeStatus.RUNNING or not row.unmet:
+            return None
+    return min(ends, default=None)
+
+
+def _waiting(rows: Iterable[NodeRow], now: datetime) -> list[str]:
+    """Return the names of the steps that a worker could run now."""
+    return [
+        row.name
+        for row in rows
+        if row.kind is NodeKind.STEP
+        and row.status is NodeStatus.PLANNED
+        and not row.unmet
+        and (row.due_at is None or row.due_at <= now)
+    ]
