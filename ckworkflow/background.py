@@ -11,6 +11,7 @@ Somebody waits for its end.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import threading
@@ -42,6 +43,8 @@ Lost = Callable[[Callable[[], T]], object]
 
 IDLE_SECONDS: Final = 5.0
 """After so long without work a spare thread ends."""
+EXIT_SECONDS: Final = 30.0
+"""How long a process that ends waits for what a coroutine has handed to its threads."""
 
 _stop: PerProcess[Callable[[], object]] = PerProcess()
 
@@ -150,12 +153,19 @@ class OffLoop:
         self._renew()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._renew)
+        atexit.register(self._finish)
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
+        self._is_idle = threading.Condition(self._lock)
         self._threads = SpareThreads(self._name)
         self._at_work = 0
         self._queue: deque[_Call[Any]] = deque()
+
+    def _finish(self) -> None:
+        """Let what goes on come to its end before the process does: a run that is being started, say."""
+        with self._is_idle:
+            self._is_idle.wait_for(lambda: not self._at_work, EXIT_SECONDS)
 
     def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Call something there, in the context of the caller; give what the running loop may wait for."""
@@ -180,9 +190,14 @@ class OffLoop:
             self._threads.begin(self._work, call)
         except RuntimeError:  # the system gives no more threads
             with self._lock:
-                self._at_work -= 1
+                self._give_up_place()
             raise
         return call.future
+
+    def _give_up_place(self) -> None:
+        """Go on with a thread less; under the lock."""
+        self._at_work -= 1
+        self._is_idle.notify_all()
 
     def _work(self, call: _Call[Any]) -> Tell:
         while True:
@@ -191,7 +206,8 @@ class OffLoop:
                 return None
             with self._lock:
                 following = self._queue.popleft() if self._queue else None
-                self._at_work -= following is None
+                if following is None:
+                    self._give_up_place()
             if following is None:
                 return call.tell
             call.tell()
@@ -201,7 +217,9 @@ class OffLoop:
         try:
             self._threads.begin(self._work, call)
         except RuntimeError as error:
-            call.fail(error)  # a thread less from now on
+            call.fail(error)
+            with self._lock:
+                self._give_up_place()
 
 
 class _Call(Generic[T]):
@@ -215,13 +233,14 @@ class _Call(Generic[T]):
     ) -> None:  # fmt: skip
         self.future: asyncio.Future[T] = future or asyncio.get_running_loop().create_future()
         self.is_lost = False
+        self._is_begun = future is not None
         self._call, self._replace = call, replace
         self._context = copy_context()
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Call it, unless nobody waits for it any more."""
-        if self.future.cancelled():
+        """Call it, unless nobody waits for it any more and none of it is done."""
+        if self.future.cancelled() and not self._is_begun:
             return
         try:
             self.value = self._context.run(self._call, self._lost)

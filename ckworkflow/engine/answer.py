@@ -41,6 +41,7 @@ class Answer:
         taken: The same, while its arguments are not decoded yet.
         body: How the run stands with its body, which is kept for the next continuation.
         keeps_chain: Of a record: Celery's own continuation (the rest of the chain, the chord's body) is what comes next.
+        is_refused: Of a record: nothing was written, or the node feeds nothing any more. The body is not to hear of it.
         retry_in: Of a record: when the attempt is to be repeated by a message; `None`: not by one.
         unclaimed: Of a recovery: the names of steps that were published before, and are again.
     """
@@ -52,6 +53,7 @@ class Answer:
     taken: NodeRow | None = None
     body: Body | None = None
     keeps_chain: bool = False
+    is_refused: bool = False
     retry_in: timedelta | None = None
     unclaimed: Sequence[str] = ()
 

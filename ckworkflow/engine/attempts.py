@@ -88,7 +88,7 @@ def record_success(
     _note_record(engine, claimed, recorded)
     if foreseen is not None:
         foreseen.keep(engine, claimed.run_id)
-    else:
+    elif not recorded.is_refused:
         engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
     return recorded
 
@@ -148,7 +148,8 @@ def submit_success(
 
     def end(outcome: Callable[[], Any]) -> Answer:
         recorded: Answer = outcome() if taking is None else taking.recorded(outcome())
-        engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
+        if not recorded.is_refused:
+            engine.bodies.note(claimed.run_id, claimed.row.node_id, tree)
         return _note_record(engine, claimed, recorded)
 
     engine.database.submit_run(claimed.run_id, work, lambda outcome: done(lambda: end(outcome)))
@@ -335,7 +336,7 @@ def _record(
     if ahead.after is not None and (targets != ahead.after or run.status.is_final):
         raise ExpectationError
     if targets is None or run.status.is_final:
-        return Answer()
+        return Answer(is_refused=True)
     if foreseen is not None:
         return foreseen.commit(engine, tx, run, may_run)
     followup, following = Followup(wakes_body=output is None), None
@@ -465,7 +466,7 @@ def _suspend(
         tx, run, claimed.row, outcome=outcome, due_at=due_at, error=error, is_free=is_free,
         is_carried=is_carried,
     ):  # fmt: skip
-        return Answer()
+        return Answer(is_refused=True)
     if run.status.is_final:
         return Answer()
     wake_at = due_at + (engine.settings.redispatch_after if is_carried else timedelta())

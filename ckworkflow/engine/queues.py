@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ckworkflow.errors import DatabaseUnavailableError
-from ckworkflow.store import processes
+from ckworkflow.store import processes, runs
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
@@ -108,11 +108,20 @@ class WorkerLook:
         if now < self._next or engine.host.runs_steps:
             return
         self._next = now + WORKER_LOOK_SECONDS
+        with suppress(RuntimeError):  # the system gives no more threads
+            engine.spare_threads.begin(self._look, engine, run_id)
+
+    def _look(self, engine: Engine, run_id: RunId) -> None:
+        def waits(tx: Transaction) -> bool:
+            status = runs.read_status(tx, run_id)
+            is_live = status is not None and not status.is_final
+            return is_live and not processes.has_live_worker(tx, now=engine.database.now(tx))
+
         try:
-            is_alive = is_worker_alive(engine)
-        except DatabaseUnavailableError:  # the run is committed, and who asks for it is told
+            is_waiting = engine.database.read(waits)
+        except Exception:  # noqa: BLE001  # the run is committed, and whoever asks for it is told what is wrong
             return
-        if not is_alive:
+        if is_waiting:
             logger.warning(
                 "run %s is safe, and waits: no worker is alive. Run `celery -A ckworkflow worker`, or load the bot extension.",
                 run_id,

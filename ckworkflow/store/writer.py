@@ -80,11 +80,11 @@ class _Pending:
 class _Awaited(_Pending):
     """A work for which a thread waits."""
 
-    __slots__ = ("is_done", "turn")
+    __slots__ = ("is_done", "is_writing", "turn")
 
     def __init__(self, work: Callable[[Transaction], object], key: str, *, is_lasting: bool) -> None:
         super().__init__(work, key, is_lasting=is_lasting)
-        self.is_done = False
+        self.is_done = self.is_writing = False
         self.turn = threading.Lock()  # held until this is done, or its thread is to write
         self.turn.acquire()
 
@@ -142,10 +142,15 @@ class GroupWriter:
             is_lasting: Whether it must outlive the machine; one that need not may commit without waiting for the disk.
         """
         pending = _Awaited(work, key, is_lasting=is_lasting)
-        if not self._enter(pending):
-            pending.turn.acquire()
-        if not pending.is_done:
-            self._write()
+        try:
+            self._enter(pending)
+            if not pending.is_writing:
+                pending.turn.acquire()
+            if not pending.is_done:
+                self._write(pending)
+        except BaseException:  # Ctrl+C, wherever it comes
+            self._leave(pending)
+            raise
         if pending.is_alone and self._alone is not None:
             return cast("T", _ended(self._alone(lambda tx: finish(work, tx), pending.until)))
         return cast("T", pending.outcome())
@@ -169,7 +174,32 @@ class GroupWriter:
             )  # here: so the first of the queue is late first
             self._queue.append(pending)
             is_first, self._is_busy = not self._is_busy, True
+            if isinstance(pending, _Awaited):
+                pending.is_writing = is_first
         return is_first
+
+    def _leave(self, pending: _Awaited) -> None:
+        """Let a work go whose thread waits for it no more; the turn to write is passed on, if it was its own."""
+        with self._lock:
+            if pending in self._queue:
+                self._queue.remove(pending)
+            was_writing, pending.is_writing = pending.is_writing, False
+            heir = self._choose_heir() if was_writing else None
+        self._wake(heir)
+
+    def _choose_heir(self) -> _Pending | None:
+        """Choose the work whose thread writes next; under the lock."""
+        heir = self._queue[0] if self._queue else None
+        self._is_busy = heir is not None
+        if isinstance(heir, _Awaited):
+            heir.is_writing = True
+        return heir
+
+    def _wake(self, heir: _Pending | None) -> None:
+        if isinstance(heir, _Awaited):
+            heir.turn.release()
+        elif heir is not None:
+            self._have_own_thread_write()
 
     def _have_own_thread_write(self) -> None:
         with self._lock:
@@ -199,7 +229,8 @@ class GroupWriter:
             self._thread = None
             return False
 
-    def _write(self) -> None:
+    def _write(self, writing: _Awaited | None = None) -> None:
+        """Write what waits, on the thread of one of these works or on the writer's own."""
         with self._lock:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), LARGEST_GROUP))]
         early: Sequence[_Pending] = ()
@@ -208,14 +239,12 @@ class GroupWriter:
         finally:
             with self._lock:
                 self._queue.extendleft(reversed(early))
-                heir = self._queue[0] if self._queue else None
-                self._is_busy = heir is not None
+                if writing is not None:
+                    writing.is_writing = False
+                heir = self._choose_heir()
             # After all is set: a released thread may leave, and the next one may begin.
             with ExitStack() as rest:  # one that raises must leave none of the others waiting
-                if isinstance(heir, _Awaited):
-                    rest.callback(heir.turn.release)
-                elif heir is not None:
-                    rest.callback(self._have_own_thread_write)
+                rest.callback(self._wake, heir)
                 for pending in reversed(group):
                     if pending not in early:
                         rest.callback(pending.end)

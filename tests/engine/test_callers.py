@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ckworkflow import get_run, get_run_sync, sleep, start, start_sync, step, workflow
+from ckworkflow import Workflow, get_run, get_run_sync, sleep, start, start_sync, step, workflow
 from ckworkflow.client import Run
 from ckworkflow.engine import liveness, outcomes
 from ckworkflow.engine.queues import WorkerLook
@@ -183,31 +183,49 @@ def test_a_caller_that_waits_without_a_worker_is_warned_once(
     with pytest.raises(ReturnValueTimeoutError):
         run.return_value(0.3)
 
-    (warning,) = [each.getMessage() for each in caplog.records if run.run_id in each.getMessage()]
+    (warning,) = [text for text in caplog.messages if text.startswith(f"run {run.run_id} waits")]
     assert warning.startswith(
         f"run {run.run_id} waits: no worker is alive. Run `celery -A ckworkflow worker`"
     )
 
 
+@workflow
+async def ends_at_once() -> int:
+    return 1
+
+
 def test_who_starts_runs_without_a_worker_is_warned_now_and_then(
     home: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def warnings_after_start() -> list[str]:
-        caplog.clear()
-        run = start_sync(paying, "fine")
-        lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
-        return [line.replace(run.run_id, "RUN") for line in lines]
+    looks: list[threading.Event] = []
+    look = WorkerLook._look
 
+    def watched(self: WorkerLook, *args: Any) -> None:
+        look(self, *args)
+        looks[-1].set()
+
+    def warnings_after(started: Workflow[..., object], *args: object) -> list[str]:
+        """Start a run a minute after the last one, and let it be looked for a worker."""
+        caplog.clear()
+        looks.append(threading.Event())
+        monkeypatch.setattr(home.engine, "worker_look", WorkerLook())
+        run = start_sync(started, *args)
+        assert looks[-1].wait(20)
+        lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        return [line.replace(run.run_id, "RUN") for line in lines if "no worker" in line]
+
+    monkeypatch.setattr(WorkerLook, "_look", watched)
     expected = (
         "run RUN is safe, and waits: no worker is alive. Run `celery -A ckworkflow worker`, "
         "or load the bot extension."
     )
-    assert warnings_after_start() == [expected]
-    assert warnings_after_start() == []
-
-    monkeypatch.setattr(home.engine, "worker_look", WorkerLook())  # a minute later
+    assert warnings_after(paying, "fine") == [expected]
+    looks.append(threading.Event())
+    start_sync(paying, "fine")  # within the minute
+    assert not looks[-1].is_set()
+    assert warnings_after(ends_at_once) == []
     liveness.heartbeat(home.engine)
-    assert warnings_after_start() == []
+    assert warnings_after(paying, "fine") == []
 
 
 def test_a_bot_with_a_worker_inside_is_not_warned(

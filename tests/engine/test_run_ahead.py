@@ -131,7 +131,7 @@ def test_a_worker_that_lost_its_step_claims_nothing_with_its_late_record(desk: D
     desk.lose(other)
     mine = desk.claim(run_id)
 
-    assert go_on(other, late) == Answer()
+    assert go_on(other, late) == Answer(is_refused=True)
     assert desk.node(run_id, "0:2").status is NodeStatus.PLANNED
     assert go_on(desk, mine).here is not None
     other.close()
@@ -202,7 +202,7 @@ def test_what_was_asked_for_ahead_is_undone_when_the_record_does_not_stand(desk:
     desk.lose(other)
     mine = desk.claim(run_id, "0.1:1")
 
-    assert go_on(other, late) == Answer()
+    assert go_on(other, late) == Answer(is_refused=True)
     assert go_on(desk, mine).here is None  # one of two: the join is not complete
     assert go_on(desk, desk.claim(run_id, "0.2:1")).here is not None
     other.close()
@@ -254,3 +254,28 @@ def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:
 
     assert len(ran) == len(set(ran)) == 2 * WINDOW + 8
     assert desk.run(run_id).status is RunStatus.COMPLETED
+
+
+@workflow
+async def twins() -> list[int]:
+    first, second = await asyncio.gather(one(1), one(2))
+    return [first, second]
+
+
+def test_a_body_does_not_hear_of_a_result_that_was_not_recorded(desk: Desk) -> None:
+    run_id = desk.start(twins)
+    first, second = [row.node_id for row in desk.nodes(run_id)]
+    late = desk.claim(run_id, first)
+    other = desk.another("other")
+    other.lose(desk)  # which goes on all the same, as one that was only stopped
+    again = other.claim(run_id, first)
+    assert isinstance(again, Claimed)
+
+    assert go_on(desk, late, 3).is_refused
+    recorded = go_on(desk, desk.claim(run_id, second), 2)
+
+    assert not recorded.has_ended
+    assert desk.run(run_id).status is RunStatus.RUNNING
+    assert desk.node(run_id, first).delivered is None
+    assert other.succeed(again, 1).has_ended
+    assert desk.run(run_id).output == "[1,2]"

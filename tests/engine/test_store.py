@@ -271,7 +271,7 @@ def test_the_record_of_an_owner_that_lost_its_node_writes_nothing(
     else:
         recorded = attempts.release(other.engine, stale)
 
-    assert recorded == Answer()
+    assert recorded == Answer(is_refused=True)
     assert (desk.node(run_id), desk.run(run_id), desk.attempts(run_id)) == before
     desk.succeed(fresh, 1)
     assert desk.node(run_id).output == "1"

@@ -82,7 +82,9 @@ def test_a_step_that_was_taken_in_place_without_an_answer_is_given_back_and_none
         first = desk.claim(run_id)
         lost = lose_answers(monkeypatch, count=1)
 
-        assert go_on(first) == Answer()  # what it had done was there, and nothing of it again
+        assert go_on(first) == Answer(
+            is_refused=True
+        )  # what it had done was there, and nothing of it again
         assert lost
         assert desk.node(run_id).status is NodeStatus.COMPLETED
         taken = desk.node(run_id, "0:2")

@@ -320,3 +320,56 @@ def test_a_session_that_is_under_way_when_all_are_closed_is_closed_at_its_end(
 
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         held[0].execute("SELECT 1")
+
+
+@pytest.mark.parametrize("is_chosen", [False, True], ids=["while it waits", "as its turn comes"])
+def test_who_is_interrupted_in_the_queue_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, *, is_chosen: bool
+) -> None:
+    """Ctrl+C is raised in the main thread, whatever it waits for."""
+    inside, go, gone = threading.Event(), threading.Event(), threading.Event()
+    group_writer = GroupWriter(
+        lambda work, _lasting, _until: work(SimpleNamespace(is_piped=False)),  # type: ignore[arg-type]
+        longest_seconds=30,
+    )
+
+    class Turn:
+        """The lock of a thread that is interrupted, before or after the turn was given to it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self._lock.acquire()
+            self.release = self._lock.release
+
+        def acquire(self) -> None:
+            if is_chosen:
+                go.set()
+                self._lock.acquire()
+            gone.set()
+            raise KeyboardInterrupt
+
+    def first(_: Transaction) -> str:
+        inside.set()
+        assert go.wait(20)
+        return "first"
+
+    def interrupted(pending: Any) -> None:
+        pending.turn = Turn()
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(group_writer.run, first)
+        assert inside.wait(20)
+        made = writer._Awaited.__init__
+
+        def make(self: Any, *args: Any, **options: Any) -> None:
+            made(self, *args, **options)
+            interrupted(self)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(writer._Awaited, "__init__", make)
+            with pytest.raises(KeyboardInterrupt):
+                group_writer.run(lambda _: "never")
+        assert gone.is_set()
+        go.set()
+        assert begun.result(20) == "first"
+        assert pool.submit(group_writer.run, lambda _: "later").result(20) == "later"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from ckworkflow.background import LostThreadError, OffLoop, SpareThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ckworkflow.background import Lost
 
@@ -117,6 +120,58 @@ def test_another_thread_takes_the_place_of_one_that_is_lost() -> None:
 
     assert asyncio.run(main()) == ["in its place", "behind"]
     assert threads[0] == threads[2] != threads[1]
+
+
+def test_what_was_begun_is_done_though_nobody_waits_for_it_any_more() -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        off_loop = OffLoop(1, "test")
+        told: list[Lost[str]] = []
+        may_end = threading.Event()
+
+        def hang(lost: Lost[str]) -> str:
+            told.append(lost)
+            may_end.wait(TIMEOUT_SECONDS)
+            raise LostThreadError
+
+        asked = off_loop.run_body(hang)
+        while not told:
+            await asyncio.sleep(0)
+        asked.cancel()
+        told[0](lambda: done.append("in its place") or "")
+        may_end.set()
+        await off_loop.run(lambda: None)
+
+    asyncio.run(main())
+
+    assert done == ["in its place"]
+
+
+def test_a_process_that_ends_lets_a_call_come_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "done"
+    script = f"""
+import asyncio, threading
+from pathlib import Path
+from ckworkflow.background import OffLoop
+
+begun = threading.Event()
+
+def call():
+    begun.set()
+    threading.Event().wait(0.3)
+    Path({str(file)!r}).write_text("all of it")
+
+async def main():
+    asyncio.create_task(asyncio.wait_for(OffLoop(1, "test").run(call), None))
+    while not begun.is_set():
+        await asyncio.sleep(0)
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+    assert file.read_text() == "all of it"
 
 
 def test_a_thread_that_is_back_before_it_is_reported_lost_is_nobody_s() -> None:
