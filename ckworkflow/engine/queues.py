@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.store import processes, runs
 
 if TYPE_CHECKING:
@@ -108,10 +108,7 @@ class WorkerLook:
         if now < self._next or engine.host.runs_steps:
             return
         self._next = now + WORKER_LOOK_SECONDS
-        with suppress(RuntimeError):  # the system gives no more threads
-            engine.spare_threads.begin(self._look, engine, run_id)
 
-    def _look(self, engine: Engine, run_id: RunId) -> None:
         def waits(tx: Transaction) -> bool:
             status = runs.read_status(tx, run_id)
             is_live = status is not None and not status.is_final
@@ -119,8 +116,8 @@ class WorkerLook:
 
         try:
             is_waiting = engine.database.read(waits)
-        except Exception:  # noqa: BLE001  # the run is committed, and whoever asks for it is told what is wrong
-            return
+        except DatabaseUnavailableError:
+            return  # the run is committed, and whoever asks for it is told what is wrong
         if is_waiting:
             logger.warning(
                 "run %s is safe, and waits: no worker is alive. Run `celery -A ckworkflow worker`, or load the bot extension.",
