@@ -143,8 +143,7 @@ class GroupWriter:
         """
         pending = _Awaited(work, key, is_lasting=is_lasting)
         try:
-            self._enter(pending)
-            if not pending.is_writing:
+            if not self._enter(pending):
                 pending.turn.acquire()
             if not pending.is_done:
                 self._write(pending)

@@ -373,3 +373,33 @@ def test_who_is_interrupted_in_the_queue_holds_up_nobody(
         go.set()
         assert begun.result(20) == "first"
         assert pool.submit(group_writer.run, lambda _: "later").result(20) == "later"
+
+
+def test_a_turn_that_comes_before_it_is_waited_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go = threading.Event(), threading.Event()
+    group_writer = GroupWriter(
+        lambda work, _lasting, _until: work(SimpleNamespace(is_piped=False)),  # type: ignore[arg-type]
+        longest_seconds=30,
+    )
+
+    def first(_: Transaction) -> str:
+        inside.set()
+        assert go.wait(20)
+        return "first"
+
+    enter = GroupWriter._enter
+
+    def slowly(self: GroupWriter, pending: Any) -> bool:
+        is_first = enter(self, pending)
+        if not is_first:
+            go.set()
+            until(lambda: pending.is_writing)
+        return is_first
+
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(group_writer.run, first)
+        assert inside.wait(20)
+        monkeypatch.setattr(GroupWriter, "_enter", slowly)
+        assert group_writer.run(lambda _: "second") == "second"
+        assert begun.result(20) == "first"
+        assert pool.submit(group_writer.run, lambda _: "later").result(20) == "later"
