@@ -135,10 +135,10 @@ def _claim_at_once(
     def work(tx: Transaction) -> Works[tuple[str, NodeRow] | None]:
         now = engine.database.about_now()
         locking = runs.lock_run(tx, run_id, engine.database)
-        names: Any = {"generation": generation, "name": step, "owner": engine.owner, "at": now}
-        asked = [claims.claim(tx, run_id, node_id, **names)]
-        if wakes:
-            asked.append(claims.wake(tx, run_id, node_id, **names))
+        asked = [
+            ask(tx, run_id, node_id, generation=generation, name=step, owner=engine.owner, at=now)
+            for ask in ([claims.claim, claims.wake] if wakes else [claims.claim])
+        ]
         runs.begin_run(tx, run_id, node_id, owner=engine.owner, at=now)
         yield LAST
         run, rows = locking.get(), [claiming.get() for claiming in asked]
