@@ -39,7 +39,7 @@ T = TypeVar("T")
 Tell = Callable[[], object] | None
 """Reports the end of a job; `None` where nobody waits for it."""
 Lost = Callable[[Callable[[], T]], object]
-"""Told that a thread does not come back, and what is to be done in its place."""
+"""Called when a thread does not come back, with what is to be done in its place."""
 
 IDLE_SECONDS: Final = 5.0
 """After so long without work a spare thread ends."""
@@ -172,11 +172,11 @@ class OffLoop:
         return self._begin(_Call(lambda _: call(), self._replace))
 
     def run_body(self, call: Callable[[Lost[T]], T]) -> asyncio.Future[T]:
-        """Do as `run`, where a body may keep the thread for good.
+        """Do as `run` for a call that runs a body, which may keep its thread for good.
 
         Args:
-            call: Is given what it tells then, on whatever thread. The future has what is done in its place, and whatever the call
-                itself comes to is nobody's.
+            call: Gets a function to be called, on any thread, when its own thread is lost, with what is to be done instead. The
+                future then has the outcome of that, and what the call itself returns later is ignored.
         """
         return self._begin(_Call(call, self._replace))
 

@@ -97,7 +97,7 @@ def wake(
     """End the sleep that a step waits for, if its time has come, and claim the step; for servers.
 
     The answer is `None`, and nothing is changed, if the step waits for something else too, if its arguments refer to results, or if
-    another sleep of the run has ended as well: the body is to get them in order.
+    another sleep of the run has ended as well: then both must be recorded in the order of their ends.
     """
     values = {
         "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,

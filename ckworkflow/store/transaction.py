@@ -95,7 +95,7 @@ _NO_ROWS = Rows([])
 
 
 class Asked(Generic[T]):
-    """What a transaction has asked for: a server works on it, and `get` waits for it.
+    """The answer to a statement that has been sent: the server may still be working on it, and `get` waits.
 
     Args:
         rows: The rows that are to come.
@@ -108,7 +108,7 @@ class Asked(Generic[T]):
         self._rows, self._read = rows, read
 
     def get(self) -> T:
-        """Return it, once; raises what the function says that has asked for it."""
+        """Wait for the answer and return it; to be called once. Raises what the function that asked for it documents."""
         return self._read(self._rows)
 
 
