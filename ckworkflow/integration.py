@@ -9,21 +9,31 @@ Not here: the Discord integration (`ckworkflow.discord`) and who opens them (`ck
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ckworkflow.errors import HookContextError, MissingTokenError
 from ckworkflow.model import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import timedelta
 
     from ckworkflow.context import StepContext
 
-__all__ = ["Integration", "Verdict", "install", "installed", "load_providers", "uninstall"]
+__all__ = [
+    "Integration",
+    "Verdict",
+    "client_of",
+    "install",
+    "installed",
+    "load_providers",
+    "uninstall",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,25 @@ def load_providers() -> None:
             provider.load()()
         except ImportError as error:
             logger.debug("integration %s left out: %s", provider.name, error)
+
+
+def client_of(opened: Sequence[Integration]) -> Any:
+    """Return the client of the first of some integrations that are open, for the running step.
+
+    Raises:
+        HookContextError: The step is not async.
+        MissingTokenError: The integration has no token, or there is none.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise HookContextError(
+            "use_client",
+            "this step is not async, and a discord.py client lives on one event loop. Make the step an `async def`.",
+        ) from None
+    for integration in opened:
+        return integration.client()
+    raise MissingTokenError
 
 
 def installed() -> list[Integration]:

@@ -18,17 +18,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
-from ckworkflow.definition import Step
-from ckworkflow.engine import failures, holding
+from ckworkflow.definition import Step, registry
+from ckworkflow.engine import failures, holding, judging
 from ckworkflow.engine.advance import Foreseen, foresee
 from ckworkflow.engine.answer import Answer, MayRun
 from ckworkflow.engine.claims import Claimed, claim_next, with_arguments
 from ckworkflow.engine.judging import RELEASED, Failure, FailureAction
 from ckworkflow.engine.resolve import resolve_known
-from ckworkflow.errors import RefusedValueError, UnreadableValueError
+from ckworkflow.errors import DatabaseUnavailableError, RefusedValueError, UnreadableValueError
 from ckworkflow.model import AttemptOutcome, NodeId, NodeRef, NodeStatus
 from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.expectations import ExpectationError
@@ -44,6 +45,65 @@ if TYPE_CHECKING:
     from ckworkflow.store.writer import Done, Works
 
 FAULT_DELAY = timedelta(seconds=5)
+
+KeepTrying = Callable[[Callable[[], Answer]], Answer]
+"""Calls something until the database can be reached, and returns what it returned."""
+
+
+def judge(
+    engine: Engine, claimed: Claimed, error: BaseException, *, now: Callable[[], datetime]
+) -> Failure:
+    """Decide what an error that a step raised means, as the step and the app wish it; see `judging.judge`."""
+    wish = registry.require_step(claimed.row.name).options.discord_errors
+    if wish is None:
+        wish = engine.settings.discord_errors
+    return judging.judge(error, now=now, discord_errors=wish)
+
+
+def record(
+    engine: Engine, claimed: Claimed, value: object, failure: Failure | None, *,
+    carries: frozenset[NodeRef], may_run: MayRun | None, keep_trying: KeepTrying,
+) -> tuple[Failure | None, Answer]:  # fmt: skip
+    """Record what a step has returned, or failed with; give what was recorded as its failure, if that was one.
+
+    An outcome that cannot be stored is recorded as a failure: each further attempt would meet the same.
+
+    Args:
+        engine: The engine.
+        claimed: What `claim` gave.
+        value: The step's result, if it did not fail.
+        failure: How it failed.
+        carries: The nodes that Celery would publish next by itself.
+        may_run: Which steps this process would run next, in place; `None`: none.
+        keep_trying: Makes a record, however long the database is down.
+
+    Raises:
+        DatabaseUnavailableError: The caller has given up waiting for the database.
+    """
+
+    def fail(failure: Failure) -> Answer:
+        step = registry.require_step(claimed.row.name)
+        return record_failure(engine, claimed, failure, step=step, carries=carries)
+
+    def recorded_or_failure(record: Callable[[], Answer]) -> Answer | Failure:
+        try:
+            return keep_trying(record)
+        except DatabaseUnavailableError:  # the worker stops, and has waited long enough
+            raise
+        except Exception as error:  # noqa: BLE001  # the outcome's fault
+            return judging.unrecordable(error)
+
+    if failure is None:
+        found = recorded_or_failure(
+            lambda: record_success(engine, claimed, value, carries=carries, may_run=may_run)
+        )
+        if isinstance(found, Answer):
+            return None, found
+        failure = found
+    found = recorded_or_failure(partial(fail, failure))
+    if isinstance(found, Answer):
+        return failure, found
+    return found, keep_trying(partial(fail, found))
 
 
 def record_success(

@@ -105,14 +105,18 @@ class Engine:
         settings: What the user has set.
         publish: How pieces of a plan reach workers.
         clock: As for `Database`.
+        database: The database, where it is not simply that of the settings.
     """
 
     def __init__(
-        self, settings: Settings, publish: Publish, *, clock: Callable[[], datetime] | None = None
-    ) -> None:
+        self, settings: Settings, publish: Publish, *, clock: Callable[[], datetime] | None = None,
+        database: Database | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
         codec.trust(settings.packages)
-        self.database = Database(settings.database_url, clock=clock, owner=lambda: self.owner)
+        self.database = database or Database(
+            settings.database_url, clock=clock, owner=lambda: self.owner
+        )
         self.bodies = BodyCache(settings.bodies_kept)
         self.watch = RunWatch(self.database)
         self.active: set[tuple[RunId, NodeId]] = set()

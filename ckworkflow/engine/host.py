@@ -7,11 +7,14 @@ Not here: the worker's (`ckworkflow.worker.process.host`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ckworkflow.engine.claims import Claimed
+    from ckworkflow.engine.watch import LoopEvent
+    from ckworkflow.model import RunId
     from ckworkflow.store.runs import RunRow
 
 __all__ = ["Host", "Spread", "one_by_one"]
@@ -43,6 +46,14 @@ class Host:
             f"step {claimed.row.node_id} of run {claimed.run_id} was claimed by a process that runs none"
         )
         raise AssertionError(msg)
+
+    async def wait(self, run_id: RunId, ended: LoopEvent, seconds: float) -> None:  # noqa: ARG002  # others end it
+        """Wait on the running loop for the end of a run, for so many seconds at most."""
+        await ended.wait(seconds)
+
+    def wait_here(self, run_id: RunId, ended: threading.Event, seconds: float) -> bool:  # noqa: ARG002  # as `wait`
+        """Block until the end of a run, for so many seconds at most; return whether it may have ended."""
+        return ended.wait(seconds)
 
     def queue_of(self, name: str) -> str | None:  # noqa: ARG002  # it knows of none
         """To which queue a step goes."""

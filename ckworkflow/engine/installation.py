@@ -7,18 +7,16 @@ Wiring (`ckworkflow.celery` or `WorkflowPlugin`) puts it here; everything below 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckworkflow.engine.core import Engine
+from ckworkflow.engine.core import Engine, Publish
 from ckworkflow.per_process import PerProcess
 
 if TYPE_CHECKING:
     import asyncio
 
     from ckworkflow.engine.settings import Settings
-    from ckworkflow.model import RunId
-    from ckworkflow.plan import Piece
 
 DEFAULT = "ckworkflow.celery"
 """The module of the default app, imported when nothing was installed: as `celery -A ckworkflow` does."""
@@ -40,6 +38,8 @@ class Installation:
         settings: Reads the settings, when first asked.
         publish: Publishes pieces of a run's plan.
         start_embedded: Starts a worker inside this process, over a given loop or one of its own.
+        is_embedded: Tells whether no broker is configured.
+        make_engine: Makes the engine of a process.
     """
 
     def __init__(
@@ -47,19 +47,23 @@ class Installation:
         app: Any,
         *,
         settings: Callable[[], Settings],
-        publish: Callable[[RunId, Sequence[Piece]], bool],
+        publish: Publish,
         start_embedded: Callable[[asyncio.AbstractEventLoop | None], EmbeddedWorker],
         is_embedded: Callable[[], bool],
+        make_engine: Callable[[Settings, Publish], Engine] = Engine,
     ) -> None:
         self.app = app
         self._settings, self._publish, self._start_embedded = settings, publish, start_embedded
-        self._is_embedded = is_embedded
+        self._is_embedded, self._make_engine = is_embedded, make_engine
         self._engine: PerProcess[Engine] = PerProcess()
 
     @property
     def engine(self) -> Engine:
         """The engine of this process, made when first asked."""
-        return self._engine.peek() or self._engine.get(lambda: Engine(self._settings(), self._publish))
+        return self._engine.peek() or self._engine.get(self._made)
+
+    def _made(self) -> Engine:
+        return self._make_engine(self._settings(), self._publish)
 
     @property
     def ready_engine(self) -> Engine | None:

@@ -144,18 +144,21 @@ def reap_dead(engine: Engine) -> None:
     signs += [Sign(Identity(owner, "", "", 0, ""), None) for owner in unknown if owner != engine.owner]
     for dead in engine.detector.look(signs):
         process_id = dead.process.process_id
-        _reap(engine, dead, marks.get(process_id), owned.get(process_id))
+        reap(engine, dead, marks.get(process_id), owned.get(process_id))
 
 
-def _reap(
-    engine: Engine, dead: Dead, mark: datetime | None, owned: dict[RunId, frozenset[Claim]] | None
+def reap(
+    engine: Engine,
+    dead: Dead,
+    mark: datetime | None = None,
+    owned: dict[RunId, frozenset[Claim]] | None = None,
 ) -> None:
     """Free what a dead process owned, unless it speaks meanwhile.
 
     Args:
         engine: The engine.
         dead: The process.
-        mark: What it has last said.
+        mark: What it has last said; `None`: nothing.
         owned: What it owned when it was last seen to be silent; `None` of one that has certainly ended.
     """
     process_id = dead.process.process_id

@@ -133,7 +133,7 @@ def wait(engine: Engine, run_id: RunId, timeout: float | None) -> Any:
     caller = _Caller(engine, run_id, timeout, time.monotonic())
     with engine.watch.waiting(run_id) as ended:
         while (record := caller.look()) is None:
-            if ended.wait(caller.pause):
+            if engine.host.wait_here(run_id, ended, caller.pause):
                 ended.clear()
     return _outcome(record)
 
@@ -164,7 +164,7 @@ async def wait_on_loop(
             record = looking.result()
             if record is not None:
                 return _outcome(record)
-            await ended.wait(caller.pause)
+            await engine.host.wait(run_id, ended, caller.pause)
 
 
 def _outcome(record: RunRecord) -> Any:

@@ -85,6 +85,7 @@ class Database:
         url: An SQLAlchemy URL, `sqlite:///file` or `postgresql+psycopg://...`.
         clock: Where to read the time instead of the database, for tests that own it.
         owner: What this process is called; a server knows its sessions by that.
+        is_lasting: Whether a commit to a file is to outlive a power cut; the death of a process never loses it.
 
     Raises:
         InvalidSettingError: The URL names no database that could be used.
@@ -98,7 +99,9 @@ class Database:
         *,
         clock: Callable[[], datetime] | None = None,
         owner: Callable[[], str] | None = None,
+        is_lasting: bool = True,
     ) -> None:
+        self._is_lasting = is_lasting
         self._url = read_url(url)
         conceal_url(url)
         self._clock, self._owner = clock, owner
@@ -303,8 +306,9 @@ class Database:
                     tx, number = Transaction(connection, is_write=is_write), _number_of(connection)
                     try:
                         return _run(
-                            work, tx, is_lasting=is_lasting, lock_seconds=lock_seconds, until=until
-                        )
+                            work, tx, is_lasting=is_lasting and self._is_lasting,
+                            lock_seconds=lock_seconds, until=until,
+                        )  # fmt: skip
                     except exc.DBAPIError as error:
                         self._give_up(connection, number, error)
                         raise

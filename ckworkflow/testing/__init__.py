@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from ckworkflow.testing.environment import Environment, NotSettledError, RunWaitsError, environment
 from ckworkflow.testing.fake_discord import FakeDiscord, FakeDiscordError, FakeInteraction
 from ckworkflow.testing.worker import worker
 
-__all__ = ["FakeDiscord", "FakeDiscordError", "FakeInteraction", "worker"]
+__all__ = [
+    "Environment",
+    "FakeDiscord",
+    "FakeDiscordError",
+    "FakeInteraction",
+    "NotSettledError",
+    "RunWaitsError",
+    "environment",
+    "worker",
+]

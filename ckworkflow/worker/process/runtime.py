@@ -22,7 +22,6 @@ from ckworkflow import integration as integrations
 from ckworkflow.background import BackgroundThread
 from ckworkflow.engine.installation import Installation, current
 from ckworkflow.engine.shared import SharedStore
-from ckworkflow.errors import HookContextError, MissingTokenError
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.per_process import PerProcess
 from ckworkflow.worker.process import interrupts
@@ -95,17 +94,7 @@ class Runtime:
 
     def client(self) -> Any:
         """Return the client of the first integration that has one."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            raise HookContextError(
-                "use_client",
-                "this step is not async, and a discord.py client lives on one event loop. Make the step "
-                "an `async def`.",
-            ) from None
-        for integration in self._opened:
-            return integration.client()
-        raise MissingTokenError
+        return integrations.client_of(self._opened)
 
     def open(self) -> None:
         """Check the database, register the process, and open the integrations.

@@ -16,25 +16,36 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ckworkflow import integration as integrations
-from ckworkflow.context import StepContext, current_step
+from ckworkflow.context import Services, StepContext, current_step
 from ckworkflow.errors import FatalError, StepTimeoutError
 from ckworkflow.foreign import show
 from ckworkflow.worker.process import interrupts
 from ckworkflow.worker.steps.shell import call_in_shell, has_shell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from celery import Celery
+    from collections.abc import Callable, Iterator
 
     from ckworkflow.definition import Step
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.worker.process.runtime import Runtime
 
-__all__ = ["StoppedError", "execute", "run_async"]
+__all__ = ["Carrier", "StoppedError", "execute", "run_async", "run_sync"]
+
+
+class Carrier(Services, Protocol):
+    """What runs steps: a worker's process, or a test's environment."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a step that is cancelled is given back."""
+        ...
+
+    def interruption(self) -> BaseException | None:
+        """Say why the current step was cancelled, if it was interrupted; called inside its task."""
+        ...
 
 
 class StoppedError(Exception):
@@ -50,7 +61,9 @@ def execute(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> obje
     if claimed.error is not None:
         raise claimed.error
     if not step.is_async:
-        return _execute_sync(runtime.app, step, claimed, _context(runtime, step, claimed))
+        return run_sync(
+            runtime, step, claimed, partial(call_in_shell, runtime.app, claimed, step.function)
+        )
 
     node = claimed.run_id, claimed.row.node_id
 
@@ -68,19 +81,19 @@ def execute(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> obje
         raise StoppedError from None
 
 
-def _context(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> StepContext:
+def _context(services: Services, step: Step[..., object], claimed: Claimed) -> StepContext:
     return StepContext(
         claimed.run_id, claimed.workflow, claimed.row.node_id, step.name, claimed.row.attempt,
         step.options.max_retries + 1, f"{claimed.run_id}/{claimed.row.node_id}/{step.name}",
-        claimed.row.started_at or datetime.now(UTC), runtime,
+        claimed.row.started_at or datetime.now(UTC), services,
     )  # fmt: skip
 
 
-async def run_async(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> object:
+async def run_async(carrier: Carrier, step: Step[..., object], claimed: Claimed) -> object:
     """Run the function of an async step, on the loop; as `execute`."""
     timeout = step.options.timeout
     limit: asyncio.Timeout | None = None
-    with _around(_context(runtime, step, claimed)):
+    with _around(_context(carrier, step, claimed)):
         try:
             if timeout is None:
                 return await step.function(*claimed.args, **claimed.kwargs)
@@ -91,9 +104,9 @@ async def run_async(runtime: Runtime, step: Step[..., object], claimed: Claimed)
                 raise StepTimeoutError(step.name, timeout.total_seconds()) from error
             raise
         except asyncio.CancelledError:
-            if runtime.is_stopping:
+            if carrier.is_stopping:
                 raise StoppedError from None
-            if (interruption := runtime.interruption()) is not None:
+            if (interruption := carrier.interruption()) is not None:
                 raise interruption from None
             raise RuntimeError("the step cancelled itself") from None  # said nowhere else
         except TypeError:
@@ -106,9 +119,11 @@ async def run_async(runtime: Runtime, step: Step[..., object], claimed: Claimed)
             raise _as_exception(error) from error
 
 
-def _execute_sync(
-    app: Celery, step: Step[..., object], claimed: Claimed, context: StepContext
+def run_sync(
+    services: Services, step: Step[..., object], claimed: Claimed, call: Callable[[], object]
 ) -> object:
+    """Run the function of a plain step, on this thread; as `execute`. `call` calls it."""
+    context = _context(services, step, claimed)
     timeout = step.options.timeout
     future: Future[object] = Future()
 
@@ -116,7 +131,7 @@ def _execute_sync(
         try:
             with _around(context):
                 with interrupts.allowed:
-                    value = _call(app, step, claimed)
+                    value = _call(step, claimed, call)
                 future.set_result(_result(step, value))
         except BaseException as error:  # noqa: BLE001  # handed over to the waiting thread
             future.set_exception(StoppedError() if interrupts.is_leaving() else _as_exception(error))
@@ -144,9 +159,9 @@ def _execute_sync(
         raise
 
 
-def _call(app: Celery, step: Step[..., object], claimed: Claimed) -> object:
+def _call(step: Step[..., object], claimed: Claimed, call: Callable[[], object]) -> object:
     try:
-        return call_in_shell(app, claimed, step.function)
+        return call()
     except TypeError:
         step.check_stored(claimed.args, claimed.kwargs)
         raise

@@ -205,14 +205,15 @@ class StepTask(Task):
                 log_release(claimed)
                 raise Ignore from None
             except SoftTimeLimitExceeded as error:
-                failure = judging.judge(self._limit(claimed, error), now=lambda: datetime.now(UTC))
+                limit = self._limit(claimed, error)
+                failure = attempts.judge(runtime.engine, claimed, limit, now=lambda: datetime.now(UTC))
             except Exception as error:  # noqa: BLE001  # a step may raise anything, and no record leave it owned
-                wish = registry.require_step(claimed.row.name).options.discord_errors
-                if wish is None:
-                    wish = runtime.engine.settings.discord_errors
-                failure = judging.judge(error, now=lambda: datetime.now(UTC), discord_errors=wish)
+                failure = attempts.judge(runtime.engine, claimed, error, now=lambda: datetime.now(UTC))
             # Not in the handler: what is raised here would have the step's error, and its text, for its context.
-            failure, recorded = _record(runtime, claimed, value, failure, carries, ahead)
+            failure, recorded = attempts.record(
+                runtime.engine, claimed, value, failure, carries=carries, may_run=ahead.may_run,
+                keep_trying=partial(_until_reachable, runtime),
+            )  # fmt: skip
         is_final = is_final_failure(failure, recorded)
         log_attempt(runtime.engine, claimed, failure, recorded, is_final=is_final)
         following = self._follow(runtime, claimed, recorded, ahead, chain)
@@ -372,42 +373,6 @@ def _until_reachable(runtime: Runtime, call: Callable[[], T]) -> T:
         else:
             _database.ends()
             return value
-
-
-def _record(
-    runtime: Runtime, claimed: Claimed, value: object, failure: Failure | None,
-    carries: frozenset[NodeRef], ahead: RunAhead,
-) -> tuple[Failure | None, Answer]:  # fmt: skip
-    """Record what a step has returned, or failed with; give what was recorded as its failure, if that was one."""
-    if failure is None:
-        found = _unless_refused(
-            runtime,
-            lambda: attempts.record_success(
-                runtime.engine, claimed, value, carries=carries, may_run=ahead.may_run
-            ),
-        )
-        if isinstance(found, Answer):
-            return None, found
-        failure = found
-    step = registry.require_step(claimed.row.name)
-
-    def fail(failure: Failure) -> Answer:
-        return attempts.record_failure(runtime.engine, claimed, failure, step=step, carries=carries)
-
-    found = _unless_refused(runtime, partial(fail, failure))
-    if isinstance(found, Answer):
-        return failure, found
-    return found, _until_reachable(runtime, partial(fail, found))
-
-
-def _unless_refused(runtime: Runtime, record: Callable[[], Answer]) -> Answer | Failure:
-    """Record an outcome; give the failure to record in its place, where it cannot be stored."""
-    try:
-        return _until_reachable(runtime, record)
-    except DatabaseUnavailableError:  # the worker stops, and has waited long enough
-        raise
-    except Exception as error:  # noqa: BLE001  # the outcome's fault: each further attempt would meet it, too
-        return judging.unrecordable(error)
 
 
 class given_up:  # noqa: N801  # reads as what becomes of the steps
