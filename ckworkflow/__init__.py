@@ -3,6 +3,7 @@
 from ckworkflow import redirection as redirection  # before any client logs in
 from ckworkflow.body import now, random, sleep, uuid4
 from ckworkflow.client import Run, SyncRun, get_run, get_run_sync, start, start_sync
+from ckworkflow.codec import register_type
 from ckworkflow.definition import Step, Workflow, step, workflow
 from ckworkflow.duration import parse_duration
 from ckworkflow.errors import (
@@ -87,6 +88,7 @@ __all__ = [
     "now",
     "parse_duration",
     "random",
+    "register_type",
     "sleep",
     "start",
     "start_sync",

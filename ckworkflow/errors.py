@@ -168,7 +168,10 @@ class UnserializableValueError(CkWorkflowError, TypeError):
         kind = type_name(value)
         super().__init__(
             f"{path} is {_a(kind)}, which cannot be stored. "
-            + (hint or "Pass JSON values, datetimes, enums, dataclasses or an id instead.")
+            + (
+                hint
+                or "Pass JSON values, datetimes, enums, dataclasses or an id instead; register_type() stores any class."
+            )
         )
         self.path, self.type_name = path, kind
 

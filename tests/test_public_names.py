@@ -12,7 +12,7 @@ from ckworkflow import errors
 
 OWN_NAMES = {
     "Run", "RunStatus", "Step", "StepInfo", "SyncRun", "Workflow", "WorkflowPlugin", "get_run", "get_run_sync", "now",
-    "parse_duration", "random", "sleep", "start", "start_sync", "step", "uuid4", "workflow",
+    "parse_duration", "random", "register_type", "sleep", "start", "start_sync", "step", "uuid4", "workflow",
 }  # fmt: skip
 
 
@@ -39,7 +39,19 @@ def test_the_package_holds_no_other_name() -> None:
     ("module", "names"),
     [
         ("ckworkflow.hooks", {"use_client", "use_commandkit", "use_run", "use_step"}),
-        ("ckworkflow.testing", {"FakeDiscord", "FakeDiscordError", "FakeInteraction", "worker"}),
+        (
+            "ckworkflow.testing",
+            {
+                "Environment",
+                "FakeDiscord",
+                "FakeDiscordError",
+                "FakeInteraction",
+                "NotSettledError",
+                "RunWaitsError",
+                "environment",
+                "worker",
+            },
+        ),
         ("ckworkflow.ext.discord", {"attach", "detach", "setup", "teardown"}),
     ],
 )

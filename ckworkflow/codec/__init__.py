@@ -1,7 +1,7 @@
 """Values as JSON trees and back, with the types that workflows pass around kept exact.
 
 `decode(encode(value))` equals `value` and has its type, for JSON values, datetimes, UUIDs, decimals, bytes,
-sets, tuples, enums, dataclasses, namedtuples, pydantic models and registered classes; anything else is
+sets, tuples, enums, dataclasses, classes of attrs, namedtuples, pydantic models and registered classes; anything else is
 refused with the path of the value and a hint. What JSON cannot say is tagged: `{"$": "<type>", "v": ...}`. A
 dict of the user's that would look like a tag is stored as pairs, so no data can be mistaken for one.
 
@@ -11,8 +11,8 @@ identity is not kept: a list passed twice comes back as two.
 Not here: where trees are stored, and what a `ref` stands for (`ckworkflow.tracing`).
 """
 
-from ckworkflow.codec.classes import register, trust
+from ckworkflow.codec.classes import register_type, trust
 from ckworkflow.codec.decoding import decode, loads
 from ckworkflow.codec.encoding import dumps, encode
 
-__all__ = ["decode", "dumps", "encode", "loads", "register", "trust"]
+__all__ = ["decode", "dumps", "encode", "loads", "register_type", "trust"]

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Registration:
-    """A class that somebody has taught the codec; see `register`."""
+    """A class that somebody has taught the codec; see `register_type`."""
 
     cls: type
     name: str
@@ -35,20 +35,37 @@ registered: Final[dict[type, Registration]] = {}
 registered_names: Final[dict[str, Registration]] = {}
 
 
-def register(
+def register_type(
     cls: type[T], *, name: str, to_json: Callable[[T], object], from_json: Callable[[Any], T]
 ) -> None:
-    """Teach the codec a class; every process that meets its values must do so.
+    """Let values of a class be arguments and results; every process that meets them must do so.
+
+        register_type(Money, name="money", to_json=lambda money: money.cents, from_json=Money)
+
+    Call it in the module of the class, or in one that is imported wherever workflows are. A stored value whose name nobody
+    has registered cannot be read, and holds its run until somebody has.
 
     Args:
         cls: The class; its subclasses are classes of their own. A reloaded class takes its place again.
         name: What it is called in the database, for ever.
-        to_json: Gives what to store, made of anything that the codec knows.
+        to_json: Gives what to store, made of anything that can be stored.
         from_json: Makes an equal object of that.
 
     Raises:
-        ValueError: Another class has this name.
+        TypeError: `cls` is no class, or one of those that are stored as what they are (`int`, `list`, `datetime`).
+        ValueError: The name is empty, or another class has it.
     """
+    given: object = cls  # annotations bind nobody at run time
+    called: object = name
+    if not isinstance(given, type):
+        msg = f"register_type() takes a class, and {given!r} is none"
+        raise TypeError(msg)
+    if cls in _BUILTINS or cls is type(None):
+        msg = f"{cls.__name__} is stored as it is, and needs no name"
+        raise TypeError(msg)
+    if not isinstance(called, str) or not called or not called.isprintable():
+        msg = f"a class is stored under a name of printable characters, and {name!r} is none"
+        raise ValueError(msg)
     other = registered_names.get(name)
     if other is not None and place(other.cls) != place(cls):
         msg = f"The name {name!r} is registered for {place(other.cls)}; give {place(cls)} another one."
@@ -131,6 +148,12 @@ def is_model(cls: type) -> bool:
     # Asked of what is imported: a class can only be a model if pydantic is.
     model = getattr(sys.modules.get("pydantic"), "BaseModel", None)
     return isinstance(model, type) and issubclass(cls, model) and hasattr(cls, "model_construct")
+
+
+def is_attrs(cls: type) -> bool:
+    """Whether it is a class of attrs whose fields are all that there is to it."""
+    is_more = builtin_base(cls) is not None or issubclass(cls, BaseException)
+    return hasattr(cls, "__attrs_attrs__") and not is_more
 
 
 def is_plain_dataclass(cls: type) -> bool:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import enum
 import json
+import sys
 import zoneinfo
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -132,7 +133,10 @@ def _guarded(kind: str, build: Callable[..., object], *args: object) -> object:
 def _registered(name: str, data: object) -> object:
     registration = classes.registered_names.get(name)
     if registration is None:
-        raise UnreadableValueError(repr(name), "no class is registered by this name")
+        raise UnreadableValueError(
+            repr(name),
+            "no class is registered by this name: import the module that calls register_type()",
+        )
     return _guarded(repr(name), registration.from_json, data)
 
 
@@ -219,6 +223,27 @@ def _dataclass(cls: type, stored: Mapping[str, object], _tree: _Tagged) -> objec
     return made
 
 
+def _attrs(cls: Any, stored: Mapping[str, object], _tree: _Tagged) -> object:
+    # As `_dataclass`: converters and validators have seen the values once. The fields of attrs speak for themselves.
+    attrs: Any = sys.modules["attr"]  # or there would be no such class
+    made: object = object.__new__(cls)
+    if "_attrs_cached_hash" in getattr(getattr(cls.__hash__, "__code__", None), "co_names", ()):
+        object.__setattr__(made, "_attrs_cached_hash", None)  # as its `__init__` would
+    for field in cls.__attrs_attrs__:
+        if field.name in stored:
+            value = stored[field.name]
+        elif isinstance(field.default, attrs.Factory):
+            value = field.default.factory(*([made] if field.default.takes_self else []))
+        elif field.default is not attrs.NOTHING:
+            value = field.default
+        elif field.init:
+            _lost(field.name)
+        else:
+            continue
+        object.__setattr__(made, field.name, value)
+    return made
+
+
 def _instance(cls: type, stored: tuple[dict[str, object], dict[str, object]], _tree: _Tagged) -> object:
     # What `_dataclass` does for one whose fields are code: what the object held is put where it was.
     attributes, held = stored
@@ -273,6 +298,7 @@ _OBJECTS: Final[Mapping[str, Callable[..., object]]] = MappingProxyType(
         "namedtuple": _namedtuple,
         "dataclass": _dataclass,
         "instance": _instance,
+        "attrs": _attrs,
         "pydantic": _model,
     }
 )
@@ -283,6 +309,7 @@ _FITS: Final[Mapping[str, Callable[[type], bool]]] = MappingProxyType(
         "namedtuple": classes.is_namedtuple,
         "dataclass": dataclasses.is_dataclass,
         "instance": dataclasses.is_dataclass,
+        "attrs": classes.is_attrs,
         "pydantic": classes.is_model,
     }
 )

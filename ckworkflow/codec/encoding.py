@@ -222,6 +222,9 @@ class _Encoder:
             if classes.keeps_state_apart(value):
                 return self._instance(value)
             return self._fields("dataclass", value, _attributes(value, classes.field_names(kind)))
+        if classes.is_attrs(kind):
+            names = [field.name for field in kind.__attrs_attrs__]
+            return self._fields("attrs", value, _attributes(value, names))
         raise _RefusedError(value, hints.hint(value))
 
     def _enum(self, value: enum.Enum) -> Json:

@@ -65,7 +65,7 @@ class Money:
     """A registered class, which cannot be stored (any more)."""
 
 
-codec.register(Money, name="unruly-money", to_json=explode, from_json=stop)
+codec.register_type(Money, name="unruly-money", to_json=explode, from_json=stop)
 
 
 class Masked:
@@ -619,7 +619,7 @@ class Fickle:
         return Fickle()
 
 
-codec.register(Fickle, name="fickle", to_json=Fickle.to_json, from_json=Fickle.from_json)
+codec.register_type(Fickle, name="fickle", to_json=Fickle.to_json, from_json=Fickle.from_json)
 
 
 @step

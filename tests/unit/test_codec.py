@@ -20,12 +20,14 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckworkflow import codec
 from ckworkflow.errors import UnreadableValueError, UnserializableValueError
+from unit import attrs_types
 from unit.codec_types import (
     Box,
     Colour,
@@ -283,7 +285,7 @@ def _coroutine() -> Any:
         (_coroutine(), "not awaited"),
         (print, "Code is not stored"),
         (Member, "Code is not stored"),
-        (_Opaque(), "Pass JSON values, datetimes, enums, dataclasses or an id instead."),
+        (_Opaque(), "Pass JSON values, datetimes, enums, dataclasses or an id instead; register_type()"),
         (1j, "Pass JSON values"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -400,7 +402,7 @@ def test_data_that_looks_like_a_reference_is_data() -> None:
 def money() -> Any:
     from ckworkflow.codec import classes
 
-    codec.register(
+    codec.register_type(
         Money, name="money", to_json=lambda money: (money.cents,), from_json=lambda data: Money(data[0])
     )
     yield Money
@@ -413,11 +415,23 @@ def test_a_registered_class_comes_back(money: Any) -> None:
 
 
 def test_a_name_is_registered_for_one_class(money: Any) -> None:
-    codec.register(
+    codec.register_type(
         Money, name="money", to_json=lambda money: (money.cents,), from_json=lambda data: Money(data[0])
     )
     with pytest.raises(ValueError, match="'money' is registered for unit.codec_types:Money"):
-        codec.register(Member, name="money", to_json=str, from_json=Member)
+        codec.register_type(Member, name="money", to_json=str, from_json=Member)
+
+
+@pytest.mark.parametrize("cls", [int, list, datetime, type(None), "Money", Money(1)])
+def test_only_a_class_that_is_not_stored_as_it_is_can_be_registered(cls: Any) -> None:
+    with pytest.raises(TypeError, match="stored as it is|takes a class"):
+        codec.register_type(cls, name="mine", to_json=str, from_json=str)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", 7, None])
+def test_a_class_is_registered_under_a_name_that_can_be_printed(name: Any) -> None:
+    with pytest.raises(ValueError, match="printable"):
+        codec.register_type(Money, name=name, to_json=str, from_json=Money)
 
 
 def test_a_registered_class_that_this_process_does_not_know_is_named() -> None:
@@ -475,6 +489,58 @@ def test_an_object_of_a_reloaded_class_is_stored(
         assert through(old) is module.E.A
     finally:
         del sys.modules["reloaded_types"]
+
+
+# -- attrs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        attrs_types.Warning(["spam"], attrs_types.Author("ada", 7)),
+        attrs_types.Slotless(1, note="x"),
+        attrs_types.Hashed("a", 2),
+        attrs_types.HashedDict("a"),
+        attrs_types.Special("ada"),
+        attrs_types.Old(1, [2]),
+    ],
+)
+def test_a_class_of_attrs_comes_back(value: Any) -> None:
+    back = through(value)
+
+    assert back == value
+    assert type(back) is type(value)
+    assert attrs.asdict(back) == attrs.asdict(value)
+    if type(value).__hash__ is not None:
+        assert hash(back) == hash(value)
+
+
+def test_converters_and_validators_of_attrs_do_not_run_again() -> None:
+    doubled = attrs_types.Doubled(2)
+    assert doubled.number == 4
+    attrs_types.RUNS.clear()
+
+    back = through(doubled)
+
+    assert back.number == 4
+    assert attrs_types.RUNS == []
+
+
+def test_a_field_of_attrs_that_is_new_has_its_default() -> None:
+    place = "unit.attrs_types:Grown"
+    grown = codec.decode({"$": "attrs", "t": place, "v": {"name": "ada"}})
+
+    assert grown == attrs_types.Grown("ada")
+    assert (grown.size, grown.tags, grown.own) == (3, [], "ada!")
+    with pytest.raises(UnreadableValueError, match="'name' is new and has no default"):
+        codec.decode({"$": "attrs", "t": place, "v": {}})
+    with pytest.raises(UnreadableValueError, match="no attrs any more"):
+        codec.decode({"$": "attrs", "t": "unit.codec_types:Money", "v": {}})
+
+
+def test_an_error_of_attrs_is_no_value() -> None:
+    with pytest.raises(UnserializableValueError, match=r"str\(x\)"):
+        codec.encode(attrs_types.Failure("no"), path="x")
 
 
 # -- pydantic --------------------------------------------------------------------------------------
