@@ -36,6 +36,8 @@ MEMBER_LIMIT = 20
 """Members of an exception group that are stored; how many further ones there were is told."""
 TOTAL_LIMIT = 500
 """Members of all groups in one error that are stored."""
+NOTE_LIMIT = 10
+"""Notes of an error that are stored."""
 _TRACEBACK = "__ckworkflow_traceback__"
 _OMITTED = "__ckworkflow_omitted__"
 _WORD = re.compile(r"[\w.:-]{1,40}", re.ASCII)
@@ -62,7 +64,7 @@ def to_data(error: BaseException) -> dict[str, Any]:
 
     Returns:
         `type` (`module:qualname`), `message`, `args` when they can be stored and hold no bytes, `code`, `kind`, `status` and
-        `details` when it has them, the other `attributes` of an error of ours, `traceback`, and `cause` in
+        `details` when it has them, the other `attributes` of an error of ours, its `notes`, `traceback`, and `cause` in
         the same form. An exception group has `members` in the same form, and `members_omitted`, the number of
         exceptions in it that are not among them; the first error of a chain that was cut has `causes_omitted`.
     """
@@ -95,16 +97,8 @@ def _read_all(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
     data: dict[str, Any] = {
         "type": place(type(error)),
         "message": scrub_head(str.__str__(_MESSAGE(error)) if is_group else _text(error), MESSAGE_LIMIT),
+        **_codes(error),
     }
-    for name in ("code", "kind", "status"):
-        with suppressed():
-            value = _read(error, name)
-            if issubclass(type(value), str):
-                data[name] = scrub_head(str.__str__(value), MESSAGE_LIMIT)
-            elif issubclass(type(value), int) and type(value) is not bool:
-                number = int.__int__(value)
-                if number.bit_length() <= _LONGEST_INT_BITS:
-                    data[name] = number
     omitted = _was_omitted(error, "members")
     if is_group:
         members = _MEMBERS(error)
@@ -123,6 +117,8 @@ def _read_all(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
         with suppressed():
             if found := _attributes(error):
                 data["attributes"] = found
+    if notes := _notes(error):
+        data["notes"] = notes
     # An error that was made again from its record has no frames of its own: the recorded ones tell more.
     recorded = _read(error, _TRACEBACK)
     lines = recorded if type(recorded) is str else _format(error)
@@ -133,6 +129,42 @@ def _read_all(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
     elif omitted := _length(cause) or _was_omitted(error, "causes"):
         data["causes_omitted"] = omitted
     return data
+
+
+def _codes(error: BaseException) -> dict[str, str | int]:
+    """What an error has to branch on."""
+    found: dict[str, str | int] = {}
+    for name in ("code", "kind", "status"):
+        with suppressed():
+            value = _read(error, name)
+            if issubclass(type(value), str):
+                found[name] = scrub_head(str.__str__(value), MESSAGE_LIMIT)
+            elif issubclass(type(value), int) and type(value) is not bool:
+                number = int.__int__(value)
+                if number.bit_length() <= _LONGEST_INT_BITS:
+                    found[name] = number
+    return found
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error by `add_note`, and not by us."""
+    found = _read(error, "__notes__")
+    if type(found) is not list:
+        return []
+    ours = set(_omissions(_read(error, _OMITTED)))
+    texts = [str.__str__(note) for note in found if issubclass(type(note), str)]
+    return [scrub_head(text, MESSAGE_LIMIT) for text in texts if text not in ours][:NOTE_LIMIT]
+
+
+def _omissions(omitted: object) -> list[str]:
+    """Notes that say what the record of an error has left out."""
+    if type(omitted) is not dict:
+        return []
+    nouns = {"members": "exception", "causes": "cause"}
+    return [
+        f"... and {counted(count, f'more {nouns[what]}')}, not recorded"
+        for what, count in omitted.items()
+    ]
 
 
 def _format(error: BaseException) -> str:
@@ -286,11 +318,10 @@ def _fill(error: BaseException, data: Mapping[str, Any]) -> None:
     }
     if omitted:
         _set(error, _OMITTED, omitted)
-        for what, count in omitted.items():
-            noun = "exception" if what == "members" else "cause"
-            BaseException.add_note(
-                error, f"... and {count} more {noun}{'s' if count > 1 else ''}, not recorded"
-            )
+    notes = data.get("notes")
+    for note in [*(notes if isinstance(notes, list) else ()), *_omissions(omitted)]:
+        with suppressed():  # its class may make of notes what it likes
+            BaseException.add_note(error, note)
 
 
 def _set(error: BaseException, name: str, value: object) -> None:

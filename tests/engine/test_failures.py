@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+import pytest
+
 from ckworkflow import codec
 from ckworkflow.engine import failures
 from ckworkflow.engine.failures import CAUSE_LIMIT, MEMBER_LIMIT, TOTAL_LIMIT
@@ -149,3 +151,45 @@ def test_groups_that_share_their_members_count_them_each_time() -> None:
 
     assert members(data) == 2 ** (CAUSE_LIMIT + 1) - 2
     assert omitted(data) == 2**10
+
+
+def test_notes_come_back_and_are_not_told_twice_after_a_further_record() -> None:
+    error = ValueError("no seats")
+    error.add_note("row 7")
+    error.add_note("of the hall")
+    inner = KeyError("seat")
+    inner.add_note("inner")
+    error.__cause__ = inner
+    group = ExceptionGroup("both", [error, KeyError(1)])
+    group.add_note("of the group")
+
+    again = failures.loads(failures.dumps(failures.loads(failures.dumps(group))))
+
+    assert isinstance(again, ExceptionGroup)
+    assert again.__notes__ == ["of the group"]
+    assert again.exceptions[0].__notes__ == ["row 7", "of the hall"]
+    assert again.exceptions[0].__cause__.__notes__ == ["inner"]
+    assert not hasattr(again.exceptions[1], "__notes__")
+
+
+def test_notes_are_bounded_and_hold_no_secrets() -> None:
+    error = ValueError("no")
+    for number in range(30):
+        error.add_note(f"{number} postgresql://bot:hunter2@db/{'x' * 5_000}")
+
+    notes = failures.to_data(error)["notes"]
+
+    assert len(notes) == failures.NOTE_LIMIT
+    assert notes[3].startswith("3 ")
+    assert all(len(note) <= failures.MESSAGE_LIMIT + 10 and "hunter2" not in note for note in notes)
+
+
+@pytest.mark.parametrize("notes", [7, "text", [7, None], {"a": 1}, None])
+def test_notes_that_are_no_notes_are_left_out(notes: Any) -> None:
+    error = ValueError("no")
+    error.__notes__ = notes
+
+    assert "notes" not in failures.to_data(error)
+    assert str(failures.loads(failures.dumps(error))) == "no"
+    damaged = failures.from_data({"type": "builtins:ValueError", "message": "no", "notes": notes})
+    assert str(damaged) == "no"
