@@ -64,8 +64,8 @@ def to_data(error: BaseException) -> dict[str, Any]:
 
     Returns:
         `type` (`module:qualname`), `message`, `args` when they can be stored and hold no bytes, `code`, `kind`, `status` and
-        `details` when it has them, the other `attributes` of an error of ours, its `notes`, `traceback`, and `cause` in
-        the same form. An exception group has `members` in the same form, and `members_omitted`, the number of
+        `details` when it has them, the other `attributes` of an error of ours, its `notes`, `traceback`, and, in
+        the same form, its `cause`, or its `context` where it has no cause and does not hide it. An exception group has `members` in the same form, and `members_omitted`, the number of
         exceptions in it that are not among them; the first error of a chain that was cut has `causes_omitted`.
     """
     return _data(error, 0, _Room(TOTAL_LIMIT))
@@ -125,7 +125,8 @@ def _read_all(error: BaseException, depth: int, room: _Room) -> dict[str, Any]:
     data["traceback"] = scrub_tail(lines, TRACEBACK_LIMIT)
     cause = _cause(error)
     if cause is not None and depth < CAUSE_LIMIT:
-        data["cause"] = _data(cause, depth + 1, room)
+        kind = "context" if _CAUSE(error) is None else "cause"
+        data[kind] = _data(cause, depth + 1, room)
     elif omitted := _length(cause) or _was_omitted(error, "causes"):
         data["causes_omitted"] = omitted
     return data
@@ -270,21 +271,28 @@ def with_traceback(text_or_data: str | Mapping[str, Any] | None) -> str:
     while isinstance(data, Mapping):
         name = str(data.get("type", "")).rpartition(":")[2]
         told.append(str(data.get("traceback") or f"{name}: {data.get('message')}").rstrip())
-        data = data.get("cause")
+        data = cause_of(data)
     return "\ncaused by\n".join(told)
 
 
+def cause_of(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The error that an error came from or was raised while handling, both as data; `None` if it was neither."""
+    found = data.get("cause", data.get("context"))
+    return found if isinstance(found, Mapping) else None
+
+
 def from_data(data: Mapping[str, Any]) -> BaseException:
-    """Make an exception again, with its cause; code and kind are kept. It never raises."""
+    """Make an exception again, with its cause or context; code and kind are kept. It never raises."""
     message = str(data.get("message", ""))
     error = _remade(data, message)
     # Nobody could log one whose text needs what was not recorded.
     if error is None or not _has_text(error):
         error = _make(None, data, message)
         _fill(error, data)
-    cause = data.get("cause")
-    if isinstance(cause, Mapping):
-        BaseException.__setattr__(error, "__cause__", from_data(cause))
+    for kind in ("cause", "context"):
+        found = data.get(kind)
+        if isinstance(found, Mapping):
+            BaseException.__setattr__(error, f"__{kind}__", from_data(found))
     return error
 
 

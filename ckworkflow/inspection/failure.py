@@ -37,12 +37,12 @@ class Failure:
 
     @property
     def causes(self) -> tuple[Failure, ...]:
-        """What caused it, what caused that, and so on."""
+        """What caused it, or was handled when it was raised; what caused that, and so on."""
         found = []
-        cause = self.data.get("cause")
-        while isinstance(cause, Mapping):
-            found.append(Failure(codec.dumps(cause)))
-            cause = cause.get("cause")
+        cause = failures.cause_of(self.data)
+        while cause is not None:
+            found.append(Failure(codec.dumps(dict(cause))))
+            cause = failures.cause_of(cause)
         return tuple(found)
 
     @property

@@ -10,6 +10,7 @@ import pytest
 from ckworkflow import codec
 from ckworkflow.engine import failures
 from ckworkflow.engine.failures import CAUSE_LIMIT, MEMBER_LIMIT, TOTAL_LIMIT
+from ckworkflow.inspection import Failure
 
 
 def through(error: BaseException) -> BaseException:
@@ -193,3 +194,33 @@ def test_notes_that_are_no_notes_are_left_out(notes: Any) -> None:
     assert str(failures.loads(failures.dumps(error))) == "no"
     damaged = failures.from_data({"type": "builtins:ValueError", "message": "no", "notes": notes})
     assert str(damaged) == "no"
+
+
+def test_what_was_handled_when_an_error_was_raised_is_its_context_and_not_its_cause() -> None:
+    try:
+        try:
+            raise KeyError("seat")
+        except KeyError:
+            raise ValueError("no seats")
+    except ValueError as raised:
+        error = raised
+
+    again = failures.loads(failures.dumps(failures.loads(failures.dumps(error))))
+
+    assert again.__cause__ is None
+    assert isinstance(again.__context__, KeyError)
+    assert not again.__suppress_context__
+    assert "KeyError: 'seat'" in failures.with_traceback(failures.dumps(error))
+    assert [cause.line for cause in Failure(failures.dumps(error)).causes] == ["KeyError: 'seat'"]
+
+
+def test_a_context_that_was_hidden_is_not_recorded() -> None:
+    try:
+        try:
+            raise KeyError("seat")
+        except KeyError:
+            raise ValueError("no seats") from None
+    except ValueError as raised:
+        error = raised
+
+    assert failures.to_data(error).keys() & {"cause", "context"} == set()
