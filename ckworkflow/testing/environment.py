@@ -240,9 +240,8 @@ class Environment:
         Raises:
             NotSettledError: Steps still run after half a minute of real time.
         """
+        loop = await self._open()
         process = self._running
-        await self._open()
-        loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_SECONDS
         while True:
             process.begin_ready()
@@ -361,16 +360,26 @@ class Environment:
 
     # -- how ----------------------------------------------------------------------------------------------
 
-    async def _open(self) -> None:
+    async def _open(self) -> asyncio.AbstractEventLoop:
         """Open the integrations, on the loop of the test, before the first step runs."""
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and loop is not self._loop:
+            if not self._loop.is_closed():
+                raise RuntimeError("an environment belongs to one event loop, and another one runs here")
+            # `asyncio.run` again, in one test: what ran on the loop before has ended with it.
+            self._loop, self._is_open = loop, False
+            self._opened.clear()
+            self._running.forget()
+            self._replace_process()
+        self._loop = loop
         if self._is_open:
-            return
+            return loop
         self._is_open = True
         integrations.load_providers()
         for integration in integrations.installed():
             await integration.open()
             self._opened.append(integration)
+        return loop
 
     async def _settle_for(self, run_id: RunId) -> None:
         """Settle for a caller that waits for the end of a run.
@@ -438,13 +447,14 @@ class Environment:
 
     async def _crash(self) -> None:
         """Go on in another process, which knows nothing but what is in the database."""
-        old = self._running
-        await old.end()
-        current = installation.current()
-        current.forget_engine()
+        await self._running.end()
+        self._replace_process()
+
+    def _replace_process(self) -> None:
+        name = self._running.engine.owner
+        installation.current().forget_engine()
         self._begin_process()
-        name = old.engine.owner
-        liveness.reap(self._running.engine, Dead(Identity(name, "", "", 0, ""), "its test let it crash"))
+        liveness.reap(self._running.engine, Dead(Identity(name, "", "", 0, ""), "its test ended it"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from ckworkflow.engine.core import Engine
 from ckworkflow.engine.host import Host
 from ckworkflow.engine.shared import SharedStore
 from ckworkflow.model import NodeKind, NodeStatus
-from ckworkflow.store import nodes
+from ckworkflow.store import nodes, runs
 from ckworkflow.testing.crashes import CrashableDatabase
 from ckworkflow.worker.steps.execution import StoppedError, run_async, run_sync
 from ckworkflow.worker.steps.reports import log_attempt
@@ -76,12 +76,19 @@ class ProcessEngine(Engine):
     ) -> None:  # fmt: skip
         super().__init__(settings, publish, database=database)
         self._name = name
+        self.process: Process | None = None
         self.budget = _BodiesHere(self.spare_threads)
 
     @property
     def owner(self) -> str:
         """The name of the process."""
         return self._name
+
+    def notify(self, run_id: RunId) -> None:
+        """Tell who waits for a run that it has ended."""
+        if self.process is not None:
+            self.process.note_end(run_id)
+        super().notify(run_id)
 
     def redispatch_after(self, dispatches: int) -> timedelta:  # noqa: ARG002  # it is never late
         """Messages do not get lost here: none is published."""
@@ -118,7 +125,6 @@ class Process(Host):
 
     runs_steps = True
     """So that nobody is told that there is no worker; `may_run` takes none all the same."""
-    is_stopping = False
 
     def __init__(
         self, engine: ProcessEngine, clock: TestClock, *, stand_ins: Mapping[str, Callable[..., Any]],
@@ -130,11 +136,13 @@ class Process(Host):
         self._app, self._settle = app, settle
         self._touched: deque[RunId] = deque()
         self._steps: dict[asyncio.Task[None], Claimed] = {}
-        self._patient: set[asyncio.Task[Any]] = set()
+        self._patient: dict[asyncio.Task[Any], RunId | None] = {}
         self._errors: list[BaseException] = []
         self._changed = asyncio.Event()
         self._plain_steps = asyncio.Lock()
         self._loop = loop
+        self._is_over = False
+        engine.process = self
         engine.attach(self)
 
     # -- what the environment does with it ---------------------------------------------------------
@@ -175,7 +183,7 @@ class Process(Host):
 
     async def end(self) -> None:
         """End it: its steps are cancelled, and nothing that they did is recorded."""
-        self.is_stopping = True
+        self._is_over = True
         for task in list(self._steps):
             task.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
@@ -183,7 +191,7 @@ class Process(Host):
 
     def forget(self) -> None:
         """Forget all that it remembers; its steps have ended, or their loop has."""
-        self.is_stopping = True
+        self._is_over = True
         self._steps.clear()
         self.store.close()
         self.engine.bodies.clear()
@@ -200,7 +208,7 @@ class Process(Host):
         if step is None:
             await self._settle(run_id)
             return
-        with self._waits(step):
+        with self._waits(step, run_id):
             await ended.wait(seconds)
 
     def wait_here(self, run_id: RunId, ended: threading.Event, seconds: float) -> bool:
@@ -221,7 +229,7 @@ class Process(Host):
             return True
         loop.call_soon_threadsafe(self._plain_steps.release)  # others may run meanwhile
         try:
-            with self._waits(step):
+            with self._waits(step, run_id):
                 return ended.wait(seconds)
         finally:
             asyncio.run_coroutine_threadsafe(self._plain_steps.acquire(), loop).result()
@@ -241,6 +249,12 @@ class Process(Host):
     def config(self) -> Any:
         """The app's settings."""
         return self._app().conf
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the current step is cancelled since this process ends, or the loop of the test does."""
+        task = asyncio.current_task()
+        return self._is_over or (task is not None and task.cancelling() > 0)
 
     def interruption(self) -> BaseException | None:
         """Nothing interrupts a step here."""
@@ -273,14 +287,14 @@ class Process(Host):
             )
             self._steps[task] = claimed
             if self._stand_ins.get(row.name) is never:
-                self._patient.add(task)
+                self._patient[task] = None
             task.add_done_callback(self._ended)
         elif isinstance(claimed, Dropped) and claimed.wakes_body:
             self._follow(run_id, Answer(must_advance=True))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._steps.pop(task, None)
-        self._patient.discard(task)
+        self._patient.pop(task, None)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._errors.append(error)
@@ -295,7 +309,7 @@ class Process(Host):
             return
         except Exception as error:  # noqa: BLE001  # a step may raise anything
             failure = attempts.judge(engine, claimed, error, now=self._clock)
-        if self.is_stopping:
+        if self._is_over:
             return
         failure, recorded = attempts.record(
             engine, claimed, value, failure, carries=frozenset(), may_run=None,
@@ -322,14 +336,22 @@ class Process(Host):
             return await asyncio.to_thread(run_sync, self, step, claimed, call)
 
     @contextmanager
-    def _waits(self, step: asyncio.Task[Any]) -> Iterator[None]:
-        """Note, on any thread, that a step waits, inside."""
-        self._patient.add(step)
+    def _waits(self, step: asyncio.Task[Any], run_id: RunId) -> Iterator[None]:
+        """Note, on any thread, that a step waits for the end of a run, inside; from that end on it does not."""
+        self._patient[step] = run_id
+        if not self.engine.database.read(lambda tx: runs.live_of(tx, [run_id])):
+            self.note_end(run_id)  # it has ended meanwhile
         step.get_loop().call_soon_threadsafe(self._changed.set)
         try:
             yield
         finally:
-            self._patient.discard(step)
+            self._patient.pop(step, None)
+
+    def note_end(self, run_id: RunId) -> None:
+        """Note that a run has ended, and that who waits for it is about to go on."""
+        for step, awaited in list(self._patient.items()):
+            if awaited == run_id:
+                self._patient.pop(step, None)
 
 
 def _is_on_a_loop() -> bool:

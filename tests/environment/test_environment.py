@@ -425,6 +425,7 @@ def test_crash_everywhere_passes_where_every_run_ends_alike():
         assert await env.crash_everywhere(flows.side_by_side, ["a", "B"]) > 0
         assert await env.crash_everywhere(flows.fails) > 0
         assert await env.crash_everywhere(flows.retried, 2) > 0
+        assert await env.crash_everywhere(flows.parent, "ada") > 0
 
     in_environment(test)
 
@@ -540,6 +541,35 @@ def test_steps_that_run_are_cancelled_at_the_end_and_nothing_is_logged_as_an_err
 
     in_environment(test)
     assert caplog.records == []
+
+
+def test_a_test_that_is_not_async_uses_one_loop_after_the_other(caplog):
+    caplog.set_level(logging.ERROR)
+    with environment() as env:
+        run = asyncio.run(start(flows.onboarding, "ada"))
+        with env.replaced(flows.note, env.never):
+            asyncio.run(env.settle())  # ends the loop on which the step waits
+        asyncio.run(env.advance("7 days"))  # on this one it runs again
+        assert asyncio.run(run.return_value()) == ["welcome ada", "how is it, ada?"]
+    assert caplog.records == []
+
+
+def test_one_loop_at_a_time():
+    async def test(env: Environment):
+        await env.settle()
+        with pytest.raises(RuntimeError, match="belongs to one event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(env.settle()))
+
+    in_environment(test)
+
+
+def test_a_step_that_the_end_of_a_loop_cancels_has_not_failed(caplog):
+    with environment() as env:
+        with env.replaced(flows.flaky, env.never):
+            run = asyncio.run(start(flows.retried, 0))
+            asyncio.run(env.settle())
+        (step,) = asyncio.run(run.steps())
+        assert (step.attempt, step.error) == (1, None)
 
 
 # -- the fixture --------------------------------------------------------------------------------------
