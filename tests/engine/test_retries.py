@@ -8,22 +8,23 @@ import json
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow import codec, start_sync, step, workflow
+from ckworkflow import codec, start, start_sync, step, workflow
 from ckworkflow.errors import FatalError, RetryableError, RunFailedError, StepTimeoutError
 from ckworkflow.hooks import use_step
 from ckworkflow.model import NodeStatus
 from ckworkflow.store import runs
 from ckworkflow.store.tables import attempts
+from environments import in_environment
 from waiting import failure_of, until
 
 if TYPE_CHECKING:
     from ckworkflow.engine.installation import Installation
+    from ckworkflow.testing import Environment
     from desk import Desk
 
 SECOND = timedelta(seconds=1)
@@ -55,28 +56,27 @@ async def failing() -> None:
     await always_fails()
 
 
-@pytest.mark.slow
-def test_by_default_a_step_has_four_attempts_a_second_apart(running: Installation) -> None:
-    run = start_sync(failing)
-    error = failure_of(run)
+def test_by_default_a_step_has_four_attempts_a_second_apart() -> None:
+    async def test(env: Environment) -> tuple[BaseException | None, str | None]:
+        run = await start(failing)
+        for attempts_begun in (1, 2, 3, 4):
+            await env.advance(0.999)
+            assert len(journal) == attempts_begun
+            await env.advance(0.001)
+        with pytest.raises(RunFailedError) as caught:
+            await run.return_value()
+        return caught.value.__cause__, (await run.steps())[0].error
+
+    error, recorded = in_environment(test)
 
     assert [attempt for attempt, _, _ in journal] == [1, 2, 3, 4]
     assert {most for _, most, _ in journal} == {4}
     assert len({key for _, _, key in journal}) == 1
-    begun = [each.started_at for each in attempts_of(running, run.run_id)]
-    assert all(later - earlier >= SECOND for earlier, later in pairwise(begun))
-    assert begun[-1] - begun[0] < timedelta(seconds=5)
-
     assert isinstance(error, FatalError)
     assert "always_fails failed after 4 attempts: QuotaError: full" in str(error)
     assert type(error.__cause__) is QuotaError
     assert str(error.__cause__) == "full"
-    assert "QuotaError: full" in (run.steps()[0].error or "")
-
-
-def attempts_of(home: Installation, run_id: str) -> list[Any]:
-    query = sa.select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.attempt)
-    return list(home.engine.database.read(lambda tx: tx.execute(query).all()))
+    assert "QuotaError: full" in (recorded or "")
 
 
 @step(max_retries=0)
@@ -309,11 +309,13 @@ def test_a_step_that_has_used_up_its_attempts_is_a_fatal_error_with_the_original
     assert journal == [how, how]
 
 
-@pytest.mark.slow
-def test_the_code_of_a_retryable_error_is_kept_when_its_attempts_are_used_up(
-    running: Installation,
-) -> None:
-    seen = start_sync(paying, "retryable").return_value(10)
+def test_the_code_of_a_retryable_error_is_kept_when_its_attempts_are_used_up() -> None:
+    async def test(env: Environment) -> Any:
+        run = await start(paying, "retryable")
+        await env.advance("1 second")
+        return await run.return_value()
+
+    seen = in_environment(test)
 
     assert (seen["code"], seen["kind"], seen["cause"]) == (429, "rate", "RetryableError")
 
@@ -442,6 +444,11 @@ def test_the_timeout_of_an_async_step_uses_an_attempt(running: Installation) -> 
     assert isinstance(cause, StepTimeoutError)
     assert "took longer than its timeout of 0.05 s and this attempt was given up" in str(cause)
     assert (cause.seconds, cause.step.rpartition(".")[2]) == (0.05, "awaits_too_long")
+
+
+def attempts_of(home: Installation, run_id: str) -> list[Any]:
+    query = sa.select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.attempt)
+    return list(home.engine.database.read(lambda tx: tx.execute(query).all()))
 
 
 def test_a_sync_step_that_is_given_up_cannot_record_late(running: Installation) -> None:

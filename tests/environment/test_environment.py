@@ -25,6 +25,7 @@ from ckworkflow.testing import (
     worker,
 )
 from environment import flows
+from environments import in_environment
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -33,16 +34,6 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def _nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISCORD_TOKEN", "")
     flows.done.clear()
-
-
-def in_environment(test, **options):
-    """Run a coroutine function in an environment of its own."""
-
-    async def main():
-        async with environment(**options) as env:
-            return await test(env)
-
-    return asyncio.run(main())
 
 
 # -- time ---------------------------------------------------------------------------------------------
