@@ -281,12 +281,15 @@ class Process(Host):
             self.engine, run_id, row.node_id, row.generation, step=row.name, wakes=True
         )
         if isinstance(claimed, Claimed):
+            stand_in = self._stand_ins.get(row.name)  # now: it may be gone when the task begins
             # A worker's steps do not see the context variables of whoever started the run.
             task = asyncio.get_running_loop().create_task(
-                self._run(claimed), name=f"{row.name} ({row.node_id})", context=contextvars.Context()
+                self._run(claimed, stand_in),
+                name=f"{row.name} ({row.node_id})",
+                context=contextvars.Context(),
             )
             self._steps[task] = claimed
-            if self._stand_ins.get(row.name) is never:
+            if stand_in is never:
                 self._patient[task] = None
             task.add_done_callback(self._ended)
         elif isinstance(claimed, Dropped) and claimed.wakes_body:
@@ -299,12 +302,12 @@ class Process(Host):
         if not task.cancelled() and (error := task.exception()) is not None:
             self._errors.append(error)
 
-    async def _run(self, claimed: Claimed) -> None:
+    async def _run(self, claimed: Claimed, stand_in: Callable[..., Any] | None) -> None:
         engine, value = self.engine, None
         failure: Failure | None = None
         _step.set(asyncio.current_task())
         try:
-            value = await self._call(claimed)
+            value = await self._call(claimed, stand_in)
         except StoppedError:
             return
         except Exception as error:  # noqa: BLE001  # a step may raise anything
@@ -322,11 +325,10 @@ class Process(Host):
         go_on(self.engine, run_id, answer)
         self.touch(run_id)
 
-    async def _call(self, claimed: Claimed) -> object:
+    async def _call(self, claimed: Claimed, stand_in: Callable[..., Any] | None) -> object:
         if claimed.error is not None:
             raise claimed.error
         step = registry.require_step(claimed.row.name)
-        stand_in = self._stand_ins.get(step.name)
         if stand_in is not None:
             step = _with_function(step, stand_in)
         if step.is_async:

@@ -361,6 +361,19 @@ def test_a_step_that_never_ends_counts_as_settled():
     in_environment(test)
 
 
+def test_a_step_that_was_begun_keeps_its_stand_in():
+    async def test(env: Environment):
+        run = await start(flows.side_by_side, ["a"])
+        with env.replaced(flows.note, env.never):
+            env._running.begin_ready()
+        await asyncio.sleep(0)
+        await env.settle()
+        assert flows.done == []
+        assert await run.status() is RunStatus.RUNNING
+
+    in_environment(test)
+
+
 def test_only_steps_are_replaced_and_plain_ones_by_plain_functions():
     async def test(env: Environment):
         with pytest.raises(TypeError, match="decorate it with @step"):
