@@ -12,6 +12,7 @@ import asyncio
 import functools
 import inspect
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self
 
 from ckworkflow import inspection
 from ckworkflow import integration as integrations
@@ -32,16 +33,16 @@ from ckworkflow.engine.detector import Dead
 from ckworkflow.engine.identity import Identity
 from ckworkflow.engine.installation import Installation
 from ckworkflow.engine.start import start_run
-from ckworkflow.errors import NotAWorkflowError, RunFailedError
+from ckworkflow.errors import FatalError, NotAWorkflowError, RunFailedError
 from ckworkflow.model import NodeKind, NodeStatus, RunId, StepInfo
-from ckworkflow.store import runs
+from ckworkflow.store import runs, schema
 from ckworkflow.testing.clock import TestClock
 from ckworkflow.testing.crashes import Crash, CrashableDatabase, CrashPoint
-from ckworkflow.testing.process import FAR, Process, ProcessEngine, never
+from ckworkflow.testing.process import FAR, Process, ProcessEngine, is_in_step, never
 from ckworkflow.worker import settings as app_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
     from types import TracebackType
 
     from ckworkflow.engine.core import Publish
@@ -54,6 +55,9 @@ __all__ = ["Environment", "NotSettledError", "RunWaitsError", "environment"]
 
 P = ParamSpec("P")
 
+_ADDRESS: Final = "CKWORKFLOW_DISCORD_API_BASE"
+"""Set where Discord is a `FakeDiscord`; without it a token in a developer's shell would reach the real one."""
+LATEST_YEAR = 5999
 SETTLE_SECONDS = 30.0
 """How long steps may run, in real time, until the test is told which."""
 MOST_CRASHES = 10_000
@@ -111,20 +115,24 @@ class Environment:
     """What replaces a step that is to wait until it is cancelled: `env.replaced(ask_the_bank, env.never)`."""
 
     def __init__(self, *, always_replay: bool = False, now: datetime | None = None) -> None:
-        if now is not None and now.utcoffset() is None:
+        if now is not None and (now.utcoffset() is None or now.year > LATEST_YEAR):
             raise ValueError(
-                "environment(now=...) needs a time with a time zone: datetime(..., tzinfo=UTC)"
+                f"environment(now=...) needs a time with a time zone, in the year {LATEST_YEAR} at the latest: "
+                f"datetime(..., tzinfo=UTC)"
             )
         self._always_replay = always_replay
         self._clock = TestClock(datetime.now(UTC) if now is None else now)
-        self._stand_ins: dict[str, Callable[..., Any]] = {}
+        self._stand_ins: dict[str, list[Callable[..., Any]]] = {}
+        """By the name of the step; the last one counts."""
         self._opened: list[Integration] = []
         self._is_open = False
+        self._at_end: AsyncGenerator[None, None] | None = None
+        self._opening = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process: Process | None = None
         self._folder: Path | None = None
-        self._before: Installation | None = None
+        self._installation: Installation | None = None
 
     # -- its life ---------------------------------------------------------------------------------------
 
@@ -158,8 +166,8 @@ class Environment:
             self._leave()
 
     def _enter(self) -> None:
-        if self._folder is not None:
-            raise RuntimeError("this environment is in use already: make another one")
+        if self._installation is not None:
+            raise RuntimeError("this environment is or was in use: make another one")
         before = installation.current()
         settings = app_settings.read(before.app)
         self._folder = Path(tempfile.mkdtemp(prefix="ckworkflow-environment-"))
@@ -169,13 +177,13 @@ class Environment:
             # No message carries a sleep, is late or gets lost, and no lease runs out.
             horizon=timedelta(), redispatch_after=FAR, look_again_after=FAR, lease=FAR,
         )  # fmt: skip
-        installation.install(
-            Installation(
-                before.app, settings=lambda: own, publish=self._touch, start_embedded=_refuse_worker,
-                is_embedded=lambda: False, make_engine=self._make_engine,
-            )
+        (self._folder / "runs.sqlite3").write_bytes(_empty_database())
+        self._installation = Installation(
+            before.app, settings=lambda: own, publish=self._touch, start_embedded=_refuse_worker,
+            is_embedded=lambda: False, make_engine=self._make_engine,
         )  # fmt: skip
-        self._before = before
+        _entered.append(_Entry(self, before))
+        installation.install(self._installation)
         try:
             self._begin_process()
         except BaseException:
@@ -186,16 +194,26 @@ class Environment:
         if self._process is not None:
             await self._process.end()
             self._process = None
-        for integration in reversed(self._opened):
+        if self._at_end is not None:
+            await self._at_end.aclose()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """Close what is open when the loop of the test ends, as `asyncio.run` does it, before the environment."""
+        try:
+            yield
+        finally:
+            await self._close_integrations()
+
+    async def _close_integrations(self) -> None:
+        opened, self._opened[:] = list(self._opened), []
+        for integration in reversed(opened):
             await integration.close()
-        self._opened.clear()
 
     def _leave(self) -> None:
         if self._process is not None:
             self._process.forget()
         self._process = None
-        if self._before is not None:
-            installation.install(self._before)
+        _leave(self)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
@@ -209,11 +227,12 @@ class Environment:
         return self._process
 
     def _begin_process(self) -> None:
-        found = installation.current()
+        found = self._installation
+        assert found is not None
         engine = found.engine
         assert isinstance(engine, ProcessEngine)
         self._process = Process(
-            engine, self._clock, stand_ins=self._stand_ins, opened=self._opened, app=lambda: found.app,
+            engine, self._clock, stand_in=self._stand_in, opened=self._opened, app=lambda: found.app,
             settle=self._settle_for, loop=self._loop,
         )  # fmt: skip
         engine.ensure_schema()
@@ -239,10 +258,14 @@ class Environment:
 
         Raises:
             NotSettledError: Steps still run after half a minute of real time.
+            RuntimeError: A step calls it, which is one of those to be waited for.
         """
-        loop = await self._open()
+        if is_in_step():
+            raise RuntimeError("a step runs here: only a test lets an environment settle, and time pass")
+        until = asyncio.get_running_loop().time() + SETTLE_SECONDS
+        async with asyncio.timeout_at(until):
+            await self._open()
         process = self._running
-        until = loop.time() + SETTLE_SECONDS
         while True:
             process.begin_ready()
             if not (busy := process.busy):
@@ -286,7 +309,7 @@ class Environment:
         if details.summary.status.is_final:
             raise AssertionError(f"run {run.run_id} does not sleep: it has {details.summary.status}")
         if not asleep:
-            raise RunWaitsError(run.run_id, _what_it_waits_for(details))
+            raise RunWaitsError(run.run_id, self._what_it_waits_for(details))
         return min(asleep)
 
     @contextmanager
@@ -304,21 +327,22 @@ class Environment:
             TypeError: `step` is none, or it is not async and the function is.
         """
         given: object = step
+        if not callable(function):
+            raise TypeError(
+                f"env.replaced() needs a function to call in place of {given!r}, and got {function!r}"
+            )
         if not isinstance(given, Step):
             raise TypeError(
                 f"env.replaced() replaces a step, and {given!r} is none: decorate it with @step"
             )
         if not step.is_async and inspect.iscoroutinefunction(function) and function is not never:
             raise TypeError(f"step {step.name} is not async: replace it by a plain function")
-        before = self._stand_ins.get(step.name)
-        self._stand_ins[step.name] = _stand_in(step, function)
+        stand_ins = self._stand_ins.setdefault(step.name, [])
+        stand_ins.append(stand_in := _stand_in(step, function))
         try:
             yield
         finally:
-            if before is None:
-                del self._stand_ins[step.name]
-            else:
-                self._stand_ins[step.name] = before
+            stand_ins.remove(stand_in)
 
     async def crash_everywhere(
         self, workflow: Workflow[P, Any], /, *args: P.args, **kwargs: P.kwargs
@@ -360,26 +384,32 @@ class Environment:
 
     # -- how ----------------------------------------------------------------------------------------------
 
-    async def _open(self) -> asyncio.AbstractEventLoop:
+    async def _open(self) -> None:
         """Open the integrations, on the loop of the test, before the first step runs."""
         loop = asyncio.get_running_loop()
         if self._loop is not None and loop is not self._loop:
             if not self._loop.is_closed():
                 raise RuntimeError("an environment belongs to one event loop, and another one runs here")
             # `asyncio.run` again, in one test: what ran on the loop before has ended with it.
-            self._loop, self._is_open = loop, False
+            self._loop, self._is_open, self._opening = loop, False, asyncio.Lock()
             self._opened.clear()
             self._running.forget()
             self._replace_process()
         self._loop = loop
-        if self._is_open:
-            return loop
-        self._is_open = True
-        integrations.load_providers()
-        for integration in integrations.installed():
-            await integration.open()
-            self._opened.append(integration)
-        return loop
+        async with self._opening:
+            if self._is_open:
+                return
+            self._at_end = self._until_the_loop_ends()
+            await anext(self._at_end)
+            integrations.load_providers()
+            for integration in integrations.installed():
+                if integration.name != "discord" or os.environ.get(_ADDRESS):
+                    await integration.open()
+                    self._opened.append(integration)
+            self._is_open = True
+
+    def _stand_in(self, name: str) -> Callable[..., Any] | None:
+        return next(reversed(self._stand_ins.get(name, [])), None)
 
     async def _settle_for(self, run_id: RunId) -> None:
         """Settle for a caller that waits for the end of a run.
@@ -390,7 +420,7 @@ class Environment:
         await self.settle()
         details = self._details(run_id)
         if not details.summary.status.is_final:
-            raise RunWaitsError(run_id, _what_it_waits_for(details))
+            raise RunWaitsError(run_id, self._what_it_waits_for(details))
 
     def _details(self, run_id: str) -> RunDetails:
         return inspection.read_details(self._running.engine, RunId(run_id), queue_of=lambda _: None)
@@ -399,35 +429,41 @@ class Environment:
         """When something comes due next; `None`: nothing ever does."""
         engine = self._running.engine
         now, due = engine.database.read(lambda tx: runs.next_wake_at(tx, engine.database))
-        return None if due is None or due > now + FAR / 2 else due
+        times = [at for at in (due, self._running.next_timeout) if at is not None]
+        return min((at for at in times if at <= now + FAR / 2), default=None)
 
     async def _outcome(
         self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any],
         point: CrashPoint | None,
     ) -> _Outcome | None:  # fmt: skip
-        """Run a workflow to its end; `None`: it did not come to the write at which it was to crash."""
-        await self.settle()
-        began_at = self._clock()
-        engine = self._running.engine
-        database = engine.database
+        """Run a workflow to its end, with a database of its own; `None`: it did not come to the write at which it was to crash."""
+        await self._open()
+        inner = Environment(always_replay=self._always_replay, now=self.now)
+        inner._stand_ins, inner._opened, inner._is_open = self._stand_ins, list(self._opened), True
+        async with inner:
+            try:
+                return await inner._run_to_the_end(workflow, args, kwargs, point)
+            finally:
+                inner._opened.clear()  # they stay open
+
+    async def _run_to_the_end(
+        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any],
+        point: CrashPoint | None,
+    ) -> _Outcome | None:  # fmt: skip
+        database = self._running.engine.database
         assert isinstance(database, CrashableDatabase)
         database.crash_at(point)
         try:
-            try:
-                run_id = start_run(engine, workflow, args, kwargs)
-            except Crash:
-                await self._crash()
-                found = self._running.engine.database.read(lambda tx: runs.list_runs(tx, limit=1))
-                if (
-                    not found or found[0].created_at < began_at
-                ):  # nothing was started, and nobody was told so
-                    run_id = start_run(self._running.engine, workflow, args, kwargs)
-                else:
-                    run_id = found[0].run_id
-            while (outcome := await self._ended(run_id)) is None:
-                pass
-        finally:
-            database.crash_at(None)
+            run_id = start_run(self._running.engine, workflow, args, kwargs)
+        except Crash:
+            await self._crash()
+            begun = self._running.engine.database.read(lambda tx: runs.list_runs(tx, limit=1))
+            # If nothing was started, nobody was told so.
+            run_id = (
+                begun[0].run_id if begun else start_run(self._running.engine, workflow, args, kwargs)
+            )
+        while (outcome := await self._ended(run_id)) is None:
+            pass
         return None if point is not None and not database.is_dead else outcome
 
     async def _ended(self, run_id: RunId) -> _Outcome | None:
@@ -439,7 +475,7 @@ class Environment:
                 return await _Outcome.of(run_id)
             due = self._next_due()
             if due is None:
-                raise RunWaitsError(run_id, _what_it_waits_for(details))
+                raise RunWaitsError(run_id, self._what_it_waits_for(details))
             self._clock.pass_until_due(due)
         except Crash:
             await self._crash()
@@ -451,10 +487,45 @@ class Environment:
         self._replace_process()
 
     def _replace_process(self) -> None:
+        assert self._installation is not None
         name = self._running.engine.owner
-        installation.current().forget_engine()
+        self._installation.forget_engine()
         self._begin_process()
         liveness.reap(self._running.engine, Dead(Identity(name, "", "", 0, ""), "its test ended it"))
+
+    def _what_it_waits_for(self, details: RunDetails) -> str:
+        """Say what a live run waits for, and what the test can do."""
+        now, summary = details.read_at, details.summary
+        if summary.held_body is not None:
+            return f"is held: {summary.held_body.reason}"
+        if summary.held_steps:
+            held = summary.held_steps[0]
+            return f"is held, since step {held.step} cannot run: {held.reason}"
+        waits: list[tuple[datetime, str]] = [
+            (info.due_at, f"sleeps ({info.node_id}) until {words.moment(info.due_at)}")
+            for info in _sleeps(details)
+            if info.due_at is not None
+        ]
+        running = []
+        for info in (step.info for step in details.steps if step.info.kind is NodeKind.STEP):
+            name = f"{info.name} ({info.node_id})"
+            if info.status is NodeStatus.PLANNED and info.due_at is not None:
+                waits.append((info.due_at, f"waits to try {name} again: {info.error}"))
+            elif info.status is NodeStatus.RUNNING:
+                running.append(name)
+                until = self._running.timeout_of(summary.run_id, info.node_id)
+                if until is not None:
+                    waits.append(
+                        (until, f"waits for {name}, whose timeout passes at {words.moment(until)}")
+                    )
+        if not waits and running and (due := self._next_due()) is not None:
+            waits.append((due, f"waits for {', '.join(running)}, which waits for another run"))
+        if waits:
+            due, what = min(waits)
+            return f'{what}. Let time pass: await env.advance("{_roughly(due - now)}")'
+        if running:
+            return f"waits for {', '.join(running)}, which never ends by itself"
+        return "waits for nothing that could come"
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,15 +554,54 @@ class _Outcome:
 def _stand_in(step: Step[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
     if function is never:
         return function
-    if not step.is_async:
-        return function
 
-    @functools.wraps(step.function)
+    def call_plainly(*args: object, **kwargs: object) -> object:
+        value = function(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value.close()
+            raise FatalError(f"step {step.name} is not async, and what replaces it returned a coroutine")
+        return value
+
     async def call(*args: object, **kwargs: object) -> object:
         value = function(*args, **kwargs)
         return await value if inspect.isawaitable(value) else value
 
-    return call
+    return functools.wraps(step.function)(call if step.is_async else call_plainly)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An environment that is in use, and what was installed before it."""
+
+    environment: Environment
+    before: Installation
+
+
+_entered: Final[list[_Entry]] = []
+
+
+def _leave(environment: Environment) -> None:
+    """Install what was installed before an environment; of those that were entered since, the last one stays."""
+    for place, entry in enumerate(_entered):
+        if entry.environment is environment:
+            del _entered[place]
+            if place == len(_entered):
+                installation.install(entry.before)
+            else:
+                _entered[place] = replace(_entered[place], before=entry.before)
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    """A file with our tables, and nothing in them: to make them anew for each environment takes longer than most tests."""
+    with tempfile.TemporaryDirectory(prefix="ckworkflow-environment-") as folder:
+        file = Path(folder) / "runs.sqlite3"
+        database = CrashableDatabase(f"sqlite:///{file}", is_lasting=False)
+        try:
+            schema.ensure(database)
+        finally:
+            database.dispose()
+        return file.read_bytes()
 
 
 def _refuse_worker(_loop: object) -> EmbeddedWorker:
@@ -503,36 +613,6 @@ def _refuse_worker(_loop: object) -> EmbeddedWorker:
 def _sleeps(details: RunDetails) -> list[StepInfo]:
     infos = [step.info for step in details.steps]
     return [info for info in infos if info.kind is NodeKind.SLEEP and info.status is NodeStatus.RUNNING]
-
-
-def _what_it_waits_for(details: RunDetails) -> str:
-    """Say what a live run waits for, and what the test can do."""
-    now, summary = details.read_at, details.summary
-    if summary.held_body is not None:
-        return f"is held: {summary.held_body.reason}"
-    if summary.held_steps:
-        held = summary.held_steps[0]
-        return f"is held, since step {held.step} cannot run: {held.reason}"
-    waits: list[tuple[datetime, str]] = [
-        (info.due_at, f"sleeps ({info.node_id}) until {words.moment(info.due_at)}")
-        for info in _sleeps(details)
-        if info.due_at is not None
-    ]
-    for step in details.steps:
-        info = step.info
-        if info.kind is NodeKind.STEP and info.status is NodeStatus.PLANNED and info.due_at is not None:
-            waits.append((info.due_at, f"waits to try {info.name} ({info.node_id}) again: {info.error}"))
-    if waits:
-        due, what = min(waits)
-        return f'{what}. Let time pass: await env.advance("{_roughly(due - now)}")'
-    running = [
-        f"{step.info.name} ({step.info.node_id})"
-        for step in details.steps
-        if step.info.kind is NodeKind.STEP and step.info.status is NodeStatus.RUNNING
-    ]
-    if running:
-        return f"waits for {', '.join(running)}, which waits itself"
-    return "waits for nothing that could come"
 
 
 def _roughly(span: timedelta) -> str:

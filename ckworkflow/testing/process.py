@@ -15,14 +15,16 @@ import copy
 import inspect
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckworkflow import integration as integrations
+from ckworkflow.background import SpareThreads
 from ckworkflow.definition import Step, registry
 from ckworkflow.engine import attempts, claims, recovery
 from ckworkflow.engine.advance import go_on
@@ -32,6 +34,7 @@ from ckworkflow.engine.claims import Claimed, Dropped
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.host import Host
 from ckworkflow.engine.shared import SharedStore
+from ckworkflow.errors import HookContextError, StepTimeoutError
 from ckworkflow.model import NodeKind, NodeStatus
 from ckworkflow.store import nodes, runs
 from ckworkflow.testing.crashes import CrashableDatabase
@@ -41,18 +44,19 @@ from ckworkflow.worker.steps.task import is_final_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from ckworkflow.engine.judging import Failure
     from ckworkflow.engine.settings import Settings
     from ckworkflow.engine.watch import LoopEvent
     from ckworkflow.integration import Integration
-    from ckworkflow.model import RunId
+    from ckworkflow.model import NodeId, RunId
     from ckworkflow.plan import Piece
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.testing.clock import TestClock
     from ckworkflow.tracing import Tracer
 
-__all__ = ["FAR", "Process", "ProcessEngine", "never"]
+__all__ = ["FAR", "Process", "ProcessEngine", "is_in_step", "never"]
 
 T = TypeVar("T")
 
@@ -62,9 +66,44 @@ FAR = timedelta(days=365 * 4_000)
 """What never comes in a test: messages that are late, looks at runs that wait for nothing. Longer than any sleep."""
 
 
+_has_turn: ContextVar[bool] = ContextVar("ckworkflow_turn", default=False)
+"""Whether this is a plain step, whose turn it is."""
+_threads = SpareThreads("ckworkflow-step")
+
+
 async def never(*_args: object, **_kwargs: object) -> None:
-    """Stand for a step that waits until it is cancelled."""
-    await asyncio.get_running_loop().create_future()
+    """Stand for a step that waits until it is cancelled, or its `timeout=` has passed."""
+    raise AssertionError("it is never called")
+
+
+def is_in_step() -> bool:
+    """Whether a step of an environment runs here."""
+    return _step.get(None) is not None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What a step waits for that does not come by itself.
+
+    Attributes:
+        runs: Whose ends.
+        is_about_to_go_on: One of them has ended just now.
+        until: Of a step that never ends: when its `timeout=` passes.
+        never: Of such a step: fails then.
+    """
+
+    runs: list[RunId] = field(default_factory=list)
+    is_about_to_go_on: bool = False
+    until: datetime | None = None
+    never: asyncio.Future[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a step has returned or raised. Not all that it may raise can pass through a coroutine."""
+
+    value: object = None
+    error: Exception | None = None
 
 
 class ProcessEngine(Engine):
@@ -116,7 +155,7 @@ class Process(Host):
     Args:
         engine: Its engine.
         clock: The time.
-        stand_ins: What is called in place of the functions of steps, by name.
+        stand_in: Gives what is called in place of a step's function, by the name of the step.
         opened: The integrations that are open.
         app: Gives the Celery app that steps may ask for.
         settle: Waits until nothing more happens; tells a caller that only time could end a run.
@@ -127,19 +166,19 @@ class Process(Host):
     """So that nobody is told that there is no worker; `may_run` takes none all the same."""
 
     def __init__(
-        self, engine: ProcessEngine, clock: TestClock, *, stand_ins: Mapping[str, Callable[..., Any]],
+        self, engine: ProcessEngine, clock: TestClock, *, stand_in: Callable[[str], Callable[..., Any] | None],
         opened: Sequence[Integration], app: Callable[[], Any], settle: Callable[[RunId], Coroutine[Any, Any, None]],
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:  # fmt: skip
         self.engine, self.store = engine, SharedStore(engine)
-        self._clock, self._stand_ins, self._opened = clock, stand_ins, opened
+        self._clock, self._stand_in, self._opened = clock, stand_in, opened
         self._app, self._settle = app, settle
         self._touched: deque[RunId] = deque()
         self._steps: dict[asyncio.Task[None], Claimed] = {}
-        self._patient: dict[asyncio.Task[Any], RunId | None] = {}
+        self._waiting: dict[asyncio.Task[Any], _Waiting] = {}
         self._errors: list[BaseException] = []
         self._changed = asyncio.Event()
-        self._plain_steps = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._loop = loop
         self._is_over = False
         engine.process = self
@@ -164,6 +203,7 @@ class Process(Host):
         while True:
             if self._errors:
                 raise self._errors.pop(0)
+            self._time_out()
             recovery.tick(self.engine)
             claims.offer_turns(self.engine)
             if not self._touched:
@@ -178,8 +218,25 @@ class Process(Host):
 
     @property
     def busy(self) -> list[Claimed]:
-        """The steps that run, without those that wait for time, for another run, or for ever."""
-        return [claimed for task, claimed in self._steps.items() if task not in self._patient]
+        """The steps that run, without those that wait for another run, or for ever."""
+        return [
+            claimed
+            for task, claimed in self._steps.items()
+            if (waiting := self._waiting.get(task)) is None or waiting.is_about_to_go_on
+        ]
+
+    @property
+    def next_timeout(self) -> datetime | None:
+        """When the first `timeout=` of a step passes that never ends."""
+        times = [waiting.until for waiting in self._waiting.values() if waiting.until is not None]
+        return min(times, default=None)
+
+    def timeout_of(self, run_id: RunId, node_id: NodeId) -> datetime | None:
+        """When the `timeout=` of a step passes, if it is one that never ends."""
+        for task, claimed in self._steps.items():
+            if (claimed.run_id, claimed.row.node_id) == (run_id, node_id) and task in self._waiting:
+                return self._waiting[task].until
+        return None
 
     async def end(self) -> None:
         """End it: its steps are cancelled, and nothing that they did is recorded."""
@@ -227,17 +284,30 @@ class Process(Host):
         if step is None:
             asyncio.run_coroutine_threadsafe(self._settle(run_id), loop).result()
             return True
-        loop.call_soon_threadsafe(self._plain_steps.release)  # others may run meanwhile
-        try:
-            with self._waits(step, run_id):
+        with self._waits(step, run_id):
+            if not _has_turn.get():
                 return ended.wait(seconds)
-        finally:
-            asyncio.run_coroutine_threadsafe(self._plain_steps.acquire(), loop).result()
+            loop.call_soon_threadsafe(self._turn.release)  # others may run meanwhile
+            try:
+                return ended.wait(seconds)
+            finally:
+                if not self._is_over:
+                    asyncio.run_coroutine_threadsafe(self._turn.acquire(), loop).result()
 
     # -- what it offers to steps ----------------------------------------------------------------------
 
     def client(self) -> Any:
-        """Return the client of the first integration that has one."""
+        """Return the client of the first integration that has one.
+
+        Raises:
+            HookContextError: The step is not async, or none is open.
+        """
+        if not self._opened:
+            raise HookContextError(
+                "use_client",
+                "environment() reaches no Discord but a FakeDiscord: put the variables of its `env` into os.environ before "
+                "the first step runs, or replace this step with env.replaced().",
+            )
         return integrations.client_of(self._opened)
 
     @property
@@ -281,7 +351,7 @@ class Process(Host):
             self.engine, run_id, row.node_id, row.generation, step=row.name, wakes=True
         )
         if isinstance(claimed, Claimed):
-            stand_in = self._stand_ins.get(row.name)  # now: it may be gone when the task begins
+            stand_in = self._stand_in(row.name)  # now: it may be gone when the task begins
             # A worker's steps do not see the context variables of whoever started the run.
             task = asyncio.get_running_loop().create_task(
                 self._run(claimed, stand_in),
@@ -290,32 +360,35 @@ class Process(Host):
             )
             self._steps[task] = claimed
             if stand_in is never:
-                self._patient[task] = None
+                self._waiting[task] = _never_ending(claimed)
             task.add_done_callback(self._ended)
         elif isinstance(claimed, Dropped) and claimed.wakes_body:
             self._follow(run_id, Answer(must_advance=True))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._steps.pop(task, None)
-        self._patient.pop(task, None)
+        self._waiting.pop(task, None)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._errors.append(error)
 
     async def _run(self, claimed: Claimed, stand_in: Callable[..., Any] | None) -> None:
-        engine, value = self.engine, None
-        failure: Failure | None = None
-        _step.set(asyncio.current_task())
+        engine = self.engine
+        task = asyncio.current_task()
+        _step.set(task)
         try:
-            value = await self._call(claimed, stand_in)
+            outcome = await self._call(claimed, stand_in)
         except StoppedError:
             return
         except Exception as error:  # noqa: BLE001  # a step may raise anything
-            failure = attempts.judge(engine, claimed, error, now=self._clock)
+            outcome = _Outcome(error=error)
         if self._is_over:
             return
+        failure: Failure | None = None
+        if outcome.error is not None:
+            failure = attempts.judge(engine, claimed, outcome.error, now=self._clock)
         failure, recorded = attempts.record(
-            engine, claimed, value, failure, carries=frozenset(), may_run=None,
+            engine, claimed, outcome.value, failure, carries=frozenset(), may_run=None,
             keep_trying=lambda record: record(),
         )  # fmt: skip
         log_attempt(engine, claimed, failure, recorded, is_final=is_final_failure(failure, recorded))
@@ -325,35 +398,93 @@ class Process(Host):
         go_on(self.engine, run_id, answer)
         self.touch(run_id)
 
-    async def _call(self, claimed: Claimed, stand_in: Callable[..., Any] | None) -> object:
+    async def _call(self, claimed: Claimed, stand_in: Callable[..., Any] | None) -> _Outcome:
         if claimed.error is not None:
             raise claimed.error
         step = registry.require_step(claimed.row.name)
+        task = asyncio.current_task()
+        if (
+            stand_in is never
+            and task in self._waiting
+            and (end := self._waiting[task].never) is not None
+        ):
+            try:
+                await end
+            except asyncio.CancelledError:
+                raise StoppedError from None
         if stand_in is not None:
             step = _with_function(step, stand_in)
         if step.is_async:
-            return await run_async(self, step, claimed)
-        call = partial(step.function, *claimed.args, **claimed.kwargs)
-        async with self._plain_steps:
-            return await asyncio.to_thread(run_sync, self, step, claimed, call)
+            return _Outcome(await run_async(self, step, claimed))
+        plain = step
+        call = partial(plain.function, *claimed.args, **claimed.kwargs)
+
+        def run() -> _Outcome:
+            try:
+                return _Outcome(run_sync(self, plain, claimed, call))
+            except Exception as error:  # noqa: BLE001  # a step may raise anything
+                return _Outcome(error=error)
+
+        async with self._turn:
+            _has_turn.set(True)  # a context variable takes it so
+            return await _on_thread(run)
+
+    def _time_out(self) -> None:
+        now = self.engine.database.about_now()
+        for task, waiting in list(self._waiting.items()):
+            if waiting.never is None or waiting.until is None or waiting.until > now:
+                continue
+            del self._waiting[task]
+            step = registry.require_step(self._steps[task].row.name)
+            seconds = step.options.timeout.total_seconds() if step.options.timeout else 0.0
+            waiting.never.set_exception(StepTimeoutError(step.name, seconds))
 
     @contextmanager
     def _waits(self, step: asyncio.Task[Any], run_id: RunId) -> Iterator[None]:
         """Note, on any thread, that a step waits for the end of a run, inside; from that end on it does not."""
-        self._patient[step] = run_id
+        waiting = self._waiting.setdefault(step, _Waiting())
+        waiting.runs.append(run_id)
         if not self.engine.database.read(lambda tx: runs.live_of(tx, [run_id])):
             self.note_end(run_id)  # it has ended meanwhile
         step.get_loop().call_soon_threadsafe(self._changed.set)
         try:
             yield
         finally:
-            self._patient.pop(step, None)
+            waiting.runs.remove(run_id)
+            waiting.is_about_to_go_on = False
+            if not waiting.runs:
+                self._waiting.pop(step, None)
 
     def note_end(self, run_id: RunId) -> None:
         """Note that a run has ended, and that who waits for it is about to go on."""
-        for step, awaited in list(self._patient.items()):
-            if awaited == run_id:
-                self._patient.pop(step, None)
+        for waiting in list(self._waiting.values()):
+            if run_id in waiting.runs:
+                waiting.is_about_to_go_on = True
+
+
+def _never_ending(claimed: Claimed) -> _Waiting:
+    timeout, began = registry.require_step(claimed.row.name).options.timeout, claimed.row.started_at
+    until = None if timeout is None or began is None else began + timeout
+    return _Waiting(until=until, never=asyncio.get_running_loop().create_future())
+
+
+def _on_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """Call something that raises nothing on a thread of its own, in the context of the caller."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    context = copy_context()
+
+    def tell(value: T) -> None:
+        if not future.done():
+            future.set_result(value)
+
+    def work() -> None:
+        value = context.run(call)
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, value)
+
+    _threads.begin(work)
+    return future
 
 
 def _is_on_a_loop() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from ckworkflow import (
     FatalError,
@@ -245,3 +246,92 @@ async def greeting(user_id: int) -> None:
     await greet(user_id)
     await sleep("1 day")
     await greet(user_id)
+
+
+@step
+def next_of(numbers: list[int]) -> int:
+    return next(iter(numbers))
+
+
+@workflow
+async def takes_the_next(numbers: list[int]) -> object:
+    try:
+        return await next_of(numbers)
+    except FatalError as error:
+        return type(error.__cause__).__name__, await note_plainly("after")
+
+
+@step
+async def start_on_a_thread() -> object:
+    def start_and_wait() -> object:
+        return start_sync(side_by_side, ["A"]).return_value()
+
+    return await asyncio.to_thread(start_and_wait)
+
+
+@workflow
+async def thread_parent() -> list[object]:
+    return list(await asyncio.gather(start_on_a_thread(), note_plainly("B")))
+
+
+@step
+def start_plainly_and_wait(number: int) -> object:
+    return start_sync(side_by_side, [f"{number}A"]).return_value()
+
+
+@workflow
+async def plain_parents(width: int) -> list[object]:
+    return list(await asyncio.gather(*[start_plainly_and_wait(number) for number in range(width)]))
+
+
+@workflow
+async def reminder(at: datetime) -> bool:
+    before = now() < at
+    await sleep(at)
+    await note("remind")
+    return before
+
+
+@step
+async def greet_once() -> bool:
+    store = use_commandkit().store
+    if await store.get("greeted"):
+        return False
+    await store.set("greeted", True)
+    return True
+
+
+@workflow
+async def greets_once() -> bool:
+    return await greet_once()
+
+
+@workflow
+async def endless() -> None:
+    while True:
+        await sleep("1 hour")
+        await note("tick")
+
+
+@step
+async def start_endless() -> None:
+    await start(endless)
+
+
+@workflow
+async def begins_an_endless_one() -> str:
+    await start_endless()
+    return "begun"
+
+
+@step(timeout="1 hour", max_retries=0)
+async def ask_the_bank() -> str:
+    return "yes"
+
+
+@workflow
+async def asks_the_bank() -> str:
+    try:
+        return await ask_the_bank()
+    except FatalError as error:
+        return type(error.__cause__).__name__

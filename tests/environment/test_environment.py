@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import re
 import sys
@@ -14,7 +15,15 @@ from unittest import mock
 
 import pytest
 
-from ckworkflow import FatalError, RunFailedError, RunStatus, get_run, start, start_sync
+from ckworkflow import (
+    FatalError,
+    InvalidTokenError,
+    RunFailedError,
+    RunStatus,
+    get_run,
+    start,
+    start_sync,
+)
 from ckworkflow.engine import installation
 from ckworkflow.testing import (
     Environment,
@@ -129,9 +138,10 @@ def test_a_step_that_asks_for_a_later_attempt_gets_it_then():
     in_environment(test)
 
 
-def test_a_time_without_a_zone_is_refused():
-    with pytest.raises(ValueError, match="time zone"):
-        environment(now=START.replace(tzinfo=None))
+@pytest.mark.parametrize("now", [START.replace(tzinfo=None), START.replace(year=7000)])
+def test_a_time_without_a_zone_or_too_late_is_refused(now):
+    with pytest.raises(ValueError, match="time zone, in the year 5999 at the latest"):
+        environment(now=now)
 
 
 # -- waiting for the end ------------------------------------------------------------------------------
@@ -162,11 +172,11 @@ def test_a_run_that_fails_raises_its_error():
     in_environment(test)
 
 
-def test_a_held_run_says_why():
+def test_a_step_that_wants_discord_is_told_of_the_fake(monkeypatch):
+    monkeypatch.setenv("DISCORD_TOKEN", "a.token.of-the-developer")  # nobody logs in with it
+
     async def test(_):
-        with pytest.raises(
-            RunWaitsError, match=r"is held, since step .*greet cannot run: .*DISCORD_TOKEN"
-        ):
+        with pytest.raises(RunFailedError, match="reaches no Discord but a FakeDiscord"):
             await (await start(flows.greeting, 1)).return_value()
 
     in_environment(test)
@@ -195,7 +205,9 @@ def test_a_step_that_does_not_come_to_an_end_is_named(monkeypatch):
 def test_a_step_may_wait_for_another_run(workflow):
     async def test(env: Environment):
         run = await start(workflow, "ada")
-        with pytest.raises(RunWaitsError, match="start_another.*, which waits itself"):
+        with pytest.raises(
+            RunWaitsError, match=r"start_another.*, which waits for another run\. .*7 days"
+        ):
             await run.return_value()
         assert flows.done == ["welcome ada"]
         await env.advance("7 days")
@@ -287,6 +299,80 @@ def test_a_step_reaches_discord_through_the_fake(monkeypatch):
         assert [message.content for message in discord.dms(ada)] == ["Hello!", "Hello!"]
 
 
+def test_the_first_two_callers_wait_for_discord_to_be_open(monkeypatch):
+    with FakeDiscord() as discord:
+        for name, value in discord.env.items():
+            monkeypatch.setenv(name, value)
+        ada = discord.add_user("ada")
+
+        async def test(env: Environment):
+            runs = [await start(flows.greeting, ada.id) for _ in range(2)]
+            await asyncio.gather(env.settle(), env.settle())
+            await env.advance("1 day")
+            await asyncio.gather(*[run.return_value() for run in runs])
+
+        in_environment(test)
+        assert len(discord.dms(ada)) == 4
+
+
+def test_discord_is_closed_where_each_call_has_a_loop_of_its_own(monkeypatch):
+    with FakeDiscord() as discord:
+        for name, value in discord.env.items():
+            monkeypatch.setenv(name, value)
+        ada = discord.add_user("ada")
+        with environment() as env:
+            run = asyncio.run(start(flows.greeting, ada.id))
+            asyncio.run(env.advance("1 day"))
+            asyncio.run(run.return_value())
+        gc.collect()  # what is open still warns
+        assert len(discord.dms(ada)) == 2
+
+
+def test_a_discord_that_refuses_the_token_says_so_each_time(monkeypatch):
+    with FakeDiscord() as discord:
+        for name, value in discord.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("DISCORD_TOKEN", "wrong")
+
+        async def test(env: Environment):
+            for _ in range(2):
+                with pytest.raises(InvalidTokenError):
+                    await env.settle()
+
+        in_environment(test)
+
+
+def test_a_plain_step_may_raise_what_no_coroutine_can():
+    async def test(env: Environment):
+        run = await start(flows.takes_the_next, [])
+        await env.advance("1 hour")
+        assert await run.return_value() == ("StopIteration", "after")
+
+    in_environment(test)
+
+
+def test_steps_wait_for_runs_on_threads_of_their_own():
+    async def test(_):
+        assert await (await start(flows.thread_parent)).return_value() == [["A"], "B"]
+        names = await (await start(flows.plain_parents, 12)).return_value()
+        assert names == [[f"{number}A"] for number in range(12)]
+
+    in_environment(test)
+
+
+def test_a_step_cannot_let_time_pass():
+    async def test(env: Environment):
+        async def advance(_):
+            await env.advance("1 day")
+
+        with env.replaced(flows.note, advance):
+            run = await start(flows.side_by_side, ["a"])
+            with pytest.raises(RunWaitsError, match="only a test lets"):
+                await run.return_value()
+
+    in_environment(test)
+
+
 # -- replaced steps -----------------------------------------------------------------------------------
 
 
@@ -361,6 +447,51 @@ def test_a_step_that_never_ends_counts_as_settled():
     in_environment(test)
 
 
+def test_the_timeout_of_a_step_that_never_ends_is_time_of_the_test():
+    async def test(env: Environment):
+        with env.replaced(flows.ask_the_bank, env.never):
+            run = await start(flows.asks_the_bank)
+            with pytest.raises(
+                RunWaitsError, match=r"ask_the_bank .*, whose timeout passes at .*1 hour"
+            ):
+                await run.return_value()
+            await env.advance("59 minutes")
+            assert await run.status() is RunStatus.RUNNING
+            await env.advance("1 minute")
+            assert await run.return_value() == "StepTimeoutError"
+            assert await env.crash_everywhere(flows.asks_the_bank) > 0
+
+    in_environment(test)
+
+
+def test_stand_ins_may_be_taken_away_in_any_order():
+    async def test(env: Environment):
+        outer, inner = (
+            env.replaced(flows.note, lambda _: "outer"),
+            env.replaced(flows.note, lambda _: "inner"),
+        )
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        assert await (await start(flows.side_by_side, ["a"])).return_value() == ["inner"]
+        inner.__exit__(None, None, None)
+        assert await (await start(flows.side_by_side, ["a"])).return_value() == ["a"]
+
+    in_environment(test)
+
+
+def test_a_plain_step_is_told_that_its_stand_in_is_not():
+    async def test(env: Environment):
+        async def coroutine_function(what):
+            return what
+
+        with env.replaced(flows.note_plainly, lambda what: coroutine_function(what)):
+            with pytest.raises(RunFailedError, match="what replaces it returned a coroutine"):
+                await (await start(flows.side_by_side, ["B"])).return_value()
+
+    in_environment(test)
+
+
 def test_a_step_that_was_begun_keeps_its_stand_in():
     async def test(env: Environment):
         run = await start(flows.side_by_side, ["a"])
@@ -382,6 +513,10 @@ def test_only_steps_are_replaced_and_plain_ones_by_plain_functions():
 
         async def coroutine_function(what):
             return what
+
+        with pytest.raises(TypeError, match="needs a function"):
+            with env.replaced(flows.note, None):
+                pass
 
         with pytest.raises(TypeError, match="is not async"):
             with env.replaced(flows.note_plainly, coroutine_function):
@@ -447,18 +582,30 @@ def test_crash_everywhere_says_where_a_run_ended_otherwise():
     in_environment(test)
 
 
-def test_crash_everywhere_loses_nothing_of_the_environment():
+def test_crash_everywhere_leaves_the_environment_as_it_is():
     async def test(env: Environment):
         run = await start(flows.onboarding, "ada")
         with env.replaced(flows.note, env.never):
             waiting = await start(flows.side_by_side, ["a"])
             await env.settle()
-        await env.crash_everywhere(flows.side_by_side, ["a"])
-        assert await (await get_run(waiting.run_id)).return_value() == [
-            "a"
-        ]  # with its worker it was begun anew
+        assert await env.crash_everywhere(flows.begins_an_endless_one) > 0
+        assert env.now == START
+        assert await waiting.status() is RunStatus.RUNNING
         await env.advance("7 days")
-        assert await run.return_value() == ["welcome ada", "how is it, ada?"]
+        assert await run.status() is RunStatus.RUNNING  # its first step waits for ever, too
+
+    in_environment(test, now=START)
+
+
+def test_each_run_of_crash_everywhere_begins_at_the_same_time_with_an_empty_store():
+    async def test(env: Environment):
+        assert await env.crash_everywhere(flows.reminder, env.now + timedelta(days=1)) > 0
+        with pytest.raises(
+            AssertionError, match="greets_once ended with False, and without a crash with True"
+        ):
+            await env.crash_everywhere(
+                flows.greets_once
+            )  # not between its runs, but in one with a crash
 
     in_environment(test)
 
@@ -512,6 +659,20 @@ def test_an_environment_in_another_one():
         assert (await run.return_value())[0] == "welcome ada"
 
     in_environment(test)
+
+
+def test_environments_may_end_in_any_order():
+    before = installation.current()
+    one, two, three = environment(), environment(), environment()
+    for each in (one, two, three):
+        each.__enter__()
+    asyncio.run(start(flows.onboarding, "in three"))
+    two.__exit__(None, None, None)
+    one.__exit__(None, None, None)
+    asyncio.run(three.settle())
+    assert flows.done == ["welcome in three"]
+    three.__exit__(None, None, None)
+    assert installation.current() is before
 
 
 def test_an_environment_that_has_ended_says_so():
