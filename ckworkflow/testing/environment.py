@@ -258,13 +258,18 @@ class Environment:
 
         Raises:
             NotSettledError: Steps still run after half a minute of real time.
+            InvalidTokenError: The `FakeDiscord` refuses the token.
             RuntimeError: A step calls it, which is one of those to be waited for.
         """
         if is_in_step():
             raise RuntimeError("a step runs here: only a test lets an environment settle, and time pass")
         until = asyncio.get_running_loop().time() + SETTLE_SECONDS
-        async with asyncio.timeout_at(until):
-            await self._open()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._open()
+        except TimeoutError:
+            names = [integration.name for integration in integrations.installed()]
+            raise AssertionError(f"{', '.join(names)} did not open within {SETTLE_SECONDS:g} s") from None
         process = self._running
         while True:
             process.begin_ready()
