@@ -269,7 +269,9 @@ class Environment:
                 await self._open()
         except TimeoutError:
             names = [integration.name for integration in integrations.installed()]
-            raise AssertionError(f"{', '.join(names)} did not open within {SETTLE_SECONDS:g} s") from None
+            raise AssertionError(
+                f"{', '.join(names)} did not open within {SETTLE_SECONDS:g} s"
+            ) from None
         process = self._running
         while True:
             process.begin_ready()
