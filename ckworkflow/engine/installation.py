@@ -96,7 +96,7 @@ class Installation:
         """Close the engine; the next use makes a new one with the settings of then."""
         if (found := self._engine.take()) is not None:
             found.bodies.clear()
-            found.database.dispose()
+            found.database.close()
 
 
 _current: Installation | None = None

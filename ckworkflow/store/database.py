@@ -114,6 +114,7 @@ class Database:
         self._inherited: list[object] = []
         self._kept: sa.Connection | None = None
         self._disposals = 0
+        self._is_closed = False
         self._giving_back = threading.RLock()
         """Held while a session goes back to where it stays open, so that all of them can be closed."""
         self._session_number = 0
@@ -272,6 +273,11 @@ class Database:
                 self._disposals += 1
                 self._engine.dispose()
 
+    def close(self) -> None:
+        """Close the connections of this process for good: one that a thread still opens is closed after its work."""
+        self._is_closed = True
+        self.dispose()
+
     def _make_writer(self) -> GroupWriter:
         if self.is_sqlite:
             return GroupWriter(
@@ -400,7 +406,7 @@ class Database:
             self._return(connection, disposals)
             raise
         with self._giving_back:
-            if disposals == self._disposals:
+            if disposals == self._disposals and not self._is_closed:
                 self._kept = connection
                 return
         self._return(connection, disposals)
@@ -418,7 +424,7 @@ class Database:
     def _return(self, connection: sa.Connection, disposals: int) -> None:
         """Give a session back to its pool; close it where all were closed meanwhile."""
         with self._giving_back:
-            if disposals == self._disposals:
+            if disposals == self._disposals and not self._is_closed:
                 connection.close()
                 return
         _close(connection)

@@ -252,7 +252,7 @@ class Process(Host):
         self._steps.clear()
         self.store.close()
         self.engine.bodies.clear()
-        self.engine.database.dispose()
+        self.engine.database.close()
 
     # -- what it does for the engine ----------------------------------------------------------------
 
