@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from celery.signals import import_modules, worker_shutting_down
+from celery.utils.imports import cwd_in_path
 
 from ckworkflow import canvas
 from ckworkflow.definition import discover
@@ -80,7 +81,10 @@ def _wire(app: Celery, *, is_own: bool) -> None:
 
     def on_import(**_: object) -> None:
         # Not all of the settings: what else is wrong with them, the worker says a moment later, in one line.
-        discover(settings.packages(app))
+        with (
+            cwd_in_path()
+        ):  # as for Celery's own `imports`: `celery -A shop` has it on the path only for `shop`
+            discover(settings.packages(app))
 
     app.on_after_configure.connect(on_configured, weak=False)
     app.on_after_finalize.connect(on_finalized, weak=False)

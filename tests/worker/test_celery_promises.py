@@ -308,6 +308,32 @@ def test_steps_run_at_workers_whatever_the_settings_say_of_other_tasks(
             run.return_value(PATIENCE_SECONDS)
 
 
+@step(retry_delay=1.5, retry_jitter=False)
+def fails_once_and_waits() -> str:
+    if use_step().attempt == 1:
+        raise ConnectionError("down")
+    return "x"
+
+
+@workflow
+async def retried_later() -> str:
+    return await fails_once_and_waits()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", [retried_in_a_message, retried_later])
+def test_a_retry_is_a_message_where_other_tasks_are_eager(
+    make_app: Callable[..., Celery], flow: Any
+) -> None:
+    make_app(task_always_eager=True, task_eager_propagates=True)
+    run = start_sync(flow)  # before there is a worker, which would begin it without a message
+    with heard(signals.task_retry) as retries, heard(signals.task_failure) as failed, worker():
+        assert run.return_value(PATIENCE_SECONDS) == "x"
+
+    assert len(retries) == 1
+    assert failed == []
+
+
 @pytest.mark.parametrize("flow", SHAPES)
 def test_nothing_that_publishing_raises_leaves_start(
     make_app: Callable[..., Celery], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,

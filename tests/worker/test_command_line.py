@@ -143,6 +143,21 @@ def test_workflow_packages_are_found_in_the_working_directory(make_home):
     assert "greetings.hello" in home.logs()
 
 
+def test_workflow_packages_of_an_app_of_the_users_own_are_found_there_too(make_home):
+    home = make_home(workflow_packages=["greetings"])
+    home.env["PYTHONPATH"] = ""
+    (home.folder / "shop.py").write_text(SHOP)
+    (home.folder / "greetings.py").write_text(
+        "from ckworkflow import step\n@step\ndef hello() -> None: ...\n"
+    )
+
+    home.spawn("worker", "celery", "-A", "shop", "worker", "--loglevel=INFO", "-P", "threads")
+    home.wait_for(lambda: " ready." in home.logs(), "the worker")
+
+    assert "greetings.hello" in home.logs()
+    assert "not loaded" not in home.logs()
+
+
 def test_a_module_that_cannot_be_imported_is_reported_and_the_others_are_loaded(make_home):
     home = make_home(workflow_packages=["flows"])
     home.env["PYTHONPATH"] = ""

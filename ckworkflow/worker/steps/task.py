@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
 from celery import Task
-from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.exceptions import AlwaysEagerIgnored, Ignore, SoftTimeLimitExceeded
 
 from ckworkflow.canvas import OPENS, first_nodes
 from ckworkflow.definition import Step, registry
@@ -87,6 +88,25 @@ class StepTask(Task):
             if getattr(cls, name) != value:
                 logger.warning("`task_annotations` cannot set %s of step %s: left out", name, cls.name)
                 setattr(cls, name, value)
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, producer: Any = None,
+        link: Any = None, link_error: Any = None, shadow: str | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """Send the message of a retry, or of the next of a chain; also with `task_always_eager`, which would run it here."""
+        given = {
+            "task_id": task_id,
+            "producer": producer,
+            "link": link,
+            "link_error": link_error,
+            "shadow": shadow,
+        }
+        if not self.app.conf.task_always_eager:
+            return super().apply_async(args, kwargs, **given, **options)
+        options = {**self._get_exec_options(), "ignore_result": True, **options}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AlwaysEagerIgnored)  # which is what is wanted
+            return self.app.send_task(self.name, args, kwargs, task_type=self, **given, **options)
 
     def run(self, run_id: str, node_id: str, generation: int) -> None:
         """Run the step that a message names, if it is still to be run, and those that follow it in place."""
