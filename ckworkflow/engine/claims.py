@@ -198,6 +198,9 @@ def _open(
     engine: Engine, tx: Transaction, run: RunRow, claimed: Claimed, held: NodeRow, may_begin: MayRun | None
 ) -> Claimed:  # fmt: skip
     """Let a step begin that was held back, beside the one that was claimed."""
+    if held.node_id == claimed.row.node_id:  # it was held back itself when it was published
+        another = windows.first_held(tx, run.run_id).get()
+        return claimed if another is None else _open(engine, tx, run, claimed, another, may_begin)
     beside = None
     if may_begin is not None and may_begin(held.name):
         beside = with_arguments(tx, run, held, {}, opens=True)

@@ -163,16 +163,17 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
     if run.dispatches < _redispatch_backoff(engine, rows):
         late = {row.node_id for row in rows if row.due_at is None} - set(followup.ready)
         publish = [node_id for node_id in publish if node_id not in late]
+    wanted = set(publish)
+    published = {row.node_id: row for row in rows if row.node_id in wanted}
     here: Claimed | None = None
     if host.runs_steps and publish:
         # One: the others of this run are for whoever is free.
-        wanted = set(publish)
-        takeable = Followup(publish, {row.node_id: row for row in rows if row.node_id in wanted})
+        takeable = Followup(publish, published)
         here = claim_next(engine, tx, run, takeable, host.may_run, {}, has_held=bool(held))
         if here is not None:
             ready = [node_id for node_id in ready if node_id != here.row.node_id]
     pieces, carried = engine.cut(
-        tx, run, Followup(publish, asleep={node_id: asleep[node_id] for node_id in fresh}),
+        tx, run, Followup(publish, published, {node_id: asleep[node_id] for node_id in fresh}),
         nodes.load_plan(tx, run_id, rows) if publish or fresh else None, opens=bool(held),
     )  # fmt: skip
     must_advance = followup.wakes_body or run.signals > run.seen

@@ -27,20 +27,17 @@ def hold(
 ) -> None:  # fmt: skip
     """Note which ready steps are held back, because a window of them is published already.
 
-    Of those in `rows` it is known whether they are.
+    Of those in `rows` it is known whether they are; where none is to be held back, the others are not.
     """
-    if not held:
-        return
     # Also of what is published: it may have been held back before.
     changes = [*((node_id, True) for node_id in held), *((node_id, False) for node_id in published)]
-    tx.execute_many(
-        _HOLD,
-        [
-            {"b_run": run_id, "b_node": node_id, "v_held": is_held}
-            for node_id, is_held in changes
-            if node_id not in rows or rows[node_id].is_held != is_held
-        ],
-    )
+    values = [
+        {"b_run": run_id, "b_node": node_id, "v_held": is_held}
+        for node_id, is_held in changes
+        if (rows[node_id].is_held != is_held if node_id in rows else held)
+    ]
+    if values:
+        tx.execute_many(_HOLD, values)
 
 
 def first_held(tx: Transaction, run_id: RunId) -> Asked[NodeRow | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from ckworkflow import workflow
 from ckworkflow.engine import attempts, claims
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped
-from ckworkflow.model import NodeStatus, RunStatus
+from ckworkflow.model import NodeId, NodeStatus, RunStatus
 from ckworkflow.plan import WINDOW
 from commits import count_commits
 from desk import Desk
@@ -254,6 +255,62 @@ def test_a_wide_group_in_one_process_runs_each_member_once(desk: Desk) -> None:
 
     assert len(ran) == len(set(ran)) == 2 * WINDOW + 8
     assert desk.run(run_id).status is RunStatus.COMPLETED
+
+
+def test_what_is_held_back_and_published_by_a_clock_is_taken_once(desk: Desk) -> None:
+    """Messages of a release that opens no window have left it to the clock, which publishes what was held back."""
+    run_id = desk.start(wide, WINDOW + 2)
+    [group] = desk.published
+    for [task] in (member.items for member in group.members):
+        claimed = claims.claim(desk.engine, run_id, task.node_id, task.generation, step=task.name)
+        attempts.record_success(desk.engine, claimed, 1, carries=frozenset())
+    desk.messages.clear()
+
+    for _ in range(3):  # the first looks leave what is in the queue, as far as they know
+        desk.clock.advance(timedelta(minutes=1))
+        desk.tick()
+    taken: list[str] = []
+    held = [f"0.{WINDOW + 1}:1", f"0.{WINDOW + 2}:1"]
+    assert [desk.node(run_id, node_id).is_held for node_id in held] == [False, False]
+    for [task] in (member.items for member in desk.published[0].members):
+        claimed = claims.claim(
+            desk.engine, run_id, task.node_id, task.generation, step=task.name, opens=True,
+            may_begin=lambda _: True,
+        )  # fmt: skip
+        taken += [each.row.node_id for each in (claimed, claimed.beside) if each is not None]
+    assert taken == held
+
+
+def test_a_claim_that_makes_room_does_not_take_its_own_step_along(desk: Desk) -> None:
+    """It was held back when its message was published, by a process that leaves it marked so."""
+    run_id = desk.start(wide, WINDOW + 2)
+    task = desk.published[0].members[0].items[0]
+    first, second = f"0.{WINDOW + 1}:1", f"0.{WINDOW + 2}:1"
+
+    claimed = claims.claim(
+        desk.engine,
+        run_id,
+        NodeId(first),
+        task.generation,
+        step=task.name,
+        opens=True,
+        may_begin=lambda _: True,
+    )
+
+    assert isinstance(claimed, Claimed)
+    assert claimed.beside is not None
+    assert (claimed.row.node_id, claimed.beside.row.node_id) == (first, second)
+    last = claims.claim(
+        desk.engine,
+        run_id,
+        "0.1:1",
+        task.generation,
+        step=task.name,
+        opens=True,
+        may_begin=lambda _: True,
+    )
+    assert isinstance(last, Claimed)
+    assert last.beside is None
 
 
 @workflow
