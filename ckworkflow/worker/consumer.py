@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -75,11 +76,17 @@ FLUSH_SECONDS = 0.1
 
 
 LOST_SECONDS = 1.0
-"""How long a broker is left alone that answers and cannot be worked with: it would say the same again."""
+"""How long a broker is left alone that can be reached and not worked with: it would say the same again.
+
+So it is if it says so, or if the connection is lost as soon as it is made: the disk of its file is full, say.
+"""
 
 
 class Consumer(CeleryConsumer):
     """See the module."""
+
+    _lost_at = -math.inf
+    """When the connection was lost last (monotonic)."""
 
     class Blueprint(CeleryConsumer.Blueprint):
         """The steps of the consumer, the last of which receives messages until the connection is lost."""
@@ -253,12 +260,15 @@ class Consumer(CeleryConsumer):
             super().on_connection_error_after_connected(exc)
         except Exception as error:  # noqa: BLE001  # the connection is given up anyway
             logger.debug("lost connection not closed in order: %r", error)
-        _pause_after(exc)
+        if isinstance(exc, BrokerLostError) or time.monotonic() - self._lost_at < LOST_SECONDS:
+            time.sleep(LOST_SECONDS)
+        self._lost_at = time.monotonic()
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Say that there is no connection yet."""
         super().on_connection_error_before_connected(exc)
-        _pause_after(exc)
+        if isinstance(exc, BrokerLostError):
+            time.sleep(LOST_SECONDS)
 
     def cancel_active_requests(self) -> None:
         """Cancel what runs, at a cold shutdown.
@@ -306,11 +316,6 @@ def _handing_over(hand_over: HandOver) -> HandOver:
             raise _HandOverError(error) from error
 
     return handing_over
-
-
-def _pause_after(error: Exception) -> None:
-    if isinstance(error, BrokerLostError):
-        time.sleep(LOST_SECONDS)
 
 
 def _arguments(message: Message) -> object:

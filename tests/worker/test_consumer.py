@@ -130,3 +130,24 @@ def test_a_step_that_this_worker_does_not_know_is_held_whoever_has_sent_its_mess
         until(lambda: held == [("run", "0:1", 2, "flows.gone")])
         assert message.acknowledged  # rejected for good
     assert len(theirs) == int(not is_ours)
+
+
+def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_not_made_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Celery counts how often it is made, and says with a traceback that this is too often."""
+    slept: list[float] = []
+    monkeypatch.setattr(consumers.time, "sleep", slept.append)
+    monkeypatch.setattr(CeleryConsumer, "on_connection_error_after_connected", lambda *_: None)
+    made = consumer(ThreadPool)
+    full = OSError("database or disk is full")
+
+    made.on_connection_error_after_connected(full)
+    assert slept == []
+    made.on_connection_error_after_connected(full)
+    made.on_connection_error_after_connected(full)
+    assert slept == [consumers.LOST_SECONDS] * 2
+
+    made._lost_at -= consumers.LOST_SECONDS
+    made.on_connection_error_after_connected(full)
+    assert slept == [consumers.LOST_SECONDS] * 2
