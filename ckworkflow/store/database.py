@@ -559,6 +559,8 @@ def _check_texts(
 
 
 def _prepare_session(connection: psycopg.Connection[object], _record: object) -> None:
+    # The driver would prepare what it is asked often, and with each rollback forget on the server all that is prepared: ours, too.
+    connection.prepare_threshold = None
     connection.execute(SESSION)
 
 
