@@ -28,6 +28,7 @@ from ckworkflow.engine import failures, holding
 from ckworkflow.engine.answer import Answer, MayRun, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.budget import BodyStoppedError
+from ckworkflow.engine.events import News, is_surprise, outcome_of, read_news
 from ckworkflow.engine.start import choose_plain, end_text, make_body
 from ckworkflow.errors import (
     BodyAwaitError,
@@ -38,7 +39,8 @@ from ckworkflow.errors import (
 )
 from ckworkflow.model import Json, NodeId, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
-from ckworkflow.store import nodes, plans, runs
+from ckworkflow.store import events, nodes, plans, records, runs
+from ckworkflow.store.records import Followup
 from ckworkflow.store.runs import RunRow
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Tracer
@@ -46,7 +48,6 @@ from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Tracer
 if TYPE_CHECKING:
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.core import Engine
-    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.records import JoinRows
     from ckworkflow.tracing import Trace
 
@@ -63,18 +64,27 @@ class _Snapshot:
     """What a continuation works from, read in one transaction that took the lease."""
 
     epoch: int
-    signals: int
-    at: datetime
+    news: News
     workflow: str
     source_hash: str
     created_at: datetime
-    news: list[NodeRow]
+    delivered: int
+    """How many events the body has been told before."""
+    last_surprise: int
+    """The number of the last of them that was told as a surprise."""
     spins: int
     """How many continuations there are with this one since the body was told something."""
-    events: int
-    """How many events are recorded for the body, told or not."""
     held: holding.Hold | None
     """The hold that has just ended."""
+
+    @property
+    def events(self) -> int:
+        """How many events are recorded for the body, told or not."""
+        return self.delivered + len(self.news.rows)
+
+    def deliver(self, tx: Transaction, run: RunRow) -> int:
+        """Number the news; return the last number."""
+        return events.deliver(tx, run, [row.node_id for row in self.news.rows], at=self.news.told_at)
 
 
 _DONE = Answer()
@@ -125,9 +135,8 @@ def go_on(
 
 def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRun | None) -> Answer:
     """Make one continuation."""
-    tracer: Tracer | None = None
     try:
-        tracer, trace = _trace(engine, run_id, snapshot)
+        told = _trace(engine, run_id, snapshot)
     except holding.BODY_CAUSES as error:
         return _leave(engine, run_id, snapshot, error)
     except BodyStoppedError:
@@ -141,13 +150,14 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
         engine.notify(run_id)
         return _DONE
+    tracer = told.tracer
     try:
         answer = engine.database.transact_run(
-            run_id, lambda tx: _commit(engine, tx, run_id, snapshot, tracer, trace, may_run)
+            run_id, lambda tx: _commit(engine, tx, run_id, snapshot, told, may_run)
         )
     except plans.StalePlanError:
         tracer.close()
-        engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot))
+        engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot, withholds=True))
         return _AGAIN
     except RefusedValueError as error:
         tracer.close()
@@ -178,11 +188,10 @@ def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseExcept
 def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holding.Hold | None:
     """Take the lease, and read what the body is to be told; `None`: nothing, or not now, or not by this process."""
     run = runs.lock_run(tx, run_id, engine.database).get()
-    if run.status.is_final or run.signals == run.seen:
+    if run.status.is_final or not run.has_unread_events:
         return None
-    news = nodes.load_news(tx, run_id)
-    events, held = run.delivered + len(news), holding.read(run.held)
-    if held is not None and held.lasts(run, events):
+    held = holding.read(run.held)
+    if held is not None and held.lasts(run, _count_events(tx, run)):
         holding.rest(tx, run, held)
         return None
     spins = holding.count(run)
@@ -193,33 +202,52 @@ def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holdin
     if epoch is None:
         return None
     if spins > holding.SPIN_LIMIT:
-        return holding.hold_spin(tx, run, events)
+        records.release_withheld(tx, run, Followup())
+        return holding.hold_spin(tx, run, _count_events(tx, run))
     return _Snapshot(
-        epoch,
-        run.signals,
-        run.now,
-        run.workflow,
-        run.source_hash,
-        run.created_at,
-        news,
-        spins,
-        events,
-        held,
-    )
+        epoch, read_news(engine, tx, run), run.workflow, run.source_hash, run.created_at, run.delivered,
+        run.last_surprise or 0, spins, held,
+    )  # fmt: skip
 
 
-def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> tuple[Tracer, Trace]:
-    news = [_outcome(row, snapshot.at) for row in snapshot.news]
+def _count_events(tx: Transaction, run: RunRow) -> int:
+    return run.delivered + len(events.load_news(tx, run.run_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A body that has been told the news.
+
+    Attributes:
+        tracer: The body.
+        trace: What it came to.
+        strict: So many of the news were told strictly: up to the last surprise.
+    """
+
+    tracer: Tracer
+    trace: Trace
+    strict: int
+
+    @property
+    def met(self) -> frozenset[NodeId]:
+        """The nodes that it has come to and has not been told of."""
+        return self.trace.let_go.union(node.node_id for node in self.trace.nodes)
+
+
+def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> _Told:
+    news, strict = snapshot.news, snapshot.news.strict
+    outcomes = [outcome_of(row, news.told_at) for row in news.rows]
     kept = engine.bodies.take(run_id, snapshot.epoch - 1)
     if kept is not None:
         try:
-            return kept, _known_here(_resume(engine, snapshot, kept, news))
-        except ReplayNeededError:
+            return _Told(kept, _known_here(_resume(engine, snapshot, kept, outcomes, strict)), strict)
+        except ReplayNeededError as error:
+            strict = error.strict
             kept.close()
         except BaseException:
             kept.close()
             raise
-    return _replay(engine, run_id, snapshot, news)
+    return _replay(engine, run_id, snapshot, outcomes, strict)
 
 
 def _known_here(trace: Trace) -> Trace:
@@ -234,8 +262,8 @@ def _known_here(trace: Trace) -> Trace:
 
 
 def _replay(
-    engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome]
-) -> tuple[Tracer, Trace]:
+    engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome], strict: int
+) -> _Told:
     workflow = registry.require_workflow(snapshot.workflow)
     rows, tree = engine.database.read(
         lambda tx: (nodes.load_nodes(tx, run_id).get(), codec.loads(runs.read_input(tx, run_id)))
@@ -243,64 +271,66 @@ def _replay(
     delivered = sorted(
         (row for row in rows if row.delivered is not None), key=lambda row: row.delivered or 0
     )
-    history = [_outcome(row, row.delivered_at or snapshot.at) for row in delivered]
+    history = [outcome_of(row, row.delivered_at or snapshot.news.told_at) for row in delivered]
+    before = len(history)
+    surprises = [place for place, row in enumerate(delivered, 1) if is_surprise(row)]
+    strict = before + strict if strict else max([snapshot.last_surprise, *surprises])
     known = {
         row.node_id: Known(row.kind, row.name, codec.loads(row.args), row.delivered is not None)
         for row in rows
         if row.status is not NodeStatus.PLANNED or row.attempt
     }
-    tracer = Tracer(
-        run_id,
-        make_body(workflow, tree),
-        workflow=snapshot.workflow,
-        started_at=snapshot.created_at,
-        known=known,
-        is_same_source=workflow.source_hash == snapshot.source_hash,
-    )
-    try:
-        return tracer, _known_here(_resume(engine, snapshot, tracer, [*history, *news]))
-    except BaseException:
-        tracer.close()
-        raise
+    while True:
+        tracer = Tracer(
+            run_id,
+            make_body(workflow, tree),
+            workflow=snapshot.workflow,
+            started_at=snapshot.created_at,
+            known=known,
+            is_same_source=workflow.source_hash == snapshot.source_hash,
+        )
+        try:
+            trace = _known_here(_resume(engine, snapshot, tracer, [*history, *news], strict))
+        except ReplayNeededError as error:  # of a success that another task was cancelled for
+            tracer.close()
+            strict = error.strict
+        except BaseException:
+            tracer.close()
+            raise
+        else:
+            return _Told(tracer, trace, max(0, strict - before))
 
 
-def _resume(engine: Engine, snapshot: _Snapshot, tracer: Tracer, outcomes: list[Outcome]) -> Trace:
-    return engine.budget.run(tracer, snapshot.workflow, lambda: tracer.resume(outcomes))
-
-
-def _outcome(row: NodeRow, at: datetime) -> Outcome:
-    if row.status is NodeStatus.COMPLETED:
-        return Outcome(row.node_id, codec.loads(row.output or "null"), None, at)
-    return Outcome(row.node_id, None, failures.loads(row.error or '"unknown"'), at)
+def _resume(
+    engine: Engine, snapshot: _Snapshot, tracer: Tracer, outcomes: list[Outcome], strict: int
+) -> Trace:
+    return engine.budget.run(tracer, snapshot.workflow, lambda: tracer.resume(outcomes, strict=strict))
 
 
 def _commit(
-    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, tracer: Tracer, trace: Trace,
-    may_run: MayRun | None,
+    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, told: _Told, may_run: MayRun | None
 ) -> Answer:  # fmt: skip
-    run = runs.lock_run(tx, run_id, engine.database).get()
+    run, news = runs.lock_run(tx, run_id, engine.database).get(), snapshot.news
     if run.status.is_final or run.epoch != snapshot.epoch:
         return _DONE
-    number = nodes.deliver(tx, run, [row.node_id for row in snapshot.news], at=snapshot.at)
     values: dict[str, Any] = {
-        "delivered": number,
-        "seen": snapshot.signals,
+        "delivered": snapshot.deliver(tx, run),
+        "seen": news.signals,
+        "told_at": news.told_at,
         "status": RunStatus.RUNNING,
         "started_at": run.started_at or run.now,
         # Also when there is more to look at: the next round takes the lease again, or someone else does.
         "lease_owner": None,
         "lease_until": None,
     }
+    if told.strict:
+        values["last_surprise"] = snapshot.delivered + told.strict
+        if snapshot.spins <= TRIES:
+            plans.refuse_unmet(tx, run, told.met)
     return write_trace(
-        engine,
-        tx,
-        run,
-        tracer,
-        trace,
-        seen=snapshot.signals,
-        values=values,
+        engine, tx, run, told.tracer, told.trace, seen=news.signals, values=values,
         choose=choose_plain(may_run),
-    )
+    )  # fmt: skip
 
 
 def write_trace(
@@ -331,10 +361,10 @@ def write_trace(
         if engine.end_run(tx, run, end):
             return Answer(has_ended=True)
     plan = build_plan(trace)
-    delivered = values.get("delivered", run.delivered)
+    delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
     followup = plans.apply_plan(
-        tx, run, plan, trace.nodes, epoch=run.epoch, told=delivered, is_new=is_new, choose=choose, owner=engine.owner,
-        old_joins=old_joins,
+        tx, run, plan, trace.nodes, epoch=run.epoch, told_at=told_at, told=delivered, is_new=is_new, choose=choose,
+        owner=engine.owner, old_joins=old_joins,
     )  # fmt: skip
     if followup.ends_run:
         runs.update_run(tx, run.run_id, **values)
@@ -349,7 +379,7 @@ def write_trace(
         values["signals"] = signals
     wake_at = engine.schedule(tx, run, followup, carried, is_all=is_new, **values)
     engine.wake_at(wake_at)
-    body = Body(tracer, run.epoch, signals, delivered, set())
+    body = Body(tracer, run.epoch, signals, delivered, told_at, set())
     if is_released and (followup.is_all or is_new):
         kept = {name: value for name, value in values.items() if name in RunRow._fields}
         body.waits_for, body.joins = set(plan.nodes), followup.join_rows
@@ -381,7 +411,7 @@ def foresee(
     if body is None:
         return None
     body.recorded.append((node_id, output))
-    at = engine.database.about_now()
+    at = max(engine.database.about_now(), body.told_at)
     try:
         outcomes = [Outcome(known, tree, None, at) for known, tree in body.recorded]
         resume = lambda: body.tracer.resume(outcomes)  # noqa: E731
@@ -422,9 +452,9 @@ class Foreseen:
     def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Answer:
         """Write the trace, after the record; see `write_trace`."""
         *before, _ = self._body.recorded
-        number = nodes.deliver(tx, run, [node_id for node_id, _ in before], at=self._at) + 1
+        number = events.deliver(tx, run, [node_id for node_id, _ in before], at=self._at) + 1
         self._answer = write_trace(
-            engine, tx, run, self._body.tracer, self._trace, seen=run.signals, values={"delivered": number},
+            engine, tx, run, self._body.tracer, self._trace, seen=run.signals, values={"delivered": number, "told_at": self._at},
             is_new=True, choose=choose_plain(may_run), old_joins=self._body.joins,
         )  # fmt: skip
         return replace(self._answer, body=None)  # kept by `keep`
@@ -460,13 +490,19 @@ def _time_out(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BodyTim
 
 def _release(
     engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, *, wait: timedelta | None = None,
-    is_counted: bool | None = None,
+    is_counted: bool | None = None, withholds: bool = False,
 ) -> None:  # fmt: skip
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch == snapshot.epoch and not run.status.is_final:
         # A body that its worker has stopped has continued nothing.
         is_counted = wait is None if is_counted is None else is_counted
         spins = run.spins if is_counted else run.spins - 1
+        if (
+            withholds
+        ):  # what has begun meanwhile is read again; nothing else is to begin before that is told
+            events.withhold(tx, run_id)
+        if wait is not None:  # the body is not told now
+            records.release_withheld(tx, run, Followup())
         runs.update_run(
             tx, run_id, lease_owner=None, lease_until=None, spins=spins,
             wake_at=run.now + (wait or engine.settings.redispatch_after),
@@ -479,7 +515,11 @@ def _hold(
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch != snapshot.epoch or run.status.is_final:
         return None
+    followup = Followup()
+    records.release_withheld(tx, run, followup)
     held = holding.hold_deploy(tx, run, snapshot.events, error, snapshot.held)
+    if followup.ready or followup.asleep:  # the others go on
+        runs.update_run(tx, run_id, wake_at=run.now)
     engine.wake_at(held.until)
     return held
 
@@ -487,5 +527,5 @@ def _hold(
 def _fail(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: str) -> None:
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch == snapshot.epoch and not run.status.is_final:
-        nodes.deliver(tx, run, [row.node_id for row in snapshot.news], at=snapshot.at)
+        snapshot.deliver(tx, run)
         engine.finish(tx, run, output=None, error=error)

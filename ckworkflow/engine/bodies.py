@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ckworkflow.model import Json, NodeId, RunId
     from ckworkflow.store.records import JoinRows
     from ckworkflow.store.runs import RunRow
@@ -30,6 +32,7 @@ class Body:
         epoch: The run's, under which it was advanced.
         signals: What the run had counted when its outcomes were read.
         delivered: How many outcomes it has been told.
+        told_at: What it takes for the present time.
         waits_for: The nodes of the run that were not recorded then and that this process has not recorded since.
         joins: The joins of the run as they were written; `None` when some may have counted since.
         run: The run as it was left.
@@ -40,6 +43,7 @@ class Body:
     epoch: int
     signals: int
     delivered: int
+    told_at: datetime
     waits_for: set[NodeId]
     joins: JoinRows | None = None
     run: RunRow | None = None

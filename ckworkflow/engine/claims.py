@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.writer import Works
 
+TOLD_FIRST_WAIT = timedelta(milliseconds=20)
+"""How long the message of a step waits whose sleep has ended, while the body is told of something else first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -229,7 +232,8 @@ def _later(
 def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early | None:
     """End the sleeps that this node waits for, or say how long they still take."""
     followup = Followup()
-    records.settle_sleeps(tx, run, followup)
+    if not run.is_to_be_told:
+        records.settle_sleeps(tx, run, followup)
     if followup.ready or followup.asleep or followup.wakes_body or followup.ends_run:
         # The message's own node is among these; others the clock publishes when nobody else has.
         wakes_body = followup.wakes_body or followup.ends_run
@@ -238,7 +242,7 @@ def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early
         return None
     for sleeping in nodes.load_nodes(tx, run.run_id, statuses=[NodeStatus.RUNNING]).get():
         if sleeping.kind is NodeKind.SLEEP and row.node_id in nodes.load_targets(sleeping.next):
-            return Early((sleeping.due_at or run.now) - run.now)
+            return Early(max((sleeping.due_at or run.now) - run.now, TOLD_FIRST_WAIT))
     return None
 
 

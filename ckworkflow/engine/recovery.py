@@ -141,6 +141,11 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
     if run.status.is_final:
         return run, Answer()
     run_id, followup = run.run_id, Followup()
+    if run.is_to_be_told:  # first: what else there is to do its continuation does
+        wake_at = run.now + engine.settings.redispatch_after
+        runs.update_run(tx, run_id, wake_at=wake_at)
+        engine.wake_at(wake_at)
+        return run, Answer(must_advance=True)
     yield from records.settling(tx, run, followup)
     if followup.ends_run:
         if engine.try_to_end(tx, run):
@@ -176,7 +181,7 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
         tx, run, Followup(publish, published, {node_id: asleep[node_id] for node_id in fresh}),
         nodes.load_plan(tx, run_id, rows) if publish or fresh else None, opens=bool(held),
     )  # fmt: skip
-    must_advance = followup.wakes_body or run.signals > run.seen
+    must_advance = followup.wakes_body or run.has_unread_events
     carried |= {row.node_id for row in rows if row.is_carried}
     values: dict[str, Any] = {"dispatches": run.dispatches + 1 if ready else 0}
     if followup.wakes_body:

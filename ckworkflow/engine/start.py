@@ -200,7 +200,8 @@ def _commit(
     run = RunRow(
         run_id=run_id, status=RunStatus.PENDING, workflow=workflow.name, source_hash=workflow.source_hash,
         plan=None, wake_at=wake_at, signals=0, seen=0, delivered=0, dispatches=0, epoch=1,
-        created_at=beginning.started_at, started_at=None, spins=0, spins_since=None, held=None, now=now,
+        created_at=beginning.started_at, started_at=None, spins=0, spins_since=None, held=None,
+        told_at=None, last_surprise=None, now=now,
     )  # fmt: skip
     input_ = codec.dumps(beginning.tree)
     if isinstance(trace, Exception):
@@ -220,8 +221,8 @@ def _commit(
     plan = build_plan(trace)
     runs.insert_run(tx, run, input_=input_, wake_at=wake_at, plan=end)
     followup = plans.apply_plan(
-        tx, run, plan, trace.nodes, epoch=1, is_new=True, old_joins=[], owner=engine.owner,
-        choose=choose,
+        tx, run, plan, trace.nodes, epoch=1, told_at=run.body_time, is_new=True, old_joins=[],
+        owner=engine.owner, choose=choose,
     )  # fmt: skip
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))
     has_news = followup.wakes_body or followup.ends_run
@@ -242,6 +243,7 @@ def _commit(
         1,
         int(has_news),
         0,
+        run.body_time,
         set(plan.nodes),
         followup.join_rows,
         run._replace(**values),

@@ -16,7 +16,7 @@ from ckworkflow import codec
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import AFTER, COLUMNS, HERE, NodeRow, node_row, one_node, update_node
-from ckworkflow.store.tables import nodes
+from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Asked, Prepared, Rows
 
 if TYPE_CHECKING:
@@ -96,8 +96,9 @@ def wake(
 ) -> Asked[NodeRow | None]:
     """End the sleep that a step waits for, if its time has come, and claim the step; for servers.
 
-    The answer is `None`, and nothing is changed, if the step waits for something else too, if its arguments refer to results, or if
-    another sleep of the run has ended as well: then both must be recorded in the order of their ends.
+    The answer is `None`, and nothing is changed, if the step waits for something else too, if its arguments refer to results, if
+    another sleep of the run has ended as well (then both must be recorded in the order of their ends), or if the body is to be
+    told of something first.
     """
     values = {
         "b_run": run_id, "b_node": node_id, "b_generation": generation, "b_name": name, "b_now": at,
@@ -175,11 +176,18 @@ _SLEEPS = (
     nodes.c.due_at <= _NOW,
 )
 _ONLY = nodes.c.next == sa.bindparam("b_next")
+_told = sa.select(runs.c.id).where(  # as `RunRow.is_to_be_told`
+    runs.c.id == sa.bindparam("b_run"), (runs.c.signals == runs.c.seen) | runs.c.held.is_not(None)
+)
 _ready = sa.select(nodes.c.node_id).where(*_TAKEN, *_NAMED)
 _ended = (
     sa.update(nodes)
     .where(
-        *_SLEEPS, _ONLY, _exists(_ready), ~_exists(sa.select(nodes.c.node_id).where(*_SLEEPS, ~_ONLY))
+        *_SLEEPS,
+        _ONLY,
+        _exists(_ready),
+        ~_exists(sa.select(nodes.c.node_id).where(*_SLEEPS, ~_ONLY)),
+        _exists(_told),
     )
     .values(status=NodeStatus.COMPLETED, output="null", finished_at=sa.bindparam("v_now"))
     .returning(nodes.c.node_id)

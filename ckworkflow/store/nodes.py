@@ -17,11 +17,10 @@ from ckworkflow.store.tables import attempts, joins, nodes
 from ckworkflow.store.transaction import Asked, Parameters, Prepared, Row, Rows
 
 if TYPE_CHECKING:
-    from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
 
 LIVE = (NodeStatus.PLANNED, NodeStatus.RUNNING)
-_RECORDED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
+RECORDED = (NodeStatus.COMPLETED, NodeStatus.FAILED)
 
 
 class NodeRow(NamedTuple):
@@ -43,6 +42,7 @@ class NodeRow(NamedTuple):
     owner: str | None
     is_carried: bool
     is_held: bool
+    fails_as_value: bool
     due_at: datetime | None
     output: str | None
     error: str | None
@@ -143,32 +143,6 @@ def _all_nodes(statuses: tuple[NodeStatus, ...] | None) -> Prepared:
             # So it is; said for the index of these.
             query = query.where(nodes.c.delivered.is_(None))
     return Prepared(query)
-
-
-def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
-    """Read what is recorded and not delivered, in the order in which the body is to be told.
-
-    Successes first: a step behind one of them may have begun already, because the plan said so, and the body
-    must have come that far before a failure beside it changes its way. Then in the order of recording.
-    """
-    return [node_row(row) for row in tx.execute(_NEWS, {"b_run": run_id})]
-
-
-_NEWS = Prepared(
-    sa.select(*COLUMNS)
-    .where(
-        nodes.c.run_id == sa.bindparam("b_run"),
-        nodes.c.delivered.is_(None),
-        sa.or_(*[nodes.c.status == status for status in _RECORDED]),
-    )
-    .order_by(
-        nodes.c.status == NodeStatus.FAILED,
-        nodes.c.finished_at,
-        nodes.c.due_at.asc().nulls_last(),  # sleeps that were settled together
-        nodes.c.position,
-        nodes.c.node_id,
-    )
-)
 
 
 def load_node(tx: Transaction, run_id: RunId, node_id: NodeId) -> Asked[NodeRow | None]:
@@ -288,21 +262,3 @@ def add_attempt(
             error=error, started_at=row.started_at, finished_at=now,
         )
     )  # fmt: skip
-
-
-_DELIVER = Prepared(
-    sa.update(nodes)
-    .where(HERE)
-    .values(delivered=sa.bindparam("v_number"), delivered_at=sa.bindparam("v_at"))
-)
-
-
-def deliver(tx: Transaction, run: RunRow, node_ids: Iterable[NodeId], *, at: datetime) -> int:
-    """Number what the body was told of in one continuation, in that order; return the last number."""
-    updates = [
-        {"b_run": run.run_id, "b_node": node_id, "v_number": number, "v_at": at}
-        for number, node_id in enumerate(node_ids, run.delivered + 1)
-    ]
-    if updates:
-        tx.execute_many(_DELIVER, updates)
-    return run.delivered + len(updates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import Json, NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
+from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.nodes import HERE, After, is_node, new_row, update_node
 from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
@@ -46,6 +47,19 @@ class _Stored:
     owner: str | None
     output: str | None
     finished_at: datetime | None
+    due_at: datetime | None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has, and may still end."""
+        return self.status is not NodeStatus.ABANDONED and (
+            self.status is not NodeStatus.PLANNED or self.attempt > 0
+        )
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When what comes after it may begin."""
+        return self.due_at if self.kind == NodeKind.SLEEP and self.due_at else self.finished_at
 
     def revived(self) -> NodeStatus:
         """The status of an abandoned node that the body wants after all."""
@@ -64,7 +78,7 @@ Choose = Callable[[str, Json], bool]
 
 def apply_plan(
     tx: Transaction, run: RunRow, plan: Plan, traced: Iterable[TracedNode], *, epoch: int,
-    told: int = 0, is_new: bool = False, choose: Choose | None = None, owner: str = "",
+    told_at: datetime, told: int = 0, is_new: bool = False, choose: Choose | None = None, owner: str = "",
     old_joins: JoinRows | None = None,
 ) -> Followup:  # fmt: skip
     """Insert, change and drop planned nodes so that they are those of the plan.
@@ -78,6 +92,7 @@ def apply_plan(
         plan: What the trace left to do.
         traced: Its nodes.
         epoch: Of the lease.
+        told_at: The time that the body has been told: what it makes counts from there.
         told: How many events the body has got with this continuation.
         is_new: Whether the run has no nodes but those whose results the body has got.
         choose: Asked about new steps that may begin; the first that it accepts is claimed for `owner`, and reported
@@ -91,10 +106,11 @@ def apply_plan(
     stored = {} if is_new else _load(tx, run)
     _revive(tx, run, plan, stored)
     followup = Followup()
-    unmet, remaining = _count_unmet(plan, stored)
+    unmet, remaining, after_at = _count_unmet(plan, stored)
     inserts: list[Values] = []
     updates: list[Values] = []
-    ready: list[NodeId] = []
+    ready: dict[datetime, list[NodeId]] = {}
+    """What may begin, by the time from which a sleep among it counts."""
     traced, first = list(traced), (epoch + told) * _POSITIONS
     encoded = {node.node_id: codec.dumps(node.args) for node in traced}
     for index, node in enumerate(traced):
@@ -105,16 +121,17 @@ def apply_plan(
             insert = _insert(run, node, first + index, epoch, args, following)
             insert["unmet"] = unmet[node.node_id]
             inserts.append(insert)
+            base = after_at.get(node.node_id, told_at)
             after = _after(plan, planned, encoded, epoch) if is_new else None
-            if insert["unmet"] or _begin(run, insert, node.args, followup, choose, owner, after):
+            if insert["unmet"] or _begin(run, insert, node.args, base, followup, choose, owner, after):
                 continue
-            ready.append(node.node_id)  # a sleep that ends at once
+            ready.setdefault(base, []).append(node.node_id)  # a sleep that ends at once
             continue
         update = _change(row, node.kind, node.name, args, following, unmet[node.node_id], epoch)
         if update is not None:
             updates.append({"b_run": run.run_id, "b_node": node.node_id, **update})
         if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
-            ready.append(node.node_id)
+            ready.setdefault(after_at.get(node.node_id, told_at), []).append(node.node_id)
     _write(tx, inserts, updates)
     dropped = [node_id for node_id in stored if node_id not in plan.nodes]
     _drop(tx, run, dropped)
@@ -124,9 +141,20 @@ def apply_plan(
         join.kind is JoinKind.WAIT and remaining[join.join_id] == 0 for join in plan.joins.values()
     )
     followup.ends_run = "end" in plan.joins and remaining["end"] == 0
-    if ready:
-        make_ready(tx, run, ready, base=run.now, followup=followup)
+    for base, node_ids in ready.items():
+        make_ready(tx, run, node_ids, base=base, followup=followup)
     return followup
+
+
+def refuse_unmet(tx: Transaction, run: RunRow, met: Container[NodeId]) -> None:
+    """Check that a body which was told of a surprise has met whatever has begun.
+
+    Raises:
+        StalePlanError: Something has begun meanwhile that the body would not have begun.
+    """
+    for node_id, row in _load(tx, run).items():
+        if row.has_begun and node_id not in met:
+            raise StalePlanError
 
 
 def _after(plan: Plan, planned: PlanNode, args: Mapping[NodeId, str], epoch: int) -> After | None:
@@ -146,7 +174,7 @@ def _insert(
         "run_id": run.run_id, "node_id": node.node_id, "position": position, "kind": node.kind,
         "name": node.name, "line": node.line, "generation": epoch, "args": args,
         "status": NodeStatus.PLANNED, "unmet": 0, "next": following, "attempt": 0, "owner": None,
-        "due_at": None, "is_held": False, "created_at": run.now, "started_at": None,
+        "due_at": None, "is_held": False, "fails_as_value": node.fails_as_value, "created_at": run.now, "started_at": None,
     }  # fmt: skip
 
 
@@ -154,6 +182,7 @@ def _begin(
     run: RunRow,
     insert: Values,
     args: Json,
+    base: datetime,
     followup: Followup,
     choose: Choose | None,
     owner: str,
@@ -161,10 +190,10 @@ def _begin(
 ) -> bool:
     """Begin a new node that waits for nothing; `False` if more than its own row must be written for that."""
     if insert["kind"] is NodeKind.SLEEP:
-        due_at = sleep_end(args, run.now)
+        due_at = sleep_end(args, base)
         if due_at <= run.now:
             return False
-        insert.update(status=NodeStatus.RUNNING, due_at=due_at, started_at=run.now)
+        insert.update(status=NodeStatus.RUNNING, due_at=due_at, started_at=base)
         followup.asleep[insert["node_id"]] = due_at
         return True
     is_begun = followup.begun is None and choose is not None and choose(insert["name"], args)
@@ -183,12 +212,13 @@ def _begin(
 
 def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:
     rows = tx.execute(_STORED, {"b_run": run.run_id})
-    return {NodeId(row[0]): _Stored(NodeStatus(row[1]), *row[2:12]) for row in rows}
+    return {NodeId(row[0]): _Stored(NodeStatus(row[1]), *row[2:]) for row in rows}
 
 
 _STORED = Prepared(sa.select(
     nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
     nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
+    nodes.c.due_at,
 ).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None)))  # fmt: skip
 
 
@@ -200,19 +230,28 @@ def _revive(tx: Transaction, run: RunRow, plan: Plan, stored: dict[NodeId, _Stor
             update_node(tx, run.run_id, node_id, status=row.revived())
 
 
-def _count_unmet(plan: Plan, stored: dict[NodeId, _Stored]) -> tuple[dict[NodeId, int], dict[str, int]]:
-    """Return the counters of the plan, less what was recorded after the trace had been read."""
-    completed = {node_id for node_id, row in stored.items() if row.status is NodeStatus.COMPLETED}
+def _count_unmet(
+    plan: Plan, stored: dict[NodeId, _Stored]
+) -> tuple[dict[NodeId, int], dict[str, int], dict[NodeId, datetime]]:
+    """Return the counters of the plan, less what was recorded after the trace had been read, and since when that lets others begin."""
+    completed = {
+        node_id: row.ended_at for node_id, row in stored.items() if row.status is NodeStatus.COMPLETED
+    }
+    after_at: dict[NodeId, datetime] = {}
     unmet = {node_id: node.unmet for node_id, node in plan.nodes.items()}
-    remaining = {join_id: len(join.members - completed) for join_id, join in plan.joins.items()}
-    for node_id in completed & plan.nodes.keys():
+    remaining = {join_id: len(join.members - completed.keys()) for join_id, join in plan.joins.items()}
+    for node_id in completed.keys() & plan.nodes.keys():
         for target in plan.nodes[node_id].next:
             if target in unmet:
                 unmet[NodeId(target)] = 0
+                if (ended_at := completed[node_id]) is not None:
+                    after_at[NodeId(target)] = ended_at
     for join_id, join in plan.joins.items():
         if remaining[join_id] == 0:
             unmet.update(dict.fromkeys(join.next, 0))
-    return unmet, remaining
+            last = max(filter(None, (completed.get(each) for each in join.members)), default=None)
+            after_at.update(dict.fromkeys(join.next, last) if last is not None else {})
+    return unmet, remaining, after_at
 
 
 def _change(
@@ -229,7 +268,7 @@ def _change(
         raise StalePlanError
     return {
         "kind": kind, "name": name, "args": row.args if row.attempt else args, "next": following,
-        "unmet": unmet, "generation": row.generation if is_same else epoch,
+        "unmet": unmet, "generation": row.generation if is_same and row.unmet < OUT_OF_REACH else epoch,
     }  # fmt: skip
 
 
@@ -242,7 +281,7 @@ def _values(row: _Stored, *, following: str) -> Values:
 
 _NEW = (
     "run_id", "node_id", "position", "kind", "name", "line", "generation", "args", "status", "unmet", "next",
-    "attempt", "owner", "due_at", "is_held", "created_at", "started_at",
+    "attempt", "owner", "due_at", "is_held", "fails_as_value", "created_at", "started_at",
 )  # fmt: skip
 _INSERT_NODES = Prepared(sa.insert(nodes).values({name: sa.bindparam(name) for name in _NEW}))
 _UPDATE_NODES = Prepared(

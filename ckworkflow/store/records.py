@@ -1,7 +1,7 @@
 """Records: how a node has ended, and what that makes ready.
 
 All functions work inside one transaction that has locked the run (`runs.lock_run`). A record is fenced
-by owner and attempt: a worker that lost its node writes nothing.
+by owner, attempt and generation: a worker that lost its node writes nothing.
 
 Not here: how a node gets its owner (`claims`).
 """
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
+from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import (
     COLUMNS,
@@ -88,6 +89,7 @@ _END_UPDATE = (
         # Not as the index of owners has it: PostgreSQL would read all that this one has had for one row.
         sa.func.coalesce(nodes.c.owner, "") == sa.bindparam("b_owner"),
         nodes.c.attempt == sa.bindparam("b_attempt"),
+        nodes.c.generation == sa.bindparam("b_generation"),
         sa.or_(nodes.c.status == NodeStatus.RUNNING, nodes.c.status == NodeStatus.ABANDONED),
     )
     .values(
@@ -143,7 +145,8 @@ def end_attempt(
         _END,
         {
             "b_run": run_id, "b_node": claimed.node_id, "b_owner": claimed.owner,
-            "b_attempt": claimed.attempt, "v_output": output, "v_error": error, "v_now": at,
+            "b_attempt": claimed.attempt, "b_generation": claimed.generation,
+            "v_output": output, "v_error": error, "v_now": at,
             "v_delivered": delivered, "v_delivered_at": delivered_at,
             "v_status": NodeStatus.FAILED if output is None else NodeStatus.COMPLETED,
         },
@@ -161,7 +164,7 @@ def expect_end(
         _EXPECTED_END,
         {
             "b_run": run_id, "b_node": claimed.node_id, "b_owner": claimed.owner, "b_next": claimed.next,
-            "b_attempt": claimed.attempt, "v_output": output, "v_error": None, "v_now": at,
+            "b_attempt": claimed.attempt, "b_generation": claimed.generation, "v_output": output, "v_error": None, "v_now": at,
             "v_delivered": delivered, "v_delivered_at": delivered_at, "v_status": NodeStatus.COMPLETED,
         },
     )  # fmt: skip
@@ -196,9 +199,14 @@ def suspend_attempt(
 
 def _owned_status(tx: Transaction, run_id: RunId, claimed: NodeRow) -> NodeStatus | None:
     row = load_node(tx, run_id, claimed.node_id).get()
-    if row is None or (row.owner, row.attempt) != (claimed.owner, claimed.attempt):
+    if row is None or _claim_of(row) != _claim_of(claimed):
         return None
     return row.status if row.status in (NodeStatus.RUNNING, NodeStatus.ABANDONED) else None
+
+
+def _claim_of(row: NodeRow) -> tuple[str | None, int, int]:
+    """What a claim has given a node, and its owner must still have of it to write."""
+    return row.owner, row.attempt, row.generation
 
 
 def feeding(
@@ -276,8 +284,13 @@ _COUNT = Prepared(
     )
     .returning(joins.c.remaining, joins.c.kind, joins.c.next)
 )
-_PLANNED = nodes.c.status == NodeStatus.PLANNED
-_MAKE_READY = sa.update(nodes).where(_PLANNED).values(unmet=0).returning(*COLUMNS)
+_MAKE_READY = (
+    sa.update(nodes)
+    .where(nodes.c.status == NodeStatus.PLANNED)
+    # What is out of reach stays so.
+    .values(unmet=sa.case((nodes.c.unmet >= OUT_OF_REACH, OUT_OF_REACH), else_=0))
+    .returning(*COLUMNS)
+)
 _MAKE_ONE_READY = Prepared(_MAKE_READY.where(HERE))
 
 
@@ -303,7 +316,7 @@ def _begin(
     tx: Transaction, run: RunRow, beginning: Sequence[Asked[list[NodeRow]]], *, base: datetime,
     followup: Followup,
 ) -> None:  # fmt: skip
-    rows = [row for asked in beginning for row in asked.get()]
+    rows = [row for asked in beginning for row in asked.get() if not row.unmet]
     for row in sorted(rows, key=lambda row: row.position):
         if row.kind is not NodeKind.SLEEP:
             followup.ready.append(row.node_id)
@@ -326,6 +339,25 @@ def _begin(
                 is_carried=False,
             )  # fmt: skip
             followup.asleep[row.node_id] = due_at
+
+
+def release_withheld(tx: Transaction, run: RunRow, followup: Followup) -> None:
+    """Let what `events.withhold` has put out of reach begin again: the body is not told now."""
+    released = Asked(tx.execute(_RELEASE_WITHHELD, {"b_run": run.run_id}), node_rows)
+    _begin(tx, run, [released], base=run.now, followup=followup)
+
+
+_RELEASE_WITHHELD = Prepared(
+    sa.update(nodes)
+    .where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.delivered.is_(None),  # so it is; said for the index of these
+        nodes.c.status == NodeStatus.PLANNED,
+        nodes.c.unmet >= OUT_OF_REACH,
+    )
+    .values(unmet=nodes.c.unmet - OUT_OF_REACH)
+    .returning(*COLUMNS)
+)
 
 
 def sleep_end(args: object, base: datetime) -> datetime:

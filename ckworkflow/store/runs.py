@@ -43,7 +43,27 @@ class RunRow(NamedTuple):
     spins: int
     spins_since: int | None
     held: str | None
+    told_at: datetime | None
+    last_surprise: int | None
     now: datetime
+
+    @property
+    def body_time(self) -> datetime:
+        """The time as far as the body has been told."""
+        return self.told_at or self.created_at
+
+    @property
+    def has_unread_events(self) -> bool:
+        """Whether there may be something that the body has not been told of."""
+        return self.signals != self.seen
+
+    @property
+    def is_to_be_told(self) -> bool:
+        """Whether its body is to be told of something first, before a sleep of the run ends.
+
+        What is told late is then told in the order in which it happened. A body that is held keeps nothing waiting.
+        """
+        return self.has_unread_events and self.held is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,10 @@ runs = sa.Table(
     sa.Column("spins_since", sa.Integer),
     # Why the body is not continued for now, and until when; and whether steps are held (a step says why in its `error`).
     sa.Column("held", sa.Text),
+    # What `now()` says to the body: the time of the last continuation. It never goes back. NULL: `created_at`.
+    sa.Column("told_at", UtcDateTime),
+    # The number of the last event that was told as a surprise: a replay does not run ahead before it. NULL: none was.
+    sa.Column("last_surprise", sa.Integer),
     # The invariant of the whole project, held by the database itself.
     sa.CheckConstraint(
         "wake_at IS NOT NULL OR status IN ('completed', 'failed', 'cancelled')",
@@ -129,7 +133,7 @@ nodes = sa.Table(
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("args", sa.Text, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
-    # 1 while it waits for the node or join before it, then 0.
+    # 1 while it waits for the node or join before it, then 0; 2: out of reach until the body has heard of a surprise.
     sa.Column("unmet", sa.Integer, nullable=False),
     # The nodes and joins that this node's record makes ready.
     sa.Column("next", sa.Text, nullable=False),
@@ -145,6 +149,8 @@ nodes = sa.Table(
     sa.Column("is_carried", sa.Boolean, nullable=False, server_default=sa.false()),
     # Ready, and not published yet: it waits for its window of a wide group.
     sa.Column("is_held", sa.Boolean, nullable=False, server_default=sa.false()),
+    # A failure of it is a value to the body: it is awaited by a `gather` that returns exceptions.
+    sa.Column("fails_as_value", sa.Boolean, nullable=False, server_default=sa.false()),
     # When a sleep ends, or the next attempt may begin.
     sa.Column("due_at", UtcDateTime),
     sa.Column("output", sa.Text),

@@ -302,14 +302,19 @@ class GatherCall(Call):
         for index, member in enumerate(self.members):
             if isinstance(member, NodeCall):
                 member.use()
-                node = tracer.add_node(member, parent.next_child().next_node(), after=parent.frontier)
+                node = tracer.add_node(
+                    member, parent.next_child().next_node(), after=parent.frontier,
+                    fails_as_value=self.return_exceptions,
+                )  # fmt: skip
                 self._start_node(index, node, parent, frontiers)
             else:
                 self._start_task(index, member, frontiers)
         if self._missing:
+            leave = tracer.stand(partial(self._pass_nodes, parent, frontiers))
             try:
                 await self._future
             finally:
+                leave()
                 self._waiter.close()
                 self._future.call = None  # which has it: the two would wait for the collector
         if frontiers:
@@ -323,10 +328,8 @@ class GatherCall(Call):
         self, index: int, node: TracedNode, parent: TaskState, frontiers: list[set[NodeId]]
     ) -> None:
         tracer = self.tracer
-        if not self._is_strict and tracer.may_pass(node):
-            node.passed = True
-            frontiers.append({node.node_id})
-            self._done(index, Deferred(node))
+        if not self._is_strict and tracer.may_pass(node, parent):
+            self._pass(index, node, frontiers)
             return
 
         def delivered() -> None:
@@ -343,6 +346,19 @@ class GatherCall(Call):
             delivered()  # its turn came before the body did
         else:
             self._waiter.add(node.node_id, delivered)
+
+    def _pass_nodes(self, parent: TaskState, frontiers: list[set[NodeId]]) -> None:
+        """Pass the members that are nodes: the last surprise has been told, and it did not end the gather."""
+        for index, node in sorted(self._nodes.items()):
+            if not (self._is_strict or self._future.done()) and self.tracer.may_pass(node, parent):
+                del self._nodes[index]
+                self._waiter.nodes.discard(node.node_id)
+                self._pass(index, node, frontiers)
+
+    def _pass(self, index: int, node: TracedNode, frontiers: list[set[NodeId]]) -> None:
+        node.passed = True
+        frontiers.append({node.node_id})
+        self._done(index, Deferred(node))
 
     def _start_task(self, index: int, member: Awaitable[object], frontiers: list[set[NodeId]]) -> None:
         tracer = self.tracer

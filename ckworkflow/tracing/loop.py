@@ -54,6 +54,12 @@ class TraceTask(asyncio.Task[Any]):
         self._hash = hash_  # first: asyncio keeps a set of all tasks
         super().__init__(coro, loop=loop, name=name, context=context)
 
+    def cancel(self, msg: object = None) -> bool:
+        """As of any task, unless it has run ahead: then the body is replayed, so that it stands where it really is."""
+        if not self.done():
+            cast("TraceLoop", self.get_loop()).tracer.before_cancel(self.state)
+        return super().cancel(msg)
+
     def __hash__(self) -> int:
         # By its number in the body, not by its address: a set of tasks (`asyncio.wait`) has one order.
         return self._hash

@@ -51,6 +51,7 @@ class TracedNode:
         args: Encoded `{"args": [...], "kwargs": {...}}`; of a sleep `{"seconds": s}` or `{"until": iso}`.
         after: The nodes that must be recorded before this one may begin, among those not yet delivered.
         line: Line of the call in the body's file.
+        fails_as_value: A failure of it is a value to the body (`gather` with `return_exceptions`).
         outcome: Set when delivered.
         passed: The body has gone on without its result.
     """
@@ -61,6 +62,7 @@ class TracedNode:
     args: Json
     after: frozenset[NodeId]
     line: int
+    fails_as_value: bool = False
     outcome: Outcome | None = None
     passed: bool = False
 
@@ -101,8 +103,16 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What the body came to: the nodes not yet delivered, and why it stopped."""
+    """What the body came to.
+
+    Attributes:
+        nodes: The nodes that it wants and has not been told of.
+        waits: Why it stopped.
+        end: How it ended, if it did.
+        let_go: The nodes that it has come to and wants no longer, and has not been told of.
+    """
 
     nodes: tuple[TracedNode, ...]
     waits: tuple[Wait, ...]
     end: End | None
+    let_go: frozenset[NodeId] = frozenset()

@@ -3,7 +3,12 @@
 The invariant is that laziness cannot be observed. A lazy await *speculates*: the body runs on as if the
 node had succeeded, up to the next fence or strict await. Whenever an outcome is at hand the await waits
 for its turn instead, so a replay tells the body everything in the order that earlier continuations
-fixed, errors included. A body that has run past a node which then fails is thrown away and replayed.
+fixed, errors included.
+
+A **surprise** is an event that may change the way of a task that has run ahead: a failure, or a success of which
+another task is cancelled. When it is told, every task stands at its first await that is not recorded: telling is
+*strict* up to the last surprise, and then the tasks run ahead again. A body that has run ahead already is thrown away and
+replayed.
 
 Not here: which nodes to publish (`plan`), what is stored (`store`).
 """
@@ -16,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow import codec
@@ -39,7 +45,15 @@ SEGMENT_LIMIT = 200
 
 
 class ReplayNeededError(Exception):
-    """The body has run past a node that failed, or to its end: throw it away and replay."""
+    """The body has run ahead of what it is told: throw it away and replay.
+
+    Attributes:
+        strict: How many of the outcomes that it was given are to be told strictly, up to the last surprise among them.
+    """
+
+    def __init__(self, strict: int) -> None:
+        super().__init__(strict)
+        self.strict = strict
 
 
 class Tracer:
@@ -84,50 +98,64 @@ class Tracer:
         self._root: TraceTask | None = None
         self._coming: dict[NodeId, Outcome] = {}
         self._early: dict[NodeId, Outcome] = {}
-        self._has_failure = False
+        self._is_strict = False
+        self._telling: int | None = None
+        """The number, in this `resume`, of the outcome that is told; `None` of one that is told strictly."""
+        self._standing: dict[int, Callable[[], None]] = {}
+        """What lets the tasks that stand at lazy awaits pass them."""
+        self._let_go: set[NodeId] = set()
+        self._has_surprises = False
         self._end: End | None = None
         self._is_cut = False
         self._ending: set[NodeId] = set()
 
     # -- the engine's side ------------------------------------------------------------------------
 
-    def resume(self, outcomes: Sequence[Outcome] = ()) -> Trace:
+    def resume(self, outcomes: Sequence[Outcome] = (), *, strict: int = 0) -> Trace:
         """Tell the body of outcomes, in this order, and run it as far as it goes.
 
         Args:
             outcomes: On the first call everything delivered before and everything new; later only what
                 is new.
+            strict: So many of them are told strictly: up to the last surprise.
 
         Returns:
             What the run needs next.
 
         Raises:
-            ReplayNeededError: Only after the first call; the tracer is closed.
+            ReplayNeededError: The body has run ahead of a surprise, or to its end; close the tracer.
             ReplayDivergenceError: The body took another path than the recorded one.
             BodyAwaitError: The body left the durable world.
         """
-        is_outrun = any(o.error is not None for o in outcomes) and self._has_speculated()
         # A body that has ended holds stand-ins in its result, which only a replay can work out by now.
-        if self._root is not None and (is_outrun or self.has_ended):
-            self.close()
-            raise ReplayNeededError
+        if self._root is not None and (self._is_outrun(outcomes, strict) or self.has_ended):
+            raise ReplayNeededError(strict)
         self.loop.forget_done()
         self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
-        self._has_failure = self._has_failure or any(o.error is not None for o in outcomes)
+        self._is_strict = strict > 0
+        self._has_surprises = self._has_surprises or self._is_strict
         if self._root is None:
             self._history.note(outcomes)
             with self.loop.entered():
                 self._root = self.loop.spawn(self._body(), TaskState("0"))
         self._run()
         self._settle_end()
-        for outcome in outcomes:
+        for number, outcome in enumerate(outcomes, 1):
+            self._telling = number if number > strict else None
             self._deliver(outcome)
             self._run()
             self._settle_end()  # at each: what comes after the end finds its task cancelled
+            if number == strict:
+                self._run_ahead()
+        self._telling = None
         if self._end is not None and self._root is not None:
             after = frozenset(self.undelivered(self._root.state.frontier))
             self._end = replace(self._end, after=after)
-        trace = Trace(tuple(self._wanted()), tuple(self._boundaries()), self._end)
+        wanted = tuple(self._wanted())
+        let_go = frozenset(self._let_go)
+        if len(wanted) < len(self.live):
+            let_go |= self.live.keys() - {node.node_id for node in wanted}
+        trace = Trace(wanted, tuple(self._boundaries()), self._end, let_go)
         if self._end is None and not trace.waits:
             raise self.loop.refuse(
                 "a future that no step, sleep or workflow completes (of another loop, say, or an asyncio.Event or "
@@ -158,6 +186,7 @@ class Tracer:
         self.is_alive = False
         self.waiters.clear()
         self.on_delivery.clear()
+        self._standing.clear()
         self.loop.close()
 
     def __del__(self) -> None:
@@ -166,8 +195,39 @@ class Tracer:
         if getattr(self, "is_alive", False):
             self.close()
 
-    def _has_speculated(self) -> bool:
+    def _is_outrun(self, outcomes: Sequence[Outcome], strict: int) -> bool:
+        """Whether a task has run past an await at which it must stand."""
+        if strict:
+            return self._has_run_ahead()
+        failed = [self.live.get(outcome.node_id) for outcome in outcomes if outcome.error is not None]
+        return any(node is not None and node.passed for node in failed)
+
+    def _has_run_ahead(self) -> bool:
         return any(node.passed for node in self.live.values())
+
+    def _run_ahead(self) -> None:
+        """Let the tasks that stand at lazy awaits pass them: the last surprise has been told."""
+        self._is_strict = False
+        standing = list(self._standing.values())
+        self._standing.clear()
+        for go_on in standing:
+            go_on()
+        self._run()
+        self._settle_end()
+
+    def stand(self, go_on: Callable[[], None]) -> Callable[[], object]:
+        """Call back when tasks may run ahead again; return a function that ends this."""
+        if self._is_strict:
+            self._standing[id(go_on)] = go_on
+        return partial(self._standing.pop, id(go_on), None)
+
+    def before_cancel(self, state: TaskState) -> None:
+        """Note that a task is about to be cancelled: if it has run ahead, what is told is a surprise."""
+        if self._telling is None or self._is_cut or state.is_stepwise:
+            return
+        own = (f"{state.path}:", f"{state.path}.")
+        if any(node.passed and node.node_id.startswith(own) for node in self.live.values()):
+            self.interrupt(ReplayNeededError(self._telling))
 
     def _run(self) -> None:
         self.loop.run_until_idle()
@@ -178,6 +238,7 @@ class Tracer:
         self._now = outcome.at
         node = self.live.pop(outcome.node_id, None)
         self._coming.pop(outcome.node_id, None)
+        self._let_go.discard(outcome.node_id)
         if node is None:
             # Recorded, but the body is not there (yet): it finds the outcome when it comes.
             self._early[outcome.node_id] = outcome
@@ -197,6 +258,8 @@ class Tracer:
         if not self._is_cut:
             if self._goes_on_beside(root):
                 return
+            if self._telling is not None and not self._ending and self._has_run_ahead():
+                raise ReplayNeededError(self._telling)
             self._is_cut = True
             for task in self.loop.tasks:
                 task.cancel()
@@ -265,9 +328,9 @@ class Tracer:
         return [node for node in self.live.values() if node.node_id in wanted]
 
     def _check_met(self) -> None:
-        """A node that was delivered before must be met again, unless failures or an end cut its task."""
+        """A node that was delivered before must be met again, unless a surprise or an end cut its task."""
         is_cut_short = self._is_cut and self.loop.has_had_tasks
-        early = [] if self._has_failure or is_cut_short else self._early
+        early = [] if self._has_surprises or is_cut_short else self._early
         with self._faults():
             self._history.check_met(early, has_ended=self._end is not None)
 
@@ -357,8 +420,9 @@ class Tracer:
         return self.state().next_child()
 
     def add_node(
-        self, call: NodeCall, node_id: NodeId, *, after: Iterable[NodeId] | None = None
-    ) -> TracedNode:
+        self, call: NodeCall, node_id: NodeId, *, after: Iterable[NodeId] | None = None,
+        fails_as_value: bool = False,
+    ) -> TracedNode:  # fmt: skip
         """Record a call as the node of this identity; settle it if its outcome came before it."""
         if self._history.unmet:
             with self._faults():
@@ -371,6 +435,7 @@ class Tracer:
             call.args,
             frozenset(self.undelivered(state.frontier if after is None else after)),
             call.line,
+            fails_as_value,
         )
         self.loop.progress += 1
         early = self._early.pop(node_id, None)
@@ -394,25 +459,25 @@ class Tracer:
         """Whether all that a task awaited is recorded."""
         return not any(node_id in self.live for node_id in state.frontier)
 
-    def may_pass(self, node: TracedNode) -> bool:
-        """Whether a lazy await may go on without the outcome.
+    def may_pass(self, node: TracedNode, state: TaskState) -> bool:
+        """Whether a lazy await of a task may go on without the outcome.
 
-        Not when it is at hand, and not in a task that can be cancelled, for then it matters which await it stands at: one
-        that the body has made itself, or any but the root once the run has seen a failure.
+        Not when it is at hand, not while a surprise is to be told, and not in a task that can be cancelled, for then it
+        matters which await it stands at: one that the body has made itself.
         """
-        if node.outcome is not None or node.node_id in self._coming:
+        if self._is_strict or node.outcome is not None or node.node_id in self._coming:
             return False
-        state = self.state()
-        return state.is_root or not (self._has_failure or state.is_stepwise)
+        return not state.is_stepwise
 
     async def pass_node(self, node: TracedNode) -> None:
         """Go on without the outcome, or wait for its turn."""
-        if self.may_pass(node):
+        if self.may_pass(node, self.state()):
             node.passed = True
-            await self.bound_segment(node.line)
         elif node.outcome is None:
-            await self.wait_for({node.node_id}, node.line, "its turn")
-        if node.outcome is not None and node.outcome.error is not None:
+            await self.wait_for({node.node_id}, node.line, "its turn", lazily=node)
+        if node.outcome is None:
+            await self.bound_segment(node.line)
+        elif node.outcome.error is not None:
             raise node.outcome.error
 
     async def bound_segment(self, line: int) -> None:
@@ -432,8 +497,17 @@ class Tracer:
         """Make a boundary of the running task."""
         return Waiter(self, self.state().path, line, reason)
 
-    async def wait_for(self, nodes: Iterable[NodeId], line: int, reason: str) -> None:
-        """Suspend the running task until these nodes are delivered."""
+    async def wait_for(
+        self, nodes: Iterable[NodeId], line: int, reason: str, *, lazily: TracedNode | None = None
+    ) -> None:
+        """Suspend the running task until these nodes are delivered.
+
+        Args:
+            nodes: The nodes.
+            line: Where the body stands.
+            reason: Why it does, in words.
+            lazily: The node, where it may also be passed once all surprises have been told.
+        """
         missing = self.undelivered(nodes)
         if not missing:
             return
@@ -447,6 +521,13 @@ class Tracer:
         for node_id in sorted(missing):
             waiter.add(node_id, delivered)
         state = self.state()
+
+        def pass_() -> None:
+            if lazily is not None and not future.done() and self.may_pass(lazily, state):
+                lazily.passed = True
+                future.set_result(None)
+
+        leave = None if lazily is None else self.stand(pass_)
         try:
             await future
         except asyncio.CancelledError:
@@ -463,6 +544,8 @@ class Tracer:
             raise
         finally:
             waiter.close()
+            if leave is not None:
+                leave()
 
     def drop(self, nodes: Iterable[NodeId]) -> None:
         """Take nodes out of the plan whose await was cancelled, unless somebody else waits for them.
@@ -471,8 +554,8 @@ class Tracer:
         """
         awaited = {node_id for waiter in self.waiters.values() for node_id in waiter.nodes}
         for node_id in nodes:
-            if node_id not in awaited:
-                self.live.pop(node_id, None)
+            if node_id not in awaited and self.live.pop(node_id, None) is not None:
+                self._let_go.add(node_id)
 
     def resolve(self, value: Any, known: dict[Any, Any] | None = None) -> Any:
         """Replace the deferred values of a display by real ones; all of them are recorded.

@@ -103,7 +103,7 @@ class WitnessTracer(Tracer):
 
     world: World
 
-    def resume(self, outcomes: Sequence[Outcome] = ()) -> Trace:
+    def resume(self, outcomes: Sequence[Outcome] = (), *, strict: int = 0) -> Trace:
         world = self.world
         self._now_is = world.begin()
         self._is_past = False
@@ -114,9 +114,10 @@ class WitnessTracer(Tracer):
             else:
                 self._is_past = True
                 world.put_back(first)
-        trace = super().resume(outcomes)
-        self._to_present()
-        return trace
+        try:
+            return super().resume(outcomes, strict=strict)
+        finally:
+            self._to_present()
 
     def _deliver(self, outcome: Outcome) -> None:
         key = (self.run_id, outcome.node_id)

@@ -472,7 +472,7 @@ def test_to_count_costs_a_continuation_no_statement(desk: Desk, monkeypatch: pyt
     monkeypatch.setattr(Transaction, "execute", counted)
     begin(desk, run_id)
 
-    assert len(statements) == 3  # the lock, what is new, the lease
+    assert len(statements) == 4  # the lock, the lease, the sleeps that are due, what is new
 
 
 def wait_for_server(desk: Desk, run_id: RunId) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ckworkflow import sleep, step, workflow
 from ckworkflow.engine.advance import advance
 from ckworkflow.model import NodeKind, NodeStatus
-from ckworkflow.store import nodes, plans, records, tables
+from ckworkflow.store import events, nodes, plans, records, tables
 from desk import Desk, ManualClock
 
 if TYPE_CHECKING:
@@ -116,7 +116,13 @@ def test_what_is_left_of_a_run_is_found_by_its_index(either_desk: Desk) -> None:
         seen.append((statement, parameters))
 
     values = {"b_run": run_id, "b_now": desk.clock.now}
-    asked = (records._ENDED_SLEEPS, nodes._all_nodes(nodes.LIVE), nodes._NEWS, plans._STORED)
+    asked = (
+        records._ENDED_SLEEPS,
+        nodes._all_nodes(nodes.LIVE),
+        events._NEWS,
+        events._BEGUN,
+        plans._STORED,
+    )
     sa.event.listen(engine, "before_cursor_execute", remember)
     with engine.connect() as connection:
         for each in asked:

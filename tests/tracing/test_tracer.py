@@ -585,3 +585,122 @@ def test_a_body_that_lives_long_keeps_few_of_the_tasks_that_have_ended() -> None
 
     assert trace.end.result == 600
     assert most < 50
+
+
+# -- surprises ----------------------------------------------------------------------------------------
+
+
+@workflow
+async def three_in_a_row() -> None:
+    await ping(1)
+    await ping(2)
+    await ping(3)
+
+
+@workflow
+async def row_beside_one() -> str:
+    try:
+        await asyncio.gather(ping(0), three_in_a_row())
+    except FatalError:
+        await pong()
+    return "over"
+
+
+def test_a_caught_failure_does_not_keep_others_from_running_ahead() -> None:
+    found = tracer(row_beside_one)
+    trace = found.resume([failed("0.1:1")], strict=1)
+
+    assert {node.node_id: sorted(node.after) for node in trace.nodes} == {
+        "0:1": [], "0.2:1": [], "0.2:2": ["0.2:1"], "0.2:3": ["0.2:2"],
+    }  # fmt: skip
+
+
+def test_a_body_that_has_run_ahead_is_not_told_of_a_surprise() -> None:
+    found = tracer(row_beside_one)
+    found.resume()
+
+    with pytest.raises(ReplayNeededError) as caught:
+        found.resume([done("0.2:1"), failed("0.1:1")], strict=2)
+
+    assert caught.value.strict == 2
+
+
+@workflow
+async def waits_for_one_of_two() -> str:
+    tasks = [asyncio.create_task(of_its_own(ping(number))) for number in range(2)]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return "failed" if any(task.exception() for task in done) else "done"
+
+
+async def of_its_own(call: Any) -> Any:
+    return await call
+
+
+def test_a_body_that_stands_at_its_awaits_is_told_of_a_surprise_as_it_is() -> None:
+    found = tracer(waits_for_one_of_two)
+    found.resume()
+
+    end = found.resume([failed("0.1:1")], strict=1).end
+
+    assert end is not None
+    assert end.result == "failed"
+
+
+def test_a_success_that_ends_a_body_is_a_surprise_to_what_has_run_ahead_beside_it() -> None:
+    history = [failed("0.1:1"), done("0:1")]
+    with pytest.raises(ReplayNeededError) as caught:
+        tracer(row_beside_one).resume(history, strict=1)
+    assert caught.value.strict == 2
+
+    trace = tracer(row_beside_one).resume(history, strict=2)
+
+    assert trace.end is not None
+    assert trace.nodes == ()
+    assert trace.let_go == {"0.2:1"}
+
+
+@workflow
+async def ends_all_tasks() -> str:
+    async def end_them() -> None:
+        await ping(9)
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    ending = asyncio.create_task(end_them())
+    try:
+        await asyncio.gather(ping(0), three_in_a_row())
+    except asyncio.CancelledError:
+        await pong()
+    await ending
+    return "over"
+
+
+def test_a_success_of_which_a_task_is_cancelled_is_a_surprise_to_it() -> None:
+    found = tracer(ends_all_tasks)
+    assert set(ids(found.resume())) == {"0.1:1", "0.2:1", "0.3:1", "0.3:2", "0.3:3"}
+
+    with pytest.raises(ReplayNeededError) as caught:
+        found.resume([done("0.1:1")])
+
+    assert caught.value.strict == 1
+    trace = tracer(ends_all_tasks).resume([done("0.1:1")], strict=1)
+    assert "0:1" in ids(trace)
+    assert {"0.2:1", "0.3:1"} <= trace.let_go
+    assert not {"0.3:2", "0.3:3"} & trace.let_go
+
+
+@workflow
+async def gathers_what_fails() -> list[Any]:
+    found = await asyncio.gather(ping(1), ping(2), return_exceptions=True)
+    return [str(each) for each in found]
+
+
+def test_a_failure_that_a_gather_returns_is_a_value() -> None:
+    found = tracer(gathers_what_fails)
+
+    assert [node.fails_as_value for node in found.resume().nodes] == [True, True]
+    assert found.resume([failed("0.1:1")]).end is None
+    end = found.resume([done("0.2:1", 2)]).end
+    assert end is not None
+    assert end.result == ["boom", "2"]
