@@ -1,7 +1,7 @@
 """Durable workflows for Discord bots, on Celery. Everything here is public and typed; nothing else is."""
 
 from ckworkflow import redirection as redirection  # before any client logs in
-from ckworkflow.body import now, random, sleep, uuid4
+from ckworkflow.body import now, random, sleep, timeout, uuid4
 from ckworkflow.client import Run, SyncRun, get_run, get_run_sync, start, start_sync
 from ckworkflow.codec import register_type
 from ckworkflow.definition import Step, Workflow, step, workflow
@@ -93,6 +93,7 @@ __all__ = [
     "start",
     "start_sync",
     "step",
+    "timeout",
     "uuid4",
     "workflow",
 ]

@@ -1,4 +1,4 @@
-"""What only the body of a workflow may call: `sleep`, `now`, `random`, `uuid4`.
+"""What only the body of a workflow may call: `sleep`, `timeout`, `now`, `random`, `uuid4`.
 
 Each gives the same in every replay. Outside a body each raises `HookContextError`, which names what to
 use there instead.
@@ -8,7 +8,9 @@ Not here: steps and workflows (`definition`), and what a sleep becomes (`tracing
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -18,11 +20,11 @@ from ckworkflow.errors import HookContextError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from ckworkflow.tracing import Tracer
 
-__all__ = ["now", "random", "sleep", "uuid4"]
+__all__ = ["now", "random", "sleep", "timeout", "uuid4"]
 
 
 def sleep(duration: str | float | timedelta | datetime) -> Coroutine[None, None, None]:
@@ -43,6 +45,31 @@ def sleep(duration: str | float | timedelta | datetime) -> Coroutine[None, None,
     tracer = _tracer("sleep", "use asyncio.sleep(seconds) in steps and elsewhere")
     frame = sys._getframe(1)  # noqa: SLF001  # where the body calls: what is shown of a boundary
     return cast("Coroutine[None, None, None]", tracer.sleep_call(wait, frame=frame))
+
+
+def timeout(duration: str | float | timedelta | datetime | None) -> asyncio.Timeout:
+    """Limit how long a part of a body may take, through any restart: `asyncio.timeout` with the durations of `sleep`.
+
+    Write `async with timeout("2 days"):`. When the time has passed, what the part awaits is cancelled, and `TimeoutError` is raised
+    at the end of the part.
+
+    Args:
+        duration: As for `sleep`; `None`: no limit. Zero and the past: at the first await.
+
+    Returns:
+        What `asyncio.timeout` returns, with its `reschedule`, `when` and `expired`; `when` is in seconds since 1970.
+
+    Raises:
+        InvalidDurationError: As for `sleep`.
+        HookContextError: No body of a workflow is running.
+    """
+    tracer = _tracer("timeout", "use asyncio.timeout(seconds) in steps and elsewhere")
+    if duration is None:
+        return asyncio.timeout(None)
+    wait = parse_wait(duration)
+    if isinstance(wait, timedelta):
+        wait = tracer.now() + wait
+    return asyncio.timeout_at(wait.timestamp())
 
 
 def now() -> datetime:

@@ -78,6 +78,7 @@ SLEEP_CHANGES: Final = (
     Change(NodeStatus.PLANNED, None, "no longer wanted, and never begun"),
     Change(NodeStatus.RUNNING, NodeStatus.COMPLETED, "its time has come"),
     Change(NodeStatus.RUNNING, NodeStatus.ABANDONED, "no longer wanted"),
+    Change(NodeStatus.RUNNING, None, "a timer that is no longer wanted"),
     Change(NodeStatus.ABANDONED, NodeStatus.RUNNING, "wanted again"),
 )
 """Of a node that is a sleep."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, NewType
+from typing import TYPE_CHECKING, Final, NamedTuple, NewType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -46,6 +46,10 @@ class NodeKind(enum.StrEnum):
 
     STEP = "step"
     SLEEP = "sleep"
+
+
+TIMER: Final = "timer"
+"""The name of a sleep that nobody awaits: a timer of the body's event loop, as of `asyncio.timeout`."""
 
 
 class NodeStatus(enum.StrEnum):

@@ -12,7 +12,7 @@ from ckworkflow import errors
 
 OWN_NAMES = {
     "Run", "RunStatus", "Step", "StepInfo", "SyncRun", "Workflow", "WorkflowPlugin", "get_run", "get_run_sync", "now",
-    "parse_duration", "random", "register_type", "sleep", "start", "start_sync", "step", "uuid4", "workflow",
+    "parse_duration", "random", "register_type", "sleep", "start", "start_sync", "step", "timeout", "uuid4", "workflow",
 }  # fmt: skip
 
 

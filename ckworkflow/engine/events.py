@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckworkflow import codec
 from ckworkflow.engine import failures
-from ckworkflow.model import NodeId, NodeKind, NodeStatus
+from ckworkflow.model import TIMER, NodeId, NodeKind, NodeStatus
 from ckworkflow.store import events, nodes, records
 from ckworkflow.store.records import Followup
 from ckworkflow.tracing import Outcome
@@ -99,7 +99,9 @@ def in_order(rows: Collection[NodeRow], begun: Collection[str]) -> list[NodeRow]
 
 def is_surprise(row: NodeRow) -> bool:
     """Whether an event may change the way of tasks that have run ahead, by itself."""
-    return row.status is NodeStatus.FAILED and not row.fails_as_value
+    if row.status is NodeStatus.FAILED:
+        return not row.fails_as_value
+    return row.kind is NodeKind.SLEEP and row.name == TIMER
 
 
 def outcome_of(row: NodeRow, at: datetime) -> Outcome:

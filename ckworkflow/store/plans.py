@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import Json, NodeId, NodeKind, NodeStatus
+from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
 from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.nodes import HERE, After, is_node, new_row, update_node
@@ -302,12 +302,17 @@ def _write(tx: Transaction, inserts: list[Values], updates: list[Values]) -> Non
         tx.execute_many(_UPDATE_NODES, updates)
 
 
+_NEVER_BEGUN = sa.and_(nodes.c.status == NodeStatus.PLANNED, nodes.c.attempt == 0)
+# One that is no longer wanted leaves nothing: a loop may make many.
+_TIMER = sa.and_(nodes.c.kind == NodeKind.SLEEP, nodes.c.name == TIMER)
+
+
 def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
     """Drop the nodes that the body no longer wants: planned ones go, running steps finish and feed nothing."""
     if not node_ids:
         return
     here = sa.and_(nodes.c.run_id == run.run_id, nodes.c.node_id.in_(node_ids))
-    tx.execute(sa.delete(nodes).where(here, nodes.c.status == NodeStatus.PLANNED, nodes.c.attempt == 0))
+    tx.execute(sa.delete(nodes).where(here, sa.or_(_NEVER_BEGUN, _TIMER)))
     tx.execute(
         sa.update(nodes)
         .where(here, nodes.c.status.in_((NodeStatus.PLANNED, NodeStatus.RUNNING)))
@@ -326,8 +331,7 @@ def abandon_rest(tx: Transaction, run: RunRow) -> None:
 _DELETE_PLANNED = Prepared(
     sa.delete(nodes).where(
         nodes.c.run_id == sa.bindparam("b_run"),
-        nodes.c.status == NodeStatus.PLANNED,
-        nodes.c.attempt == 0,
+        sa.or_(_NEVER_BEGUN, sa.and_(_TIMER, nodes.c.status == NodeStatus.RUNNING)),
     )
 )
 _ABANDON = Prepared(

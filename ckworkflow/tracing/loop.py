@@ -1,25 +1,28 @@
 """The deterministic event loop that runs the body of a workflow.
 
-A real asyncio event loop as far as tasks and futures go, so that `asyncio.gather` and `asyncio.Task`
-work on it unchanged. It has no clock, no sockets and no threads: callbacks run in the order in which
-they were scheduled, and everything that would reach the outside world is a `BodyAwaitError`.
+A real asyncio event loop as far as tasks, futures and timers go, so that `asyncio.gather`, `asyncio.Task` and
+`asyncio.timeout` work on it unchanged. Its clock is what the body has been told, and its timers are nodes of the run, as
+durable as a sleep. It has no sockets and no threads: callbacks run in the order in which they were scheduled, and everything
+that would reach the outside world is a `BodyAwaitError`.
 
-Not here: what an await records (`tracer`), durable timers and queues in bodies (they will enter
-through `call_at`).
+Not here: what an await records (`tracer`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import sys
 import sysconfig
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Never, NoReturn, cast
 
+from ckworkflow.duration import LONGEST
 from ckworkflow.errors import BodyAwaitError
 from ckworkflow.tracing.abandon import abandon, holds_no_frames
 from ckworkflow.tracing.calls import Call
@@ -79,6 +82,8 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self.progress = 0
         """Grows while the body comes further: with each callback, and with each node."""
         self._ready: deque[asyncio.Handle] = deque()
+        self._timers: dict[int, Callable[[], object]] = {}
+        """What cancels each timer, by the identity of its handle."""
         self._closed = False
         self._task_count = 0
         self._forget_above = FEW_TASKS
@@ -107,8 +112,11 @@ class TraceLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.Task[Any]:
         """Start a child of the running task; its path is the parent's, then its ordinal."""
-        state = self.tracer.child_state()
-        state.is_stepwise = True
+        if _is_wait_for(sys._getframe(1)):
+            state = self.tracer.place()
+        else:
+            state = self.tracer.child_state()
+            state.is_stepwise = True
         return self.spawn(coro, state, context=context, name=name)
 
     def spawn(
@@ -233,6 +241,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
             coroutines.clear()
         left.clear()
         self.tasks.clear()
+        self._timers.clear()
         self.generators.clear()
         self._ready.clear()
 
@@ -243,7 +252,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
             self.fault = error
         return error
 
-    # -- what a body may not do -------------------------------------------------------------------
+    # -- timers ---------------------------------------------------------------------------------
 
     def call_later(
         self,
@@ -251,23 +260,59 @@ class TraceLoop(asyncio.AbstractEventLoop):
         callback: Callable[..., object],
         *args: object,
         context: Context | None = None,
-    ) -> NoReturn:
-        """Refused: a timer of the process is not durable."""
-        raise self._refuse_timer(sys._getframe(1))
+    ) -> asyncio.TimerHandle:
+        """Call back after some seconds, through any restart; at once if there are none, and never if there are too many."""
+        if math.isnan(delay):
+            msg = "a delay must be a number of seconds, and got NaN"
+            raise ValueError(msg)
+        handle = asyncio.TimerHandle(self.time() + delay, callback, args, self, context)
+        if delay < _TURN_SECONDS:
+            self._ready.append(handle)
+        elif delay <= LONGEST.total_seconds():
+            line = _line_of(sys._getframe(1))
+            key, span = id(handle), timedelta(seconds=round(delay, 6))
+            self._timers[key] = self.tracer.set_timer(span, lambda: self._ring(handle), line=line)
+        return handle
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: object, context: Context | None = None
-    ) -> NoReturn:
-        """Refused: a timer of the process is not durable."""
-        raise self._refuse_timer(sys._getframe(1))
+    ) -> asyncio.TimerHandle:
+        """Call back at a time of this loop (`time`); see `call_later`."""
+        return self.call_later(when - self.time(), callback, *args, context=context)
 
-    def _refuse_timer(self, caller: FrameType | None) -> BodyAwaitError:
-        """Say which function of asyncio wanted a timer, and what to write in its place."""
-        said = ("a timer of the event loop", _SLEEP)
-        while caller is not None and caller.f_globals.get("__name__", "").startswith("asyncio."):
-            said = _TIMERS.get(caller.f_code.co_name, said)  # one may stand on another
-            caller = caller.f_back
-        return self.refuse(*said)
+    def _ring(self, handle: asyncio.TimerHandle) -> None:
+        self._timers.pop(id(handle), None)
+        self._ready.append(handle)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Asked by the handle of a timer, once, when it is cancelled."""
+        cancel = self._timers.pop(id(handle), None)
+        if cancel is not None:
+            cancel()
+
+
+def _line_of(frame: FrameType | None) -> int:
+    """The line outside asyncio that a call is for; 0 if the loop itself makes it."""
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _MACHINERY:
+        frame = frame.f_back
+    return 0 if frame is None else frame.f_lineno
+
+
+def _is_wait_for(frame: FrameType | None) -> bool:
+    """Whether `asyncio.wait_for` makes a task, as it does in Python 3.11: later versions await in the task that calls it."""
+    for _ in range(_FRAMES_OF_ENSURE_FUTURE):
+        if frame is None or frame.f_globals is not vars(asyncio.tasks):
+            return False
+        if frame.f_code is asyncio.wait_for.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_TURN_SECONDS: Final = 5e-7
+"""A timer that is shorter is a turn of the loop: moments are kept in microseconds."""
+_MACHINERY: Final = frozenset({"asyncio", "ckworkflow"})
+_FRAMES_OF_ENSURE_FUTURE: Final = 4
 
 
 def _place() -> str:
@@ -290,19 +335,6 @@ _LIBRARIES: Final = (
     "<frozen ",
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
 )
-_SLEEP: Final = "Write `await sleep(...)` with the `sleep` of ckworkflow, which survives a restart."
-_LIMIT: Final = (
-    "A body cannot limit the time of an await yet: give the step that may take long a `timeout=`."
-)
-_TIMERS: Final = {
-    "sleep": ("asyncio.sleep()", _SLEEP),
-    "wait_for": ("asyncio.wait_for() with a timeout", _LIMIT),
-    "__aenter__": ("asyncio.timeout()", _LIMIT),
-    "reschedule": ("asyncio.timeout()", _LIMIT),
-    "_wait": ("asyncio.wait() with a timeout", _LIMIT),
-    "as_completed": ("asyncio.as_completed() with a timeout", _LIMIT),
-}
-"""By the function of asyncio that asks for a timer: what the body used, and what to do."""
 
 
 def _leave_generator(generator: AsyncGenerator[object, Never]) -> None:

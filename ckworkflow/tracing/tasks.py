@@ -17,7 +17,7 @@ class TaskState:
     """The place of an asyncio task in the body.
 
     Attributes:
-        path: `0` for the root, `0.2` for its third child.
+        path: `0` for the root, `0.2` for its second child; `~` for what callbacks of the loop do, in no task.
         frontier: The nodes that this task awaited last: what comes next may begin after them.
         inlined: How many workflows the task is inside of, called one by the other.
         ahead: Awaits that this task has passed since all it awaited was recorded; a `gather` is one.

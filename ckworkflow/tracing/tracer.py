@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow import codec
 from ckworkflow.errors import ReplayDivergenceError, UnreadableValueError, UnserializableValueError
-from ckworkflow.model import NodeKind
+from ckworkflow.model import TIMER, NodeKind
 from ckworkflow.tracing.calls import Call, NodeCall, OtherCall, WorkflowCall
 from ckworkflow.tracing.deferred import Deferred, holds_deferred, reference
 from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
@@ -96,6 +96,7 @@ class Tracer:
         self._history = History(run_id, known or {}, is_same_source=is_same_source)
         self._limit = segment_limit
         self._root: TraceTask | None = None
+        self._beside = TaskState("~", is_stepwise=True)
         self._coming: dict[NodeId, Outcome] = {}
         self._early: dict[NodeId, Outcome] = {}
         self._is_strict = False
@@ -415,9 +416,43 @@ class Tracer:
             raise RuntimeError(msg)  # noqa: TRY004  # not a wrong argument: only our bug can raise it
         return task.state
 
+    def place(self) -> TaskState:
+        """The place of the running task, or of the loop itself in one of its callbacks."""
+        task = asyncio.current_task(self.loop)
+        return task.state if isinstance(task, TraceTask) else self._beside
+
     def child_state(self) -> TaskState:
         """The place of a new child of the running task."""
-        return self.state().next_child()
+        return self.place().next_child()
+
+    def set_timer(
+        self, delay: timedelta, ring: Callable[[], object], *, line: int
+    ) -> Callable[[], object]:
+        """Make a durable timer, which begins now; return a function that cancels it.
+
+        Args:
+            delay: How long it takes.
+            ring: Called when its time has come.
+            line: Line of the body's file that it is for.
+        """
+        call = NodeCall(self, NodeKind.SLEEP, TIMER, {"seconds": delay.total_seconds()}, line)
+        call.use()
+        node = self.add_node(call, self.place().next_node(), after=())
+        waiter = Waiter(self, node.node_id, line, "a timer runs")
+
+        def due() -> None:
+            waiter.close()
+            ring()
+
+        def cancel() -> None:
+            waiter.close()
+            self.drop([node.node_id])
+
+        if node.outcome is not None:
+            ring()
+        else:
+            waiter.add(node.node_id, due)
+        return cancel
 
     def add_node(
         self, call: NodeCall, node_id: NodeId, *, after: Iterable[NodeId] | None = None,
@@ -427,7 +462,7 @@ class Tracer:
         if self._history.unmet:
             with self._faults():
                 self._history.meet(node_id, call)
-        state = self.state()
+        state = self.place()
         node = TracedNode(
             node_id,
             call.kind,

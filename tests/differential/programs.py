@@ -133,7 +133,7 @@ SIMPLE: list[Choice] = [
     (1, "pass"), (22, "<!assign>"), (6, "await echo(<any>)"), (7, "await echo(<part>)"), (3, "await echo(<any>, <part>)"), (1, "await echo(<any>, extra=<any>)"),
     (10, "await bump()"), (3, "await touch(<any>)"), (2, "await set_key('name')"), (4, "await grow(<int>)"), (5, "<=none> = <part>"),
     (6, "<!moment>"), (5, "<!race>"), (2, "<!group>"), (1, "<!pieces>"), (2, "<!echoed>"), (2, "<@rows>[0].append(<int>)"), (1, "<~dict>[<text>] += await bump()"), (1, "await switch()"), (1, "await raise_level()"),
-    (1, "await flip()"), (1, "await spoil(<any>)"), (1, "await fails(<text>)"), (1, "await set_error()"), (1, "await sleep(5)"), (1, "await sleep('1 minute')"),
+    (1, "await flip()"), (1, "await spoil(<any>)"), (1, "await fails(<text>)"), (1, "await set_error()"), (1, "await sleep(5)"), (1, "await sleep('1 minute')"), (3, "<!timed>"), (1, "await asyncio.sleep(5)"),
     (1, "await helper(<any>)"), (3, "note('x')"), (1, "note(<any>)"), (1, "keep(<@list>)"), (2, "<!await_call>"), (2, "<!await_inline>"),
     (4, "<~int> += <int>"), (2, "<~text> += <text>"), (2, "<~list> += [<int>]"), (1, "<~rows> += [<any>]"), (2, "<~dict>['id'] += <int>"),
     (2, "<~dict>[STATE['key']] = <any>"), (1, "<~dict>[STATE['key']] += <int>"), (1, "<~dict>[<text>] = <any>"), (1, "<~list>[0] += <int>"),
@@ -616,6 +616,30 @@ class Writer:
         if not self.in_loop:
             return f"return {self.result()}" if self.chance(3) else "await ping()"
         return str(self.one(["break", "continue"]))
+
+    def _timed(self) -> str:
+        """Something under a deadline."""
+        seconds = self.one([1, 5, 60])
+        what = self.chooser.pick(4)
+        self.line("try:")
+        self.indent += 1
+        if what == 0:
+            self.line(f"note(await asyncio.wait_for({self.member()[0]}, {seconds}))")
+        elif what == 1:
+            self.line(
+                f"note(len((await asyncio.wait([asyncio.create_task({self.member()[0]})], timeout={seconds}))[0]))"
+            )
+        else:
+            self.line(f"async with asyncio.timeout({seconds}):")
+            self.block(1, 2)
+        self.indent -= 1
+        self.line("except TimeoutError:")
+        self.indent += 1
+        self.line(
+            self.one(["note('late')", "await ping()", "await bump()"]) if self.awaits else "note('late')"
+        )
+        self.indent -= 1
+        return "pass"
 
     def _elapsed(self) -> str:
         name = self.fresh("then")

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,8 +23,10 @@ from unittest import mock
 
 from ckworkflow import codec, tracing
 from ckworkflow.definition import Workflow, registry
+from ckworkflow.duration import LONGEST
 from ckworkflow.engine import failures, judging
-from ckworkflow.model import NodeKind
+from ckworkflow.model import TIMER, NodeKind
+from ckworkflow.tracing.loop import _TURN_SECONDS, _is_wait_for
 from ckworkflow.tracing.tasks import TaskState
 from differential.simulator import MOMENT, START, Entry, Fault, Move, call_step, canonical
 
@@ -51,6 +54,7 @@ class PlainRun:
         sleeps: Every sleep that was begun.
         completed: The nodes that completed, in this order.
         executions: How many attempts of steps there were.
+        has_rung: Whether a timer of the loop has come due: what it cancels may have been under way.
     """
 
     outcome: dict[str, Any]
@@ -59,6 +63,7 @@ class PlainRun:
     sleeps: dict[str, tuple[str, str]] = field(default_factory=dict)
     completed: list[str] = field(default_factory=list)
     executions: int = 0
+    has_rung: bool = False
 
 
 @dataclass(slots=True)
@@ -70,9 +75,10 @@ class _Pending:
     name: str
     args: str
     tree: Any
-    future: asyncio.Future[Any]
+    future: asyncio.Future[Any] | None
     due_at: datetime | None = None
     attempts: int = 0
+    timer: asyncio.TimerHandle | None = None
 
 
 class PlainTracer:
@@ -85,6 +91,8 @@ class PlainTracer:
         self.pending: list[_Pending] = []
         self.run = PlainRun({})
         self.leftovers: list[Any] = []
+        self.beside = TaskState("~")
+        self.ready: Any = None
         self.states: dict[int, TaskState] = {}
 
     def now(self) -> datetime:
@@ -143,6 +151,21 @@ class PlainTracer:
             raise error  # here, as a coroutine does: a future's would not know what is being handled
         return value
 
+    def set_timer(self, seconds: float, timer: asyncio.TimerHandle) -> None:
+        """Let a timer of the loop be something that happens."""
+        task = asyncio.current_task()
+        state = task.state if isinstance(task, PlainTask) else self.beside
+        pending = _Pending(
+            state.next_node(), NodeKind.SLEEP, TIMER, canonical({"seconds": seconds}), None, None
+        )
+        pending.due_at, pending.timer = self.sleeps_from + timedelta(seconds=seconds), timer
+        self.run.sleeps[pending.node_id] = (TIMER, pending.args)
+        self.pending.append(pending)
+
+    def cancel_timer(self, timer: asyncio.TimerHandle) -> None:
+        """Let a timer never ring."""
+        self.pending = [pending for pending in self.pending if pending.timer is not timer]
+
     # -- what happens ---------------------------------------------------------------------------------
 
     def attempt(self, pending: _Pending, *, is_lost: bool = False) -> bool:
@@ -181,7 +204,10 @@ class PlainTracer:
         self.sleeps_from = min(self.clock, pending.due_at) if is_late else self.clock
         self.pending.remove(pending)
         self.run.completed.append(pending.node_id)
-        if pending.future.done():
+        if pending.timer is not None:
+            self.run.has_rung = True
+            self.ready.append(pending.timer)
+        if pending.future is None or pending.future.done():
             return
         if data is not None:
             pending.future.set_result((None, failures.loads(codec.dumps(data))))
@@ -278,7 +304,7 @@ class Follower:
         begun = run.steps if entry.kind is NodeKind.STEP else run.sleeps
         # Sleeps that end in one moment are recorded together, and the body may let go of one when it is told of another.
         return (
-            (self._allows_overlap or entry.kind is NodeKind.SLEEP)
+            (self._allows_overlap or run.has_rung or entry.kind is NodeKind.SLEEP)
             and begun.get(entry.node_id) == (entry.name, entry.args)
             and entry.node_id not in run.completed
         )
@@ -297,8 +323,27 @@ class PlainLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.tracer = tracer
         self._world = world
+        self._has_begun = False
         self._generators: list[Any] = []
         self.error: BaseException | None = None
+        tracer.ready = self._ready  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self.tracer.clock.timestamp()
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        handle = asyncio.TimerHandle(self.time() + delay, callback, args, self, context)
+        if delay < _TURN_SECONDS:
+            self._ready.append(handle)  # type: ignore[attr-defined]
+        elif delay <= LONGEST.total_seconds():
+            self.tracer.set_timer(round(float(delay), 6), handle)
+        return handle
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_later(when - self.time(), callback, *args, context=context)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        self.tracer.cancel_timer(handle)
 
     def _asyncgen_firstiter_hook(self, agen: Any) -> None:
         """Keep each generator: the language ends them in order when the body ends, and not when they are collected."""
@@ -315,7 +360,13 @@ class PlainLoop(asyncio.SelectorEventLoop):
     def create_task(self, coro: Any, **options: Any) -> Any:
         parent = asyncio.current_task() if asyncio._get_running_loop() is self else None
         task = PlainTask(coro, loop=self, **options)
-        task.state = parent.state.next_child() if isinstance(parent, PlainTask) else TaskState("0")
+        if isinstance(parent, PlainTask):
+            is_same = _is_wait_for(sys._getframe(1))
+            task.state = parent.state if is_same else parent.state.next_child()
+        elif self._has_begun:
+            task.state = self.tracer.beside.next_child()
+        else:
+            self._has_begun, task.state = True, TaskState("0")
         return task
 
     def _run_once(self) -> None:

@@ -262,11 +262,6 @@ async def fetches() -> str:
 
 
 @workflow
-async def waits_in_memory() -> None:
-    await asyncio.sleep(1)
-
-
-@workflow
 async def goes_to_a_thread() -> None:
     await asyncio.to_thread(print)
 
@@ -274,15 +269,6 @@ async def goes_to_a_thread() -> None:
 @workflow
 async def waits_for_nothing() -> None:
     await asyncio.get_running_loop().create_future()
-
-
-@workflow
-async def catches_everything() -> str:
-    try:
-        await asyncio.sleep(1)
-    except Exception:
-        return "caught"
-    return "slept"
 
 
 @pytest.mark.parametrize(
@@ -307,61 +293,6 @@ def test_a_body_that_leaves_the_durable_world_fails_and_says_to_use_a_step(
         BodyAwaitError, match=rf"{what}.*(Move it into a @step and await that|timeout=|ckworkflow)"
     ):
         raise error
-
-
-@workflow
-async def limits_a_wait() -> None:
-    await asyncio.wait_for(echo(1), 5)
-
-
-@workflow
-async def limits_a_block() -> None:
-    async with asyncio.timeout(5):
-        await echo(1)
-
-
-@workflow
-async def limits_several() -> None:
-    await asyncio.wait([asyncio.create_task(echo(1))], timeout=5)
-
-
-async def rests() -> None:
-    await asyncio.sleep(1)
-
-
-@workflow
-async def gives_a_task_something_foreign() -> None:
-    await asyncio.create_task(rests())
-
-
-@workflow
-async def gives_a_group_something_foreign() -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(rests())
-
-
-DURABLE = r"Write `await sleep\(\.\.\.\)` with the `sleep` of ckworkflow"
-LINE = r"\(line \d+ of test_bad_input\.py\)"
-LIMIT = r"A body cannot limit the time of an await yet: give the step that may take long a `timeout=`"
-
-
-@pytest.mark.parametrize(
-    ("body", "what"),
-    [
-        (waits_in_memory, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
-        (catches_everything, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
-        (gives_a_task_something_foreign, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
-        (gives_a_group_something_foreign, rf"asyncio\.sleep\(\) {LINE}\. {DURABLE}"),
-        (limits_a_wait, rf"asyncio\.wait_for\(\) with a timeout {LINE}\. {LIMIT}"),
-        (limits_a_block, rf"asyncio\.timeout\(\) {LINE}\. {LIMIT}"),
-        (limits_several, rf"asyncio\.wait\(\) with a timeout {LINE}\. {LIMIT}"),
-    ],
-)
-def test_a_timer_of_asyncio_in_a_body_fails_it_and_says_what_to_write(
-    home: Installation, body: Any, what: str
-) -> None:
-    with pytest.raises(BodyAwaitError, match=rf"this one used {what}"):
-        raise failure_of(start_sync(body))
 
 
 @workflow

@@ -193,11 +193,6 @@ async def opens_a_connection() -> None:
 
 
 @workflow
-async def sleeps_in_the_process() -> None:
-    await asyncio.sleep(1)
-
-
-@workflow
 async def waits_for_nothing() -> None:
     await asyncio.get_running_loop().create_future()
 
@@ -223,11 +218,11 @@ async def yields_only() -> str:
 
 @pytest.mark.parametrize(
     "definition",
-    [opens_a_connection, sleeps_in_the_process, waits_for_nothing, uses_a_thread, hides_it],
+    [opens_a_connection, waits_for_nothing, uses_a_thread, hides_it],
     ids=lambda d: d.name.rpartition(".")[2],
 )
 def test_what_is_not_durable_is_refused_with_the_way_out(definition: Workflow[..., Any]) -> None:
-    with pytest.raises(BodyAwaitError, match=r"Move it into a @step|Write `await sleep\("):
+    with pytest.raises(BodyAwaitError, match=r"Move it into a @step"):
         tracer(definition).resume()
 
 
@@ -240,9 +235,6 @@ def test_what_is_not_durable_is_refused_with_its_line_in_the_body() -> None:
     def line(definition: Workflow[..., Any], nth: int) -> str:
         return f"(line {definition.function.__code__.co_firstlineno + nth} of test_tracer.py)"
 
-    assert f"used asyncio.sleep() {line(sleeps_in_the_process, 2)}. Write" in refused(
-        sleeps_in_the_process
-    )
     assert f"create_connection()) {line(opens_a_connection, 2)}. Move" in refused(opens_a_connection)
     assert line(hides_it, 3) in refused(hides_it)
     assert " (line " not in refused(waits_for_nothing)  # nothing of it runs any more
@@ -704,3 +696,122 @@ def test_a_failure_that_a_gather_returns_is_a_value() -> None:
     end = found.resume([done("0.2:1", 2)]).end
     assert end is not None
     assert end.result == ["boom", "2"]
+
+
+# -- timers -------------------------------------------------------------------------------------------
+
+
+@workflow
+async def limited() -> str:
+    try:
+        async with asyncio.timeout(60):
+            await ping(1)
+            await ping(2)
+    except TimeoutError:
+        await pong()
+        return "too late"
+    return "in time"
+
+
+def test_a_timeout_is_a_timer_that_lasts_as_long_as_its_block() -> None:
+    found = tracer(limited)
+    trace = found.resume()
+    assert [(node.node_id, node.kind, node.name, node.args) for node in trace.nodes if node.kind is NodeKind.SLEEP] == [
+        ("0:1", NodeKind.SLEEP, "timer", {"seconds": 60.0})
+    ]  # fmt: skip
+
+    trace = found.resume([done("0:2"), done("0:3")])
+
+    assert trace.end is not None
+    assert trace.end.result == "in time"
+    assert "0:1" not in ids(trace)
+    assert trace.let_go >= {"0:1"}
+
+
+def test_a_timeout_that_comes_due_cancels_what_is_awaited() -> None:
+    trace = tracer(limited).resume([done("0:2"), done("0:1", hours=1)], strict=2)
+
+    assert ids(trace) == ["0:4"]
+    assert trace.let_go == {"0:3"}
+    end = tracer(limited).resume([done("0:2"), done("0:1", hours=1), done("0:4")], strict=2).end
+    assert end is not None
+    assert end.result == "too late"
+
+
+@workflow
+async def waits_as_asyncio_does() -> list[Any]:
+    found: list[Any] = []
+    try:
+        found.append(await asyncio.wait_for(of_its_own(ping(1)), 5))
+    except TimeoutError:
+        found.append("late")
+    done_, pending = await asyncio.wait([asyncio.create_task(of_its_own(ping(2)))], timeout=5)
+    found.append([len(done_), len(pending)])
+    found.append(await asyncio.sleep(5, "slept"))
+    return found
+
+
+def test_the_timers_of_asyncio_have_the_same_places_on_each_python() -> None:
+    found = tracer(waits_as_asyncio_does)
+
+    assert ids(found.resume()) == ["0:1", "0:2"]
+    assert set(ids(found.resume([done("0:2", 1)]))) == {"0.1:1", "0:3"}
+    assert set(ids(found.resume([done("0:3", hours=1)], strict=1))) == {"0.1:1", "0:4"}
+    end = found.resume([done("0:4", hours=2)], strict=1).end
+    assert end is not None
+    assert end.result == [1, [0, 1], "slept"]
+
+
+@workflow
+async def makes_timers() -> list[str]:
+    loop, rang = asyncio.get_running_loop(), list[str]()
+    loop.call_later(0, rang.append, "at once")
+    loop.call_later(-1, rang.append, "before")
+    loop.call_later(float("inf"), rang.append, "never")
+    loop.call_later(1e12, rang.append, "in a thousand years")
+    loop.call_at(loop.time() + 60, rang.append, "in a minute")
+    cancelled = loop.call_later(60, rang.append, "cancelled")
+    cancelled.cancel()
+    await ping()
+    await asyncio.sleep(120)
+    return rang
+
+
+def test_a_timer_of_the_loop_rings_once_at_its_time_and_not_after_it_was_cancelled() -> None:
+    found = tracer(makes_timers)
+    trace = found.resume()
+    assert [node.args for node in trace.nodes if node.kind is NodeKind.SLEEP] == [{"seconds": 60.0}]
+    (timer,) = [node.node_id for node in trace.nodes if node.kind is NodeKind.SLEEP]
+
+    found = tracer(makes_timers)
+    (last,) = ids(found.resume([done("0:3"), done(timer, hours=1)], strict=2))
+    end = found.resume([done(last, hours=2)], strict=1).end
+
+    assert end is not None
+    assert end.result == ["at once", "before", "in a minute"]
+
+
+@workflow
+async def begins_tasks_in_callbacks() -> str:
+    loop = asyncio.get_running_loop()
+    done_ = loop.create_future()
+
+    async def later() -> None:
+        await ping(1)
+        done_.set_result("by a task of a callback")
+
+    def begin() -> None:
+        loop.call_later(5, lambda: loop.create_task(later()))
+
+    loop.call_soon(begin)
+    return str(await done_)
+
+
+def test_what_callbacks_make_has_places_of_its_own() -> None:
+    found = tracer(begins_tasks_in_callbacks)
+
+    assert ids(found.resume()) == ["~:1"]
+    assert ids(found.resume([done("~:1", hours=1)], strict=1)) == ["~.1:1"]
+    end = found.resume([done("~.1:1")]).end
+    assert end is not None
+    assert end.result == "by a task of a callback"
