@@ -84,6 +84,8 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: dict[int, Callable[[], object]] = {}
         """What cancels each timer, by the identity of its handle."""
+        self._begun_ahead: dict[int, TraceTask] = {}
+        """Tasks that `as_completed` is about to ask for, by the identity of their coroutine."""
         self._closed = False
         self._task_count = 0
         self._forget_above = FEW_TASKS
@@ -112,12 +114,33 @@ class TraceLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.Task[Any]:
         """Start a child of the running task; its path is the parent's, then its ordinal."""
-        if _is_wait_for(sys._getframe(1)):
-            state = self.tracer.place()
-        else:
-            state = self.tracer.child_state()
-            state.is_stepwise = True
+        caller = _maker_of(sys._getframe(1))
+        if caller is not None and caller.f_code is asyncio.wait_for.__code__:
+            # As in Python 3.12 and later, which await it in the task that calls `wait_for`.
+            return self.spawn(coro, self.tracer.place(), context=context, name=name)
+        if caller is not None:
+            return self._begin_in_order(coro, caller, context)
+        return self._begin(coro, context, name)
+
+    def _begin(self, coro: AnyCoroutine, context: Context | None, name: str | None = None) -> TraceTask:
+        state = self.tracer.child_state()
+        state.is_stepwise = True
         return self.spawn(coro, state, context=context, name=name)
+
+    def _begin_in_order(
+        self, coro: AnyCoroutine, caller: FrameType, context: Context | None
+    ) -> asyncio.Task[Any]:
+        """Begin what `as_completed` was given in the order of its list; asyncio does in that of a set, which is none."""
+        given = caller.f_locals.get("fs", caller.f_locals.get("aws"))
+        if id(coro) not in self._begun_ahead:
+            if not isinstance(given, list | tuple) or all(each is not coro for each in given):
+                raise self.refuse(
+                    "asyncio.as_completed() of something that has no order",
+                    "Pass a list of coroutines or of tasks.",
+                )
+            for each in {id(each): each for each in given if asyncio.iscoroutine(each)}.values():
+                self._begun_ahead[id(each)] = self._begin(each, context)
+        return self._begun_ahead.pop(id(coro))
 
     def spawn(
         self,
@@ -242,6 +265,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
         left.clear()
         self.tasks.clear()
         self._timers.clear()
+        self._begun_ahead.clear()
         self.generators.clear()
         self._ready.clear()
 
@@ -298,21 +322,23 @@ def _line_of(frame: FrameType | None) -> int:
     return 0 if frame is None else frame.f_lineno
 
 
-def _is_wait_for(frame: FrameType | None) -> bool:
-    """Whether `asyncio.wait_for` makes a task, as it does in Python 3.11: later versions await in the task that calls it."""
-    for _ in range(_FRAMES_OF_ENSURE_FUTURE):
-        if frame is None or frame.f_globals is not vars(asyncio.tasks):
-            return False
-        if frame.f_code is asyncio.wait_for.__code__:
-            return True
+def _maker_of(frame: FrameType | None) -> FrameType | None:
+    """The frame of `asyncio.wait_for` or `as_completed`, if one of them makes a task of what it was given."""
+    while frame is not None and frame.f_globals is vars(asyncio.tasks):
+        if frame.f_code in _MAKERS:
+            return frame
         frame = frame.f_back
-    return False
+    return None
 
 
 _TURN_SECONDS: Final = 5e-7
 """A timer that is shorter is a turn of the loop: moments are kept in microseconds."""
 _MACHINERY: Final = frozenset({"asyncio", "ckworkflow"})
-_FRAMES_OF_ENSURE_FUTURE: Final = 4
+_iterator: Final = getattr(asyncio.tasks, "_AsCompletedIterator", None)  # from Python 3.13 on
+_MAKERS: Final = {
+    asyncio.wait_for.__code__,
+    asyncio.as_completed.__code__ if _iterator is None else _iterator.__init__.__code__,
+}
 
 
 def _place() -> str:

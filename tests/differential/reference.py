@@ -26,7 +26,7 @@ from ckworkflow.definition import Workflow, registry
 from ckworkflow.duration import LONGEST
 from ckworkflow.engine import failures, judging
 from ckworkflow.model import TIMER, NodeKind
-from ckworkflow.tracing.loop import _TURN_SECONDS, _is_wait_for
+from ckworkflow.tracing.loop import _TURN_SECONDS, _maker_of
 from ckworkflow.tracing.tasks import TaskState
 from differential.simulator import MOMENT, START, Entry, Fault, Move, call_step, canonical
 
@@ -361,7 +361,8 @@ class PlainLoop(asyncio.SelectorEventLoop):
         parent = asyncio.current_task() if asyncio._get_running_loop() is self else None
         task = PlainTask(coro, loop=self, **options)
         if isinstance(parent, PlainTask):
-            is_same = _is_wait_for(sys._getframe(1))
+            caller = _maker_of(sys._getframe(1))
+            is_same = caller is not None and caller.f_code is asyncio.wait_for.__code__
             task.state = parent.state if is_same else parent.state.next_child()
         elif self._has_begun:
             task.state = self.tracer.beside.next_child()

@@ -815,3 +815,56 @@ def test_what_callbacks_make_has_places_of_its_own() -> None:
     end = found.resume([done("~.1:1")]).end
     assert end is not None
     assert end.result == "by a task of a callback"
+
+
+async def named(number: int) -> int:
+    await ping(number)
+    return number
+
+
+@workflow
+async def takes_as_they_come(kind: str) -> list[int]:
+    coroutines = [named(number) for number in range(8)]
+    given: Any = coroutines
+    if kind == "tasks":
+        given = {asyncio.create_task(each) for each in coroutines}
+    elif kind == "calls":
+        for each in coroutines:
+            each.close()
+        given = [ping(number) for number in range(8)]
+    found = []
+    for each in asyncio.as_completed(given, timeout=60):
+        found.append(await each)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["list", "tasks", "calls"])
+def test_as_completed_begins_what_it_is_given_in_the_order_of_its_list(kind: str) -> None:
+    numbers = [0, 7, 3, 1, 2, 6, 5, 4]
+    for _ in range(3):
+        found = tracer(takes_as_they_come, kind)
+        nodes = {node.node_id: node for node in found.resume().nodes if node.name == ping.name}
+        by_number = {node.args["args"][0]: node_id for node_id, node in nodes.items()}  # type: ignore[index,call-overload]
+        assert [by_number[number] for number in range(8)] == [f"0.{n + 1}:1" for n in range(8)]
+
+        end = found.resume([done(by_number[number], number) for number in numbers]).end
+        assert end is not None
+        assert end.result == numbers
+
+
+@workflow
+async def takes_what_has_no_order(kind: str) -> None:
+    coroutines = [named(number) for number in range(8)]
+    given: Any = set(coroutines) if kind == "set" else iter(coroutines)
+    try:
+        for each in asyncio.as_completed(given):
+            await each
+    finally:
+        for each in coroutines:
+            each.close()
+
+
+@pytest.mark.parametrize("kind", ["set", "iterator"])
+def test_as_completed_of_what_has_no_order_is_refused(kind: str) -> None:
+    with pytest.raises(BodyAwaitError, match="Pass a list of coroutines or of tasks"):
+        tracer(takes_what_has_no_order, kind).resume()
