@@ -170,6 +170,18 @@ async def loop():
     return await add("total", total)
 
 
+@workflow
+async def deadline():
+    async with asyncio.timeout(60):
+        first = await give("in time", 1)
+    try:
+        async with asyncio.timeout(LONG):
+            await sleep(60)
+    except TimeoutError:
+        return await add("too late", first, 1)
+    return first
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """A workflow and what it must come to.
@@ -225,5 +237,6 @@ FLOWS = {
             optional=frozenset({"sibling"}),
         ),
         Flow(loop, 4, _once("turn 0", "turn 1", "turn 2", "turn 3", "total")),
+        Flow(deadline, 2, _once("in time", "too late")),
     )
 }  # fmt: skip
