@@ -192,6 +192,12 @@ class Desk:
     def run(self, run_id: RunId) -> RunRecord:
         return self.engine.database.read(lambda tx: runs.read_run(tx, run_id))
 
+    def epoch(self, run_id: RunId) -> int:
+        """How many leases there were, with the start as the first."""
+        return self.engine.database.transact(
+            lambda tx: runs.lock_run(tx, run_id, self.engine.database).get().epoch
+        )
+
     def attempts(self, run_id: RunId) -> list[Any]:
         query = sa.select(tables.attempts).where(tables.attempts.c.run_id == run_id)
         return list(self.engine.database.read(lambda tx: tx.execute(query).all()))

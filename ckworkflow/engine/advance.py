@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -336,7 +336,7 @@ def _commit(
 def write_trace(
     engine: Engine, tx: Transaction, run: RunRow, tracer: Tracer, trace: Trace, *, seen: int,
     values: dict[str, Any], is_new: bool = False, choose: plans.Choose | None = None,
-    old_joins: JoinRows | None = None,
+    old_joins: JoinRows | None = None, timers: Mapping[NodeId, datetime] | None = None,
 ) -> Answer:  # fmt: skip
     """Write what a body came to: its plan, or the end of its run.
 
@@ -351,6 +351,7 @@ def write_trace(
         is_new: Whether the run has no nodes but those whose results the body has got.
         choose: Asked about new steps that may begin; the first that it accepts is claimed for this process.
         old_joins: The joins that the run has, where that is known.
+        timers: With `is_new`, its timers.
     """
     end = end_text(trace)
     if end is not None:
@@ -364,7 +365,7 @@ def write_trace(
     delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
     followup = plans.apply_plan(
         tx, run, plan, trace.nodes, epoch=run.epoch, told_at=told_at, told=delivered, is_new=is_new, choose=choose,
-        owner=engine.owner, old_joins=old_joins,
+        owner=engine.owner, old_joins=old_joins, let_go=trace.let_go, timers=timers or {},
     )  # fmt: skip
     if followup.ends_run:
         runs.update_run(tx, run.run_id, **values)
@@ -382,7 +383,8 @@ def write_trace(
     body = Body(tracer, run.epoch, signals, delivered, told_at, set())
     if is_released and (followup.is_all or is_new):
         kept = {name: value for name, value in values.items() if name in RunRow._fields}
-        body.waits_for, body.joins = set(plan.nodes), followup.join_rows
+        body.waits_for, body.joins = set(plan.nodes) - followup.timers.keys(), followup.join_rows
+        body.timers = followup.timers
         body.run = run._replace(**{**kept, "wake_at": wake_at})
     return Answer(pieces, must_advance=not is_released, taken=followup.begun, body=body)
 
@@ -407,11 +409,12 @@ def foresee(
     Returns:
         What is to be committed with the record; `None` when there is no such body here.
     """
-    body = engine.bodies.take_waiting_for(run_id, node_id)
+    at = engine.database.about_now()
+    body = engine.bodies.take_waiting_for(run_id, node_id, at=at)
     if body is None:
         return None
     body.recorded.append((node_id, output))
-    at = max(engine.database.about_now(), body.told_at)
+    at = max(at, body.told_at)
     try:
         outcomes = [Outcome(known, tree, None, at) for known, tree in body.recorded]
         resume = lambda: body.tracer.resume(outcomes)  # noqa: E731
@@ -455,7 +458,7 @@ class Foreseen:
         number = events.deliver(tx, run, [node_id for node_id, _ in before], at=self._at) + 1
         self._answer = write_trace(
             engine, tx, run, self._body.tracer, self._trace, seen=run.signals, values={"delivered": number, "told_at": self._at},
-            is_new=True, choose=choose_plain(may_run), old_joins=self._body.joins,
+            is_new=True, choose=choose_plain(may_run), old_joins=self._body.joins, timers=self._body.timers,
         )  # fmt: skip
         return replace(self._answer, body=None)  # kept by `keep`
 

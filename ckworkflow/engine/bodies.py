@@ -33,7 +33,8 @@ class Body:
         signals: What the run had counted when its outcomes were read.
         delivered: How many outcomes it has been told.
         told_at: What it takes for the present time.
-        waits_for: The nodes of the run that were not recorded then and that this process has not recorded since.
+        waits_for: The nodes of the run that were not recorded then and that this process has not recorded since, but for timers.
+        timers: Its timers, with their ends.
         joins: The joins of the run as they were written; `None` when some may have counted since.
         run: The run as it was left.
         recorded: What this process has recorded of the nodes since, in that order, encoded.
@@ -45,6 +46,7 @@ class Body:
     delivered: int
     told_at: datetime
     waits_for: set[NodeId]
+    timers: dict[NodeId, datetime] = field(default_factory=dict)
     joins: JoinRows | None = None
     run: RunRow | None = None
     recorded: list[tuple[NodeId, Json]] = field(default_factory=list)
@@ -78,11 +80,13 @@ class BodyCache:
         found = self._bodies.get(run_id)
         return found is not None and found.waits_for == {node_id}
 
-    def take_waiting_for(self, run_id: RunId, node_id: NodeId) -> Body | None:
-        """Remove and return a body that waits for nothing but this node."""
+    def take_waiting_for(self, run_id: RunId, node_id: NodeId, *, at: datetime) -> Body | None:
+        """Remove and return a body that waits for nothing but this node, and of which no timer is due at a given time."""
         with self._lock:
             found = self._bodies.get(run_id)
             if found is None or found.waits_for != {node_id}:
+                return None
+            if any(due_at <= at for due_at in found.timers.values()):
                 return None
             return self._bodies.pop(run_id)
 

@@ -239,14 +239,8 @@ def _commit(
         runs.update_run(tx, run_id, wake_at=wake_at)
     values["wake_at"] = wake_at
     body = Body(
-        beginning.tracer,
-        1,
-        int(has_news),
-        0,
-        run.body_time,
-        set(plan.nodes),
-        followup.join_rows,
-        run._replace(**values),
-    )
+        beginning.tracer, 1, int(has_news), 0, run.body_time, set(plan.nodes) - followup.timers.keys(),
+        followup.timers, followup.join_rows, run._replace(**values),
+    )  # fmt: skip
     engine.wake_at(wake_at)
     return Answer(pieces, taken=followup.begun, body=body)

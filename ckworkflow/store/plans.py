@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -57,6 +58,11 @@ class _Stored:
         )
 
     @property
+    def is_timer(self) -> bool:
+        """Whether nobody awaits it."""
+        return (self.kind, self.name) == (NodeKind.SLEEP, TIMER)
+
+    @property
     def ended_at(self) -> datetime | None:
         """When what comes after it may begin."""
         return self.due_at if self.kind == NodeKind.SLEEP and self.due_at else self.finished_at
@@ -69,6 +75,7 @@ class _Stored:
         return NodeStatus.RUNNING if has_begun else NodeStatus.PLANNED
 
 
+_NONE: Mapping[NodeId, datetime] = MappingProxyType({})
 Values = dict[str, Any]
 """Columns of a row, by their names."""
 
@@ -79,7 +86,8 @@ Choose = Callable[[str, Json], bool]
 def apply_plan(
     tx: Transaction, run: RunRow, plan: Plan, traced: Iterable[TracedNode], *, epoch: int,
     told_at: datetime, told: int = 0, is_new: bool = False, choose: Choose | None = None, owner: str = "",
-    old_joins: JoinRows | None = None,
+    old_joins: JoinRows | None = None, let_go: Container[NodeId] = (),
+    timers: Mapping[NodeId, datetime] = _NONE,
 ) -> Followup:  # fmt: skip
     """Insert, change and drop planned nodes so that they are those of the plan.
 
@@ -94,11 +102,13 @@ def apply_plan(
         epoch: Of the lease.
         told_at: The time that the body has been told: what it makes counts from there.
         told: How many events the body has got with this continuation.
-        is_new: Whether the run has no nodes but those whose results the body has got.
+        is_new: Whether the run has no nodes but those whose results the body has got, that it has let go of, and timers.
         choose: Asked about new steps that may begin; the first that it accepts is claimed for `owner`, and reported
             as `Followup.begun`.
         owner: This process.
         old_joins: The joins that the run has, where that is known.
+        let_go: The nodes that the body has come to and wants no longer.
+        timers: With `is_new`, the timers that the run has, with their ends.
 
     Raises:
         StalePlanError: The nodes in the database are not those that the trace was made from. Commit nothing.
@@ -114,6 +124,8 @@ def apply_plan(
     traced, first = list(traced), (epoch + told) * _POSITIONS
     encoded = {node.node_id: codec.dumps(node.args) for node in traced}
     for index, node in enumerate(traced):
+        if node.node_id in timers:
+            continue
         planned, args = plan.nodes[node.node_id], encoded[node.node_id]
         row = stored.get(node.node_id)
         following = codec.dumps(list(planned.next))
@@ -133,9 +145,17 @@ def apply_plan(
         if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
             ready.setdefault(after_at.get(node.node_id, told_at), []).append(node.node_id)
     _write(tx, inserts, updates)
+    kept = {node_id: due_at for node_id, due_at in timers.items() if node_id in plan.nodes}
+    kept |= {
+        node_id: row.due_at
+        for node_id, row in stored.items()
+        if row.is_timer and row.status is NodeStatus.RUNNING and row.due_at and node_id in plan.nodes
+    }
+    followup.timers |= kept
+    _drop_timers(tx, run, [node_id for node_id in timers if node_id not in plan.nodes])
     dropped = [node_id for node_id in stored if node_id not in plan.nodes]
     _drop(tx, run, dropped)
-    followup.is_all = not dropped
+    followup.is_all = all(node_id in let_go or not stored[node_id].has_begun for node_id in dropped)
     followup.join_rows = _replace_joins(tx, run, plan, remaining, old_joins)
     followup.wakes_body = any(
         join.kind is JoinKind.WAIT and remaining[join.join_id] == 0 for join in plan.joins.values()
@@ -195,6 +215,8 @@ def _begin(
             return False
         insert.update(status=NodeStatus.RUNNING, due_at=due_at, started_at=base)
         followup.asleep[insert["node_id"]] = due_at
+        if insert["name"] == TIMER:
+            followup.timers[insert["node_id"]] = due_at
         return True
     is_begun = followup.begun is None and choose is not None and choose(insert["name"], args)
     if is_begun:
@@ -318,6 +340,14 @@ def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
         .where(here, nodes.c.status.in_((NodeStatus.PLANNED, NodeStatus.RUNNING)))
         .values(status=NodeStatus.ABANDONED, next="[]")
     )
+
+
+def _drop_timers(tx: Transaction, run: RunRow, node_ids: Sequence[NodeId]) -> None:
+    if node_ids:
+        tx.execute_many(_DELETE, [{"b_run": run.run_id, "b_node": node_id} for node_id in node_ids])
+
+
+_DELETE = Prepared(sa.delete(nodes).where(HERE))
 
 
 def abandon_rest(tx: Transaction, run: RunRow) -> None:

@@ -65,6 +65,7 @@ class Followup:
         ready: Steps that may begin now.
         rows: Their rows, where they are at hand.
         asleep: Sleeps that have begun, with their ends.
+        timers: The timers of the plan that was written, with their ends.
         wakes_body: A boundary was reached: the body can go on.
         ends_run: The body had ended and this was the last of what it awaited.
         begun: A step that was claimed in the same breath.
@@ -75,6 +76,7 @@ class Followup:
     ready: list[NodeId] = field(default_factory=list)
     rows: dict[NodeId, NodeRow] = field(default_factory=dict)
     asleep: dict[NodeId, datetime] = field(default_factory=dict)
+    timers: dict[NodeId, datetime] = field(default_factory=dict)
     wakes_body: bool = False
     ends_run: bool = False
     begun: NodeRow | None = None

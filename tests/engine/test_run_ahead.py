@@ -10,6 +10,7 @@ import pytest
 
 from ckworkflow import workflow
 from ckworkflow.engine import attempts, claims
+from ckworkflow.engine.advance import advance
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped
 from ckworkflow.model import NodeId, NodeStatus, RunStatus
@@ -311,6 +312,47 @@ def test_a_claim_that_makes_room_does_not_take_its_own_step_along(desk: Desk) ->
     )
     assert isinstance(last, Claimed)
     assert last.beside is None
+
+
+@workflow
+async def looks_under_deadlines() -> int:
+    total = 0
+    async with asyncio.timeout(3600):
+        for _ in range(3):
+            try:
+                async with asyncio.timeout(60):
+                    total += await one()
+            except TimeoutError:
+                total -= 10
+    return total
+
+
+def test_a_loop_under_deadlines_is_foreseen_as_one_without(desk: Desk) -> None:
+    run_id = desk.start(looks_under_deadlines)
+    claimed = desk.claim(run_id, "0:3")
+    while claimed is not None:
+        claimed = go_on(desk, claimed).here
+
+    assert desk.run(run_id).output == "3"
+    assert desk.epoch(run_id) == 1
+    assert [row.name for row in desk.nodes(run_id)] == [one.name] * 3
+
+
+def test_nothing_is_foreseen_beyond_a_deadline_that_has_passed(desk: Desk) -> None:
+    run_id = desk.start(looks_under_deadlines)
+    first = go_on(desk, desk.claim(run_id, "0:3")).here
+    assert first is not None
+    desk.clock.advance(timedelta(minutes=2))
+
+    recorded = go_on(desk, first)
+    assert recorded.must_advance
+    advance(desk.engine, run_id)
+    last = desk.claim(run_id, "0:7")
+    while last is not None:
+        last = go_on(desk, last).here
+
+    assert desk.run(run_id).output == str(1 - 10 + 1)
+    assert desk.epoch(run_id) > 1
 
 
 @workflow
