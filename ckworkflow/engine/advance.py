@@ -202,8 +202,9 @@ def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holdin
     if epoch is None:
         return None
     if spins > holding.SPIN_LIMIT:
-        records.release_withheld(tx, run, Followup())
-        return holding.hold_spin(tx, run, _count_events(tx, run))
+        return _hold_others_not(
+            tx, run, lambda: holding.hold_spin(tx, run, _count_events(tx, run)), is_taken=False
+        )
     return _Snapshot(
         epoch, read_news(engine, tx, run), run.workflow, run.source_hash, run.created_at, run.delivered,
         run.last_surprise or 0, spins, held,
@@ -242,12 +243,13 @@ def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> _Told:
         try:
             return _Told(kept, _known_here(_resume(engine, snapshot, kept, outcomes, strict)), strict)
         except ReplayNeededError as error:
-            strict = error.strict
+            strict, outruns = error.strict, kept.outruns + int(not kept.has_ended)
             kept.close()
+            return _replay(engine, run_id, snapshot, outcomes, strict, outruns)
         except BaseException:
             kept.close()
             raise
-    return _replay(engine, run_id, snapshot, outcomes, strict)
+    return _replay(engine, run_id, snapshot, outcomes, strict, 0)
 
 
 def _known_here(trace: Trace) -> Trace:
@@ -262,7 +264,7 @@ def _known_here(trace: Trace) -> Trace:
 
 
 def _replay(
-    engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome], strict: int
+    engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome], strict: int, outruns: int
 ) -> _Told:
     workflow = registry.require_workflow(snapshot.workflow)
     rows, tree = engine.database.read(
@@ -288,12 +290,13 @@ def _replay(
             started_at=snapshot.created_at,
             known=known,
             is_same_source=workflow.source_hash == snapshot.source_hash,
+            outruns=outruns,
         )
         try:
             trace = _known_here(_resume(engine, snapshot, tracer, [*history, *news], strict))
         except ReplayNeededError as error:  # of a success that another task was cancelled for
             tracer.close()
-            strict = error.strict
+            strict, outruns = error.strict, outruns + 1
         except BaseException:
             tracer.close()
             raise
@@ -379,6 +382,9 @@ def write_trace(
     if followup.wakes_body:
         values["signals"] = signals
     wake_at = engine.schedule(tx, run, followup, carried, is_all=is_new, **values)
+    if followup.is_overdue:
+        wake_at = run.now  # the clock ends it, which it did not while the body was told
+        runs.update_run(tx, run.run_id, wake_at=wake_at)
     engine.wake_at(wake_at)
     body = Body(tracer, run.epoch, signals, delivered, told_at, set())
     if is_released and (followup.is_all or is_new):
@@ -518,12 +524,30 @@ def _hold(
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch != snapshot.epoch or run.status.is_final:
         return None
+    held = _hold_others_not(
+        tx, run, lambda: holding.hold_deploy(tx, run, snapshot.events, error, snapshot.held),
+        is_taken=snapshot.news.has_taken_due,
+    )  # fmt: skip
+    engine.wake_at(held.until)
+    return held
+
+
+def _hold_others_not(
+    tx: Transaction, run: RunRow, hold: Callable[[], holding.Hold], *, is_taken: bool
+) -> holding.Hold:
+    """Hold a body, and let all else of its run go on.
+
+    Args:
+        tx: A transaction that has locked the run.
+        run: The run.
+        hold: Holds the body.
+        is_taken: Whether a sleep was ended so that the body could be told: what comes after it was not published yet.
+    """
     followup = Followup()
     records.release_withheld(tx, run, followup)
-    held = holding.hold_deploy(tx, run, snapshot.events, error, snapshot.held)
-    if followup.ready or followup.asleep:  # the others go on
-        runs.update_run(tx, run_id, wake_at=run.now)
-    engine.wake_at(held.until)
+    held = hold()
+    if followup.ready or followup.asleep or is_taken:
+        runs.update_run(tx, run.run_id, wake_at=run.now)  # a clock looks at once
     return held
 
 

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.writer import Works
 
-TOLD_FIRST_WAIT = timedelta(milliseconds=20)
-"""How long the message of a step waits whose sleep has ended, while the body is told of something else first."""
-
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -229,8 +226,8 @@ def _later(
     return None
 
 
-def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early | None:
-    """End the sleeps that this node waits for, or say how long they still take."""
+def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early | Dropped | None:
+    """End the sleeps that this node waits for, or say why they go on."""
     followup = Followup()
     if not run.is_to_be_told:
         records.settle_sleeps(tx, run, followup)
@@ -242,7 +239,11 @@ def _settle(engine: Engine, tx: Transaction, run: RunRow, row: NodeRow) -> Early
         return None
     for sleeping in nodes.load_nodes(tx, run.run_id, statuses=[NodeStatus.RUNNING]).get():
         if sleeping.kind is NodeKind.SLEEP and row.node_id in nodes.load_targets(sleeping.next):
-            return Early(max((sleeping.due_at or run.now) - run.now, TOLD_FIRST_WAIT))
+            wait = (sleeping.due_at or run.now) - run.now
+            if wait <= timedelta():
+                # Its continuation publishes the step again, or lets the clock do it.
+                return Dropped("the body is to be told of something first", wakes_body=True)
+            return Early(wait)
     return None
 
 

@@ -13,7 +13,9 @@ Not here: telling the body (`ckworkflow.engine.advance`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckworkflow import codec
@@ -24,7 +26,7 @@ from ckworkflow.store.records import Followup
 from ckworkflow.tracing import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
     from ckworkflow.engine.core import Engine
     from ckworkflow.store.nodes import NodeRow
@@ -42,59 +44,87 @@ class News(NamedTuple):
         strict: So many of them are told strictly: up to the last surprise.
         told_at: The time that it is told; never earlier than what it was told before.
         signals: The run's `signals` with all of this read.
+        has_taken_due: Whether sleeps were ended for it.
     """
 
     rows: Sequence[NodeRow]
     strict: int
     told_at: datetime
     signals: int
+    has_taken_due: bool
 
 
+_NO_JOINS: Mapping[str, Sequence[str]] = MappingProxyType({})
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def read_news(engine: Engine, tx: Transaction, run: RunRow) -> News:
     """Read what the body of a locked run is to be told, and put what is planned out of reach if that holds a surprise."""
-    signals = _take_due(engine, tx, run)
+    taken = _take_due(engine, tx, run)
     rows = events.load_news(tx, run.run_id)
     if len(rows) > 1:
-        rows = in_order(rows, events.load_begun(tx, run.run_id))
+        rows = in_order(rows, *events.load_begun(tx, run.run_id))
     strict = max((place for place, row in enumerate(rows, 1) if is_surprise(row)), default=0)
     if strict:
         events.withhold(tx, run.run_id)
-    return News(rows, strict, max(run.now, run.body_time), signals)
+    told_at = max(run.now, run.body_time) if rows else run.body_time
+    has_taken = taken is not None
+    return News(rows, strict, told_at, run.signals if taken is None else taken, has_taken)
 
 
-def _take_due(engine: Engine, tx: Transaction, run: RunRow) -> int:
-    """Record the sleeps whose time has come; return the run's `signals` with that."""
+def _take_due(engine: Engine, tx: Transaction, run: RunRow) -> int | None:
+    """Record the sleeps whose time has come; return the run's `signals` with that, or `None` if there are none."""
     followup = Followup()
     records.settle_sleeps(tx, run, followup)
-    signals = run.signals + int(followup.wakes_body or followup.ends_run)
-    if followup.ready or followup.asleep or signals > run.signals:
-        # What may begin now the commit of the continuation publishes.
-        engine.schedule(tx, run, followup, signals=signals)
-    return signals
+    wakes = followup.wakes_body or followup.ends_run
+    if not (followup.ready or followup.asleep or wakes):
+        return None
+    # What may begin now the commit of the continuation publishes.
+    engine.schedule(tx, run, followup, signals=run.signals + int(wakes))
+    return run.signals + int(wakes)
 
 
-def in_order(rows: Collection[NodeRow], begun: Collection[str]) -> list[NodeRow]:
+def in_order(
+    rows: Collection[NodeRow], begun: Collection[str], fired: Mapping[str, Sequence[str]] = _NO_JOINS
+) -> list[NodeRow]:
     """Put events in the order in which the body is told.
 
     Args:
         rows: The recorded nodes.
-        begun: The nodes that have begun, and the joins that have let one of them begin.
+        begun: The nodes that have begun.
+        fired: The joins that have let nodes begin, with these.
     """
+
+    def following(row: NodeRow) -> list[str]:
+        """The nodes after one that have begun."""
+        targets = nodes.load_targets(row.next)
+        after = [each for target in targets for each in fired.get(target, (target,))]
+        return [each for each in after if each in begun]
 
     def place(row: NodeRow) -> tuple[object, ...]:
         is_sleep = row.kind is NodeKind.SLEEP
         finished_at = row.finished_at or _NEVER
-        if row.status is NodeStatus.COMPLETED and any(
-            target in begun for target in nodes.load_targets(row.next)
-        ):
+        if row.status is NodeStatus.COMPLETED and following(row):
             return 0, finished_at, row.due_at if is_sleep else finished_at, row.position, row.node_id
         happened_at = (row.due_at if is_sleep else None) or finished_at
         return 1, happened_at, not is_sleep, row.position, row.node_id
 
-    return sorted(rows, key=place)
+    found = sorted(rows, key=place)
+    # Times are estimates of several processes: what has let something begin is told before it.
+    before: dict[str, list[NodeRow]] = {}
+    for row in found:
+        for each in following(row) if row.status is NodeStatus.COMPLETED else ():
+            before.setdefault(each, []).append(row)
+    ordered: dict[NodeId, NodeRow] = {}
+    stack = found[::-1]
+    while stack:
+        row = stack.pop()
+        first = [each for each in before.pop(row.node_id, ()) if each.node_id not in ordered]
+        if first:
+            stack += [row, *reversed(first)]
+        else:
+            ordered.setdefault(row.node_id, row)
+    return list(ordered.values())
 
 
 def is_surprise(row: NodeRow) -> bool:

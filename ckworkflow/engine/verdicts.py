@@ -22,6 +22,7 @@ from ckworkflow.errors import FatalError, RunNotFoundError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import Chain, Task
 from ckworkflow.store import claims, nodes, processes, runs
+from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.processes import ProcessRow
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import finish
@@ -105,7 +106,7 @@ def revoke(
             or row.kind != NodeKind.STEP
         ):
             return None
-        if row.status is NodeStatus.PLANNED and not row.unmet:
+        if row.status is NodeStatus.PLANNED and row.unmet in (0, OUT_OF_REACH):
             row = claims.begin_attempt(tx, run, row, owner=engine.owner)
             if run.status is RunStatus.PENDING:
                 runs.update_run(tx, run_id, status=RunStatus.RUNNING, started_at=run.now)

@@ -16,6 +16,7 @@ from ckworkflow import codec
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import AFTER, COLUMNS, HERE, NodeRow, node_row, one_node, update_node
+from ckworkflow.store.runs import ONLY_STEPS_HELD
 from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Asked, Prepared, Rows
 
@@ -177,7 +178,9 @@ _SLEEPS = (
 )
 _ONLY = nodes.c.next == sa.bindparam("b_next")
 _told = sa.select(runs.c.id).where(  # as `RunRow.is_to_be_told`
-    runs.c.id == sa.bindparam("b_run"), (runs.c.signals == runs.c.seen) | runs.c.held.is_not(None)
+    runs.c.id == sa.bindparam("b_run"),
+    (runs.c.signals == runs.c.seen)
+    | (sa.func.coalesce(runs.c.held, ONLY_STEPS_HELD) != ONLY_STEPS_HELD),
 )
 _ready = sa.select(nodes.c.node_id).where(*_TAKEN, *_NAMED)
 _ended = (

@@ -34,15 +34,10 @@ def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
     return [node_row(row) for row in tx.execute(_NEWS, {"b_run": run_id})]
 
 
-def load_begun(tx: Transaction, run_id: RunId) -> frozenset[str]:
-    """The nodes that have begun and of which the body has not been told, and the joins that have let one of them begin."""
-    begun = {row[0] for row in tx.execute(_BEGUN, {"b_run": run_id})}
-    fired = {
-        row[0]
-        for row in tx.execute(_FIRED, {"b_run": run_id})
-        if not begun.isdisjoint(load_targets(row[1]))
-    }
-    return frozenset(begun | fired)
+def load_begun(tx: Transaction, run_id: RunId) -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:
+    """The nodes that have begun and of which the body has not been told, and the fired joins with what they let begin."""
+    begun = frozenset(row[0] for row in tx.execute(_BEGUN, {"b_run": run_id}))
+    return begun, {row[0]: load_targets(row[1]) for row in tx.execute(_FIRED, {"b_run": run_id})}
 
 
 _NEWS = Prepared(

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
-from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.nodes import HERE, After, is_node, new_row, update_node
 from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
@@ -49,6 +48,7 @@ class _Stored:
     output: str | None
     finished_at: datetime | None
     due_at: datetime | None
+    fails_as_value: bool
 
     @property
     def has_begun(self) -> bool:
@@ -139,7 +139,7 @@ def apply_plan(
                 continue
             ready.setdefault(base, []).append(node.node_id)  # a sleep that ends at once
             continue
-        update = _change(row, node.kind, node.name, args, following, unmet[node.node_id], epoch)
+        update = _change(row, node, args, following, unmet[node.node_id], epoch)
         if update is not None:
             updates.append({"b_run": run.run_id, "b_node": node.node_id, **update})
         if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
@@ -152,6 +152,13 @@ def apply_plan(
         if row.is_timer and row.status is NodeStatus.RUNNING and row.due_at and node_id in plan.nodes
     }
     followup.timers |= kept
+    followup.is_overdue = any(
+        row.kind == NodeKind.SLEEP
+        and row.status is NodeStatus.RUNNING
+        and row.due_at
+        and row.due_at <= run.now
+        for row in stored.values()
+    )
     _drop_timers(tx, run, [node_id for node_id in timers if node_id not in plan.nodes])
     dropped = [node_id for node_id in stored if node_id not in plan.nodes]
     _drop(tx, run, dropped)
@@ -240,7 +247,7 @@ def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:
 _STORED = Prepared(sa.select(
     nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
     nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
-    nodes.c.due_at,
+    nodes.c.due_at, nodes.c.fails_as_value,
 ).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None)))  # fmt: skip
 
 
@@ -277,27 +284,30 @@ def _count_unmet(
 
 
 def _change(
-    row: _Stored, kind: NodeKind, name: str, args: str, following: str, unmet: int, epoch: int
+    row: _Stored, node: TracedNode, args: str, following: str, unmet: int, epoch: int
 ) -> Values | None:
-    is_same = (row.kind, row.name, row.args) == (kind, name, args)
+    is_same = (row.kind, row.name, row.args) == (node.kind, node.name, args)
+    fed = (row.next, row.fails_as_value)
     if row.status is not NodeStatus.PLANNED:
-        if (row.kind, row.name) != (kind, name):
+        if (row.kind, row.name) != (node.kind, node.name):
             raise StalePlanError
-        return None if row.next == following else _values(row, following=following)
-    if is_same and (row.next, row.unmet) == (following, unmet):
+        if fed == (following, node.fails_as_value):
+            return None
+        return _values(row, following=following, fails_as_value=node.fails_as_value)
+    if is_same and (*fed, row.unmet) == (following, node.fails_as_value, unmet):
         return None
-    if not is_same and row.attempt and (row.kind, row.name) != (kind, name):
+    if not is_same and row.attempt and (row.kind, row.name) != (node.kind, node.name):
         raise StalePlanError
     return {
-        "kind": kind, "name": name, "args": row.args if row.attempt else args, "next": following,
-        "unmet": unmet, "generation": row.generation if is_same and row.unmet < OUT_OF_REACH else epoch,
+        "kind": node.kind, "name": node.name, "args": row.args if row.attempt else args, "next": following,
+        "unmet": unmet, "generation": row.generation if is_same else epoch, "fails_as_value": node.fails_as_value,
     }  # fmt: skip
 
 
-def _values(row: _Stored, *, following: str) -> Values:
+def _values(row: _Stored, *, following: str, fails_as_value: bool) -> Values:
     return {
         "kind": row.kind, "name": row.name, "args": row.args, "next": following, "unmet": row.unmet,
-        "generation": row.generation,
+        "generation": row.generation, "fails_as_value": fails_as_value,
     }  # fmt: skip
 
 
@@ -310,7 +320,10 @@ _UPDATE_NODES = Prepared(
     sa.update(nodes)
     .where(HERE)
     .values(
-        {name: sa.bindparam(name) for name in ("kind", "name", "args", "next", "unmet", "generation")}
+        {
+            name: sa.bindparam(name)
+            for name in ("kind", "name", "args", "next", "unmet", "generation", "fails_as_value")
+        }
     )
 )
 _DELETE_JOINS = Prepared(sa.delete(joins).where(joins.c.run_id == sa.bindparam("b_run")))

@@ -68,6 +68,7 @@ class Followup:
         timers: The timers of the plan that was written, with their ends.
         wakes_body: A boundary was reached: the body can go on.
         ends_run: The body had ended and this was the last of what it awaited.
+        is_overdue: A sleep is due that nobody has ended yet.
         begun: A step that was claimed in the same breath.
         join_rows: The joins as they are now, where a plan was written.
         is_all: Nothing is left of the run beside the plan that was written.
@@ -79,6 +80,7 @@ class Followup:
     timers: dict[NodeId, datetime] = field(default_factory=dict)
     wakes_body: bool = False
     ends_run: bool = False
+    is_overdue: bool = False
     begun: NodeRow | None = None
     join_rows: JoinRows | None = None
     is_all: bool = False

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
 
 
+ONLY_STEPS_HELD = '{"steps":true}'
+"""What `held` says of a run of which steps are or were held, and not the body (`ckworkflow.engine.holding`)."""
+
+
 class RunRow(NamedTuple):
     """A run as the engine needs it in every transaction: its columns between its id and `now`, the database's time."""
 
@@ -63,7 +67,7 @@ class RunRow(NamedTuple):
 
         What is told late is then told in the order in which it happened. A body that is held keeps nothing waiting.
         """
-        return self.has_unread_events and self.held is None
+        return self.has_unread_events and self.held in (None, ONLY_STEPS_HELD)
 
 
 @dataclass(frozen=True, slots=True)

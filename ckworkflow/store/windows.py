@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ckworkflow.model import NodeId, NodeStatus, RunId
+from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.nodes import COLUMNS, HERE, NodeRow, one_node
 from ckworkflow.store.tables import nodes
 from ckworkflow.store.transaction import Asked, Prepared, Rows
@@ -41,14 +42,19 @@ def hold(
 
 
 def first_held(tx: Transaction, run_id: RunId) -> Asked[NodeRow | None]:
-    """Ask for the first step of those held back; releases those that the plan, which has changed since, does not let begin."""
+    """Ask for the first step of those held back; releases those that the plan, which has changed since, does not let begin.
+
+    None while they are out of reach.
+    """
 
     def read(rows: Rows) -> NodeRow | None:
         row = one_node(rows)
-        if row is None or (row.status is NodeStatus.PLANNED and row.unmet == 0):
-            return row
-        release(tx, run_id, row)
-        return first_held(tx, run_id).get()
+        while row is not None and (row.status is not NodeStatus.PLANNED or row.unmet):
+            if row.unmet >= OUT_OF_REACH:
+                return None
+            release(tx, run_id, row)
+            row = one_node(tx.execute(_FIRST_HELD, {"b_run": run_id}))
+        return row
 
     return Asked(tx.execute(_FIRST_HELD, {"b_run": run_id}), read)
 

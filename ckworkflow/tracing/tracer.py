@@ -44,6 +44,10 @@ SEGMENT_LIMIT = 200
 """Awaits that a task of the body may run ahead of what is recorded (a `gather` is one, and never cut)."""
 
 
+LONGEST_PATIENCE = 1_024
+"""Events after a surprise in which a body that is outrun again and again does not run ahead."""
+
+
 class ReplayNeededError(Exception):
     """The body has run ahead of what it is told: throw it away and replay.
 
@@ -66,6 +70,8 @@ class Tracer:
         started_at: When the run was started: what `now()` says at first.
         known: What the database holds of claimed and delivered nodes.
         is_same_source: Whether the body is the one that recorded them.
+        outruns: How often a surprise has found that the body had run ahead: after each further surprise it waits twice as long
+            before it runs ahead again, or each of many would cost a replay.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Tracer:
         started_at: datetime,
         known: Mapping[NodeId, Known] | None = None,
         is_same_source: bool = True,
+        outruns: int = 0,
         segment_limit: int = SEGMENT_LIMIT,
     ) -> None:
         self.run_id, self.workflow = run_id, workflow
@@ -99,10 +106,14 @@ class Tracer:
         self._beside = TaskState("~", is_stepwise=True)
         self._coming: dict[NodeId, Outcome] = {}
         self._early: dict[NodeId, Outcome] = {}
+        self.outruns = outruns
+        self._patience = min(1 << outruns, LONGEST_PATIENCE) if outruns else 0
+        self._calm = 0
+        """How many events have been told since the last surprise."""
         self._is_strict = False
         self._telling: int | None = None
         """The number, in this `resume`, of the outcome that is told; `None` of one that is told strictly."""
-        self._standing: dict[int, Callable[[], None]] = {}
+        self._standing: dict[Callable[[], None], None] = {}
         """What lets the tasks that stand at lazy awaits pass them."""
         self._let_go: set[NodeId] = set()
         self._has_surprises = False
@@ -133,8 +144,8 @@ class Tracer:
             raise ReplayNeededError(strict)
         self.loop.forget_done()
         self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
-        self._is_strict = strict > 0
-        self._has_surprises = self._has_surprises or self._is_strict
+        self._is_strict = self._is_strict or strict > 0
+        self._has_surprises = self._has_surprises or strict > 0
         if self._root is None:
             self._history.note(outcomes)
             with self.loop.entered():
@@ -146,7 +157,8 @@ class Tracer:
             self._deliver(outcome)
             self._run()
             self._settle_end()  # at each: what comes after the end finds its task cancelled
-            if number == strict:
+            self._calm = 0 if number <= strict else self._calm + 1
+            if number >= strict and self._is_strict and self._calm >= self._patience:
                 self._run_ahead()
         self._telling = None
         if self._end is not None and self._root is not None:
@@ -209,7 +221,7 @@ class Tracer:
     def _run_ahead(self) -> None:
         """Let the tasks that stand at lazy awaits pass them: the last surprise has been told."""
         self._is_strict = False
-        standing = list(self._standing.values())
+        standing = list(self._standing)
         self._standing.clear()
         for go_on in standing:
             go_on()
@@ -219,8 +231,8 @@ class Tracer:
     def stand(self, go_on: Callable[[], None]) -> Callable[[], object]:
         """Call back when tasks may run ahead again; return a function that ends this."""
         if self._is_strict:
-            self._standing[id(go_on)] = go_on
-        return partial(self._standing.pop, id(go_on), None)
+            self._standing[go_on] = None
+        return partial(self._standing.pop, go_on, None)
 
     def before_cancel(self, state: TaskState) -> None:
         """Note that a task is about to be cancelled: if it has run ahead, what is told is a surprise."""

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ckworkflow import FatalError, UnreadableValueError, now, sleep, step, workflow
+from ckworkflow import FatalError, UnreadableValueError, codec, now, sleep, step, workflow
 from ckworkflow.engine import advance as advancing
-from ckworkflow.engine import claims
+from ckworkflow.engine import attempts, claims, events, holding, verdicts
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Claimed, Dropped, Early
-from ckworkflow.model import NodeStatus, RunStatus
+from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunStatus
+from ckworkflow.store import runs
+from ckworkflow.store.nodes import NodeRow
+from ckworkflow.store.runs import ONLY_STEPS_HELD
 from desk import Desk
 
 if TYPE_CHECKING:
+    from ckworkflow.model import RunId
+    from ckworkflow.store.transaction import Transaction
     from ckworkflow.tracing import Trace
 
 SECOND = timedelta(seconds=1)
@@ -127,11 +133,62 @@ def test_a_message_ends_no_sleep_while_the_body_is_to_be_told_of_something_else(
 
     message = desk.claim(run_id, "0.2:2")
 
-    assert isinstance(message, Early)
+    assert message == Dropped("the body is to be told of something first", wakes_body=True)
     assert desk.node(run_id, "0.2:1").status is NodeStatus.RUNNING
     advance(desk.engine, run_id)
     assert desk.node(run_id, "0.1:1").delivered == 1
     assert isinstance(desk.claim(run_id, "0.2:2"), Claimed)
+
+
+def test_a_message_that_comes_too_early_comes_again_though_there_is_something_to_tell(
+    desk: Desk,
+) -> None:
+    run_id = desk.start(gathered)
+    desk.fail(desk.claim(run_id, "0.1:1"), FatalError("boom"), one)
+
+    assert desk.claim(run_id, "0.2:2") == Early(5 * MINUTE)
+
+
+def test_a_sleep_that_comes_due_while_a_body_is_told_is_ended_right_after_it(
+    desk: Desk, between: Any
+) -> None:
+    run_id = desk.start(gathered)
+    desk.fail(desk.claim(run_id, "0.1:1"), FatalError("boom"), one)
+
+    def too_late_for_this_continuation() -> None:
+        desk.clock.advance(6 * MINUTE)
+        assert isinstance(desk.claim(run_id, "0.2:2"), Dropped)
+
+    between(too_late_for_this_continuation)
+    advance(desk.engine, run_id)
+    desk.messages.clear()
+    desk.tick()
+
+    assert desk.node(run_id, "0.2:1").status is NodeStatus.COMPLETED
+    assert "0.2:2" in str(desk.published)
+
+
+def test_a_step_that_was_held_once_lets_no_sleep_end_before_a_failure_is_told(desk: Desk) -> None:
+    run_id = desk.start(gathered)
+    claimed, waiting = desk.claim(run_id, "0.1:1"), desk.node(run_id, "0.1:1")
+    hold_a_step(desk, run_id)
+    assert desk.run(run_id).held == ONLY_STEPS_HELD
+    desk.fail(claimed, FatalError("boom"), one)
+    desk.clock.advance(10 * MINUTE)
+
+    assert isinstance(desk.claim(run_id, "0.2:2"), Dropped)
+    advance(desk.engine, run_id)
+    assert desk.node(run_id, waiting.node_id).delivered == 1
+
+
+def hold_a_step(desk: Desk, run_id: RunId) -> None:
+    """Mark a run as one of which a step was held, as `holding.mark_steps` does."""
+
+    def mark(tx: Transaction) -> None:
+        run = runs.lock_run(tx, run_id, desk.engine.database).get()
+        runs.update_run(tx, run_id, **holding.mark_steps(run))
+
+    desk.engine.database.transact(mark)
 
 
 @workflow
@@ -175,6 +232,24 @@ async def pair_beside_one() -> str:
     except FatalError:
         await one(3)
     return "over"
+
+
+def test_what_has_let_something_begin_is_told_before_it_whatever_their_times_say() -> None:
+    """Two processes have estimated them."""
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def row(node_id: str, seconds: float, *after: str) -> NodeRow:
+        values = dict.fromkeys(NodeRow._fields)
+        return NodeRow(**values)._replace(  # type: ignore[arg-type]
+            node_id=NodeId(node_id), kind=NodeKind.STEP, status=NodeStatus.COMPLETED, position=0,
+            next=codec.dumps(list(after)), finished_at=start + timedelta(seconds=seconds),
+        )  # fmt: skip
+
+    rows = [row("0:3", 1, "0:4"), row("0:2", 2, "j:0:3"), row("0:1", 3, "0:2"), row("0.1:1", 0)]
+
+    found = events.in_order(rows, {"0:1", "0:2", "0:3", "0:4"}, {"j:0:3": ("0:3",)})
+
+    assert [each.node_id for each in found] == ["0:1", "0:2", "0:3", "0.1:1"]
 
 
 # -- body time --------------------------------------------------------------------------------------
@@ -244,13 +319,8 @@ def test_nothing_that_was_planned_begins_while_a_body_is_told_of_a_failure(
     advance(desk.engine, run_id)
 
     assert [type(each) for each in found] == [Dropped]
-    after = desk.node(run_id, "0.2:2")
-    assert after.generation > before.generation
-    old = claims.claim(
-        desk.engine, run_id, after.node_id, before.generation, step=after.name, wakes=True
-    )
-    assert old == Dropped("the plan has changed")
-    assert isinstance(desk.claim(run_id, "0.2:2"), Claimed)
+    assert desk.node(run_id, "0.2:2").generation == before.generation
+    assert isinstance(desk.claim(run_id, "0.2:2"), Claimed)  # a message of before the failure finds it
 
 
 def test_a_retry_stays_out_of_reach_with_its_attempts_and_its_time(desk: Desk, between: Any) -> None:
@@ -290,6 +360,132 @@ def test_what_is_planned_beside_a_failure_goes_on_while_the_body_is_held(
 
     assert desk.run(run_id).held is not None
     assert isinstance(desk.claim(run_id, "0.2:1"), Claimed)
+
+
+def test_a_body_that_is_held_for_spinning_keeps_nothing_else_waiting(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = desk.start(pair_beside_one)
+    desk.fail(desk.claim(run_id, "0.1:1"), FatalError("boom"), one)
+
+    def die(*_: Any) -> Any:
+        raise SystemError("as a process that ends here")
+
+    monkeypatch.setattr(advancing, "_trace", die)
+    while desk.run(run_id).held is None:
+        with contextlib.suppress(SystemError):
+            advance(desk.engine, run_id)
+        desk.clock.advance(5 * MINUTE)  # its lease ends
+    desk.messages.clear()
+    desk.tick()
+
+    assert "0.2:1" in str(desk.published)
+    assert isinstance(desk.claim(run_id, "0.2:1"), Claimed)
+
+
+def test_a_step_that_is_revoked_while_it_is_out_of_reach_has_failed(desk: Desk, between: Any) -> None:
+    run_id = desk.start(pair_beside_one)
+    desk.fail(desk.claim(run_id, "0.1:1"), FatalError("boom"), one)
+    generation = desk.node(run_id, "0.2:1").generation
+
+    between(lambda: verdicts.revoke(desk.engine, run_id, NodeId("0.2:1"), generation, pids=[]))
+    advance(desk.engine, run_id)
+
+    assert desk.node(run_id, "0.2:1").status is NodeStatus.FAILED
+
+
+@workflow
+async def wide(members: int) -> str:
+    try:
+        await asyncio.gather(*[one(number) for number in range(members)])
+    except FatalError:
+        await one(-1)
+    return "over"
+
+
+def test_a_result_is_recorded_while_much_is_out_of_reach(desk: Desk, between: Any) -> None:
+    run_id = desk.start(wide, 1_200)
+
+    def claim(node_id: str) -> Claimed:
+        row = desk.node(run_id, node_id)
+        found = claims.claim(desk.engine, run_id, row.node_id, row.generation, step=row.name, opens=True)
+        assert isinstance(found, Claimed)
+        return found
+
+    failing, other = claim("0.1:1"), claim("0.2:1")
+    desk.fail(failing, FatalError("boom"), one)
+    between(
+        lambda: attempts.record_success(
+            desk.engine, other, 2, carries=frozenset(), may_run=lambda _: True
+        )
+    )
+    advance(desk.engine, run_id)
+
+    assert desk.node(run_id, "0.2:1").output == "2"
+    assert desk.node(run_id, "0.1200:1").is_held
+
+
+@workflow
+async def maybe() -> str:
+    try:
+        await one(1)
+        found = await asyncio.gather(one(2), one(3), return_exceptions=True)
+    except FatalError:
+        found = await asyncio.gather(one(2), one(3))
+    return str(found)
+
+
+def test_a_member_whose_failure_is_a_value_no_longer_is_one_like_any_other(desk: Desk) -> None:
+    run_id = desk.start(maybe)
+    assert desk.node(run_id, "0.1:1").fails_as_value
+    desk.fail(desk.claim(run_id, "0:1"), FatalError("boom"), one)
+
+    advance(desk.engine, run_id)
+
+    assert not desk.node(run_id, "0.1:1").fails_as_value
+
+
+@workflow
+async def polls(times: int) -> None:
+    await asyncio.gather(poll(times), rest())
+
+
+@workflow
+async def poll(times: int) -> int:
+    bad = 0
+    for number in range(times):
+        try:
+            if await one(number):
+                bad -= 1
+        except FatalError:
+            bad += 1
+    return bad
+
+
+@workflow
+async def rest() -> None:
+    await sleep("1 day")
+    await sleep("1 day")
+    await one(-1)
+
+
+def test_many_failures_beside_what_runs_ahead_cost_few_replays(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replays: list[int] = []
+    really = advancing._replay
+
+    def replay(*args: Any) -> Any:
+        replays.append(1)
+        return really(*args)
+
+    monkeypatch.setattr(advancing, "_replay", replay)
+    run_id = desk.start(polls, 40)
+    for number in range(1, 41):
+        if desk.fail(desk.claim(run_id, f"0.1:{number}"), FatalError("no"), one).must_advance:
+            advance(desk.engine, run_id)
+
+    assert len(replays) <= 2
 
 
 def test_a_step_that_began_meanwhile_is_met_before_the_end_that_would_have_dropped_it(
