@@ -506,9 +506,8 @@ def _release(
         # A body that its worker has stopped has continued nothing.
         is_counted = wait is None if is_counted is None else is_counted
         spins = run.spins if is_counted else run.spins - 1
-        if (
-            withholds
-        ):  # what has begun meanwhile is read again; nothing else is to begin before that is told
+        if withholds:
+            # What has begun meanwhile is read again, and nothing else is to begin before that is told.
             events.withhold(tx, run_id)
         if wait is not None:  # the body is not told now
             records.release_withheld(tx, run, Followup())

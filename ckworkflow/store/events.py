@@ -78,13 +78,23 @@ _DELIVER = Prepared(
 def withhold(tx: Transaction, run_id: RunId) -> None:
     """Put all that is planned, retries too, out of reach: no message, record or clock begins it.
 
-    The commit of the continuation plans anew what the body still wants; `records.release_withheld` takes it back.
+    The commit of the continuation, or `records.release_withheld`, takes it back.
     """
     tx.execute(_WITHHOLD, {"b_run": run_id})
+
+
+def restore(tx: Transaction, run_id: RunId) -> None:
+    """Take back what `withhold` did; what may begin then the caller looks after."""
+    tx.execute(_RESTORE, {"b_run": run_id})
 
 
 _WITHHOLD = Prepared(
     sa.update(nodes)
     .where(*_UNDELIVERED, nodes.c.status == NodeStatus.PLANNED, nodes.c.unmet < OUT_OF_REACH)
     .values(unmet=nodes.c.unmet + OUT_OF_REACH)
+)
+_RESTORE = Prepared(
+    sa.update(nodes)
+    .where(*_UNDELIVERED, nodes.c.status == NodeStatus.PLANNED, nodes.c.unmet >= OUT_OF_REACH)
+    .values(unmet=nodes.c.unmet - OUT_OF_REACH)
 )

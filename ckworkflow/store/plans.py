@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
+from ckworkflow.store.events import OUT_OF_REACH, restore
 from ckworkflow.store.nodes import HERE, After, is_node, new_row, update_node
 from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
@@ -113,7 +114,7 @@ def apply_plan(
     Raises:
         StalePlanError: The nodes in the database are not those that the trace was made from. Commit nothing.
     """
-    stored = {} if is_new else _load(tx, run)
+    stored = {} if is_new else _within_reach(tx, run, _load(tx, run))
     _revive(tx, run, plan, stored)
     followup = Followup()
     unmet, remaining, after_at = _count_unmet(plan, stored)
@@ -249,6 +250,14 @@ _STORED = Prepared(sa.select(
     nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
     nodes.c.due_at, nodes.c.fails_as_value,
 ).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None)))  # fmt: skip
+
+
+def _within_reach(tx: Transaction, run: RunRow, stored: dict[NodeId, _Stored]) -> dict[NodeId, _Stored]:
+    """Take back that nodes are out of reach, all at once: most of them have not changed."""
+    if all(row.unmet < OUT_OF_REACH for row in stored.values()):
+        return stored
+    restore(tx, run.run_id)
+    return {node_id: replace(row, unmet=row.unmet % OUT_OF_REACH) for node_id, row in stored.items()}
 
 
 def _revive(tx: Transaction, run: RunRow, plan: Plan, stored: dict[NodeId, _Stored]) -> None:
