@@ -67,7 +67,7 @@ def _edges(ids: dict[NodeId, str], targets: Iterable[tuple[str, frozenset[NodeId
 def _shape(node: TracedNode) -> str:
     if node.kind is NodeKind.STEP:
         return f'["{_label(words.last_part(node.name))}"]'
-    text = f"sleep {length(node)}"
+    text = f"{node.name} {length(node)}"
     return f'("{_label(text)}")'
 
 

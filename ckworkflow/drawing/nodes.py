@@ -17,10 +17,10 @@ __all__ = ["length", "name_result", "node_words"]
 
 
 def node_words(node: TracedNode) -> str:
-    """Say a node: `greet_user('42')`, `sleep 7 days`."""
+    """Say a node: `greet_user('42')`, `sleep 7 days`, `timer 7 days`."""
     if node.kind is NodeKind.STEP:
         return words.call(node.name, node.args, ref=name_result)
-    return f"sleep {length(node)}"
+    return f"{node.name} {length(node)}"
 
 
 def length(node: TracedNode) -> str:

@@ -10,11 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckworkflow.tracing import Wait
+
 if TYPE_CHECKING:
     from ckworkflow.model import NodeId
-    from ckworkflow.tracing import Trace, TracedNode, Wait
+    from ckworkflow.tracing import Trace, TracedNode
 
 __all__ = ["Branch", "Fork", "arrange"]
+
+_BEHIND = 1_000_000
+"""Added to the number of a task that a callback of the loop has made: behind those of the body."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,9 @@ def arrange(trace: Trace) -> Branch:
         found = branches.get(path)
         if found is not None:
             return found
+        if path == "~":  # callbacks of the loop, in no task
+            branches[path] = branches["0"]
+            return branches[path]
         parent, _, number = path.rpartition(".")
         items = branch(parent, after).items
         last = items[-1] if items else None
@@ -58,13 +66,19 @@ def arrange(trace: Trace) -> Branch:
             last = Fork(after)
             items.append(last)
         branches[path] = made = Branch()
-        last.members[int(number)] = made
+        last.members[int(number) + (_BEHIND if parent == "~" else 0)] = made
         return made
 
     for node in trace.nodes:
         branch(node.node_id.rpartition(":")[0], node.after).items.append(node)
     for wait in _innermost_first(trace.waits):
-        branch(wait.path, wait.nodes).items.append(wait)
+        if not wait.is_of_timer:
+            branch(wait.path, wait.nodes).items.append(wait)
+    for wait in trace.waits:
+        if wait.is_of_timer:  # told where its task says nothing else, as one in asyncio.sleep()
+            items = branch(wait.path.rpartition(":")[0], wait.nodes).items
+            if not isinstance(items[-1], Wait):
+                items.append(wait)
     return branches["0"]
 
 

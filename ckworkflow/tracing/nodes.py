@@ -85,6 +85,11 @@ class Wait:
     line: int
     reason: str
 
+    @property
+    def is_of_timer(self) -> bool:
+        """Whether a timer makes it, and no task of the body; then `path` is the timer's node."""
+        return ":" in self.path
+
 
 @dataclass(frozen=True, slots=True)
 class End:
