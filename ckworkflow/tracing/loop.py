@@ -314,6 +314,12 @@ class TraceLoop(asyncio.AbstractEventLoop):
         if cancel is not None:
             cancel()
 
+    # -- what a body may not do -------------------------------------------------------------------
+
+    def set_task_factory(self, factory: object) -> NoReturn:  # refused
+        """Refused: eager tasks would run before their place in the body is known."""
+        raise self.refuse("a task factory, as of eager tasks", "Make tasks with asyncio.create_task().")
+
 
 def _line_of(frame: FrameType | None) -> int:
     """The line outside asyncio that a call is for; 0 if the loop itself makes it."""

@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -149,7 +150,8 @@ class Tracer:
         if self._root is None:
             self._history.note(outcomes)
             with self.loop.entered():
-                self._root = self.loop.spawn(self._body(), TaskState("0"))
+                # Empty: what the process that happens to continue the body has in its own is none of it.
+                self._root = self.loop.spawn(self._body(), TaskState("0"), context=Context())
         self._run()
         self._settle_end()
         for number, outcome in enumerate(outcomes, 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -868,3 +869,41 @@ async def takes_what_has_no_order(kind: str) -> None:
 def test_as_completed_of_what_has_no_order_is_refused(kind: str) -> None:
     with pytest.raises(BodyAwaitError, match="Pass a list of coroutines or of tasks"):
         tracer(takes_what_has_no_order, kind).resume()
+
+
+# -- what is not the body's own -------------------------------------------------------------------------
+
+REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("REQUEST")
+
+
+@workflow
+async def looks_at_a_context_variable() -> list[str]:
+    found = [REQUEST.get("nothing")]
+    REQUEST.set("its own")
+    if await ping(1) == 1:
+        found.append(REQUEST.get("nothing"))
+    return found
+
+
+def test_a_body_sees_no_context_variables_but_its_own() -> None:
+    REQUEST.set("of the command that started it")
+    found = tracer(looks_at_a_context_variable)
+    found.resume()
+    REQUEST.set("of the worker that continues it")
+    end = found.resume([done("0:1", 1)]).end
+
+    assert end is not None
+    assert end.result == ["nothing", "its own"]
+
+
+@workflow
+async def makes_tasks_eager() -> None:
+    asyncio.get_running_loop().set_task_factory(None)
+    await ping()
+
+
+def test_eager_tasks_are_refused_by_name() -> None:
+    with pytest.raises(
+        BodyAwaitError, match=r"as of eager tasks \(line \d+ of test_tracer\.py\)\. Make tasks with"
+    ):
+        tracer(makes_tasks_eager).resume()
