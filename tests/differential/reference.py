@@ -79,6 +79,8 @@ class _Pending:
     due_at: datetime | None = None
     attempts: int = 0
     timer: asyncio.TimerHandle | None = None
+    ended: tuple[Any, Any] | None = None
+    """How it has ended, if the body is told of it later than of what ended after it."""
 
 
 class PlainTracer:
@@ -170,6 +172,14 @@ class PlainTracer:
 
     def attempt(self, pending: _Pending, *, is_lost: bool = False) -> bool:
         """Run a step once; whether that was its end."""
+        ended = pending.ended or self.execute(pending, is_lost=is_lost)
+        if ended is None:
+            return False
+        self.complete(pending, *ended)
+        return True
+
+    def execute(self, pending: _Pending, *, is_lost: bool = False) -> tuple[Any, Any] | None:
+        """Run a step once; its result and its error if that was its end, which it has not been told yet."""
         self.run.executions += 1
         pending.attempts += not is_lost
         given = codec.decode(pending.tree)
@@ -190,12 +200,9 @@ class PlainTracer:
                     if delay is None:
                         delay = step.options.delay_after(pending.attempts)
                     pending.due_at = self.clock + delay
-                    return False
+                    return None
                 data = failures.exhausted(pending.name, pending.attempts, data)
-        if is_lost:
-            return False
-        self.complete(pending, value, data)
-        return True
+        return None if is_lost else (value, data)
 
     def complete(self, pending: _Pending, value: Any, data: Any) -> None:
         """Let a call end."""
@@ -287,11 +294,22 @@ class Follower:
                 raise DifferenceError(f"{entry} ended before {pending.due_at}")
             tracer.complete(pending, None, None)
             return
+        self._execute_before(entry)
         has_ended = tracer.attempt(pending, is_lost=entry.outcome == "lost")
         if has_ended != (entry.outcome == "recorded"):
             raise DifferenceError(
                 f"{entry}: plain asyncio {'ends' if has_ended else 'goes on with'} the step"
             )
+
+    def _execute_before(self, entry: Entry) -> None:
+        """Let the steps have their effects in the order of time, though the body is told in another one."""
+        tracer = self._tracer
+        for other in sorted(self._log, key=lambda other: other.at):
+            if other.at >= entry.at or other.kind is not NodeKind.STEP or other.outcome != "recorded":
+                continue
+            pending = next((p for p in tracer.pending if p.node_id == other.node_id), None)
+            if pending is not None and pending.ended is None:
+                pending.ended = tracer.execute(pending)
 
     def check_rest(self) -> None:
         """What the engine ran after the body's end must have been under way at it."""
