@@ -146,20 +146,7 @@ def apply_plan(
         if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
             ready.setdefault(after_at.get(node.node_id, told_at), []).append(node.node_id)
     _write(tx, inserts, updates)
-    kept = {node_id: due_at for node_id, due_at in timers.items() if node_id in plan.nodes}
-    kept |= {
-        node_id: row.due_at
-        for node_id, row in stored.items()
-        if row.is_timer and row.status is NodeStatus.RUNNING and row.due_at and node_id in plan.nodes
-    }
-    followup.timers |= kept
-    followup.is_overdue = any(
-        row.kind == NodeKind.SLEEP
-        and row.status is NodeStatus.RUNNING
-        and row.due_at
-        and row.due_at <= run.now
-        for row in stored.values()
-    )
+    _note_sleeps(run, plan, stored, timers, followup)
     _drop_timers(tx, run, [node_id for node_id in timers if node_id not in plan.nodes])
     dropped = [node_id for node_id in stored if node_id not in plan.nodes]
     _drop(tx, run, dropped)
@@ -172,6 +159,23 @@ def apply_plan(
     for base, node_ids in ready.items():
         make_ready(tx, run, node_ids, base=base, followup=followup)
     return followup
+
+
+def _note_sleeps(
+    run: RunRow, plan: Plan, stored: Mapping[NodeId, _Stored], timers: Mapping[NodeId, datetime],
+    followup: Followup,
+) -> None:  # fmt: skip
+    """Note the timers that the run had and keeps, and whether a sleep is due."""
+    asleep = {
+        node_id: row.due_at
+        for node_id, row in stored.items()
+        if row.kind == NodeKind.SLEEP and row.status is NodeStatus.RUNNING and row.due_at is not None
+    }
+    followup.is_overdue = any(due_at <= run.now for due_at in asleep.values())
+    had = {node_id: due_at for node_id, due_at in asleep.items() if stored[node_id].is_timer}
+    followup.timers |= {
+        node_id: due_at for node_id, due_at in {**had, **timers}.items() if node_id in plan.nodes
+    }
 
 
 def refuse_unmet(tx: Transaction, run: RunRow, met: Container[NodeId]) -> None:
