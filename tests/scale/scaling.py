@@ -20,7 +20,7 @@ from celery.worker.consumer import Consumer
 from ckworkflow import sleep, step, workflow
 from ckworkflow.hooks import use_step
 from journal import note
-from scale.usage import memory_of_this_process
+from scale.usage import memory_of_this_process, time_of_known_work
 
 # No retries at all, here as below: a step that runs twice shows.
 
@@ -46,6 +46,7 @@ async def sleeper(days: int) -> None:
 
 _done: Counter[str] = Counter()
 _lock = threading.Lock()
+_unit_seconds = 0.0
 
 
 @step(max_retries=0)
@@ -67,8 +68,18 @@ async def last(label: str) -> int:
 
 
 def measure(label: str, done: int) -> None:
+    """Note what the process has used, and what known work takes it now; that work itself is not counted."""
+    global _unit_seconds
+    processor, unit = time.process_time() - _unit_seconds, time_of_known_work()
+    with _lock:
+        _unit_seconds += unit
     note(
-        "sample", label=label, done=done, memory=memory_of_this_process(), processor=time.process_time()
+        "sample",
+        label=label,
+        done=done,
+        memory=memory_of_this_process(),
+        processor=processor,
+        unit=unit,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a process has used: memory of its own, and processor time."""
+"""What a process has used: memory of its own, and processor time beside that of a piece of work which never changes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from ckworkflow.engine.procfs import read_file
 
 MEGABYTE = 1_000_000
+KNOWN_WORK = 15_000
+"""Entries made: some three milliseconds."""
 SETTLED_BYTES, SETTLED_SECONDS = 256 * 1024, 1.5
 """Memory that moves by less than this for so long is what a process holds; as in `benchmarks/sides.py`."""
 SETTLE_TIMEOUT_SECONDS = 60.0
@@ -23,6 +25,19 @@ def memory_of(pid: int) -> int:
 
 def memory_of_this_process() -> int:
     return memory_of(os.getpid())
+
+
+def time_of_known_work() -> float:
+    """Seconds of processor that the same piece of Python takes at this moment.
+
+    A shared machine gives the same code half its speed for minutes. What costs are compared over time, they are
+    compared in units of this.
+    """
+    began = time.thread_time()
+    rows: dict[int, tuple[int, str]] = {}
+    for number in range(KNOWN_WORK):
+        rows[number % 1_000] = (number, str(number))
+    return time.thread_time() - began
 
 
 def settled_memory_of(pid: int) -> int:
