@@ -2,13 +2,23 @@
 
 from ckworkflow import redirection as redirection  # before any client logs in
 from ckworkflow.body import now, random, sleep, timeout, uuid4
-from ckworkflow.client import Run, SyncRun, get_run, get_run_sync, start, start_sync
+from ckworkflow.client import (
+    Run,
+    SyncRun,
+    cancel_runs,
+    cancel_runs_sync,
+    get_run,
+    get_run_sync,
+    start,
+    start_sync,
+)
 from ckworkflow.codec import register_type
 from ckworkflow.definition import Step, Workflow, step, workflow
 from ckworkflow.duration import parse_duration
 from ckworkflow.errors import (
     ArgumentsChangedError,
     BodyAwaitError,
+    BodyStuckError,
     BodyTimeoutError,
     CkWorkflowError,
     DatabaseUnavailableError,
@@ -27,9 +37,12 @@ from ckworkflow.errors import (
     ReplayDivergenceError,
     RetryableError,
     ReturnValueTimeoutError,
+    RunCancelledError,
     RunFailedError,
     RunNotFoundError,
+    RunTerminatedError,
     SchemaVersionError,
+    StepCancelledError,
     StepTimeLimitError,
     StepTimeoutError,
     UnreadableValueError,
@@ -46,6 +59,7 @@ from ckworkflow.plugin import WorkflowPlugin
 __all__ = [
     "ArgumentsChangedError",
     "BodyAwaitError",
+    "BodyStuckError",
     "BodyTimeoutError",
     "CkWorkflowError",
     "DatabaseUnavailableError",
@@ -65,11 +79,14 @@ __all__ = [
     "RetryableError",
     "ReturnValueTimeoutError",
     "Run",
+    "RunCancelledError",
     "RunFailedError",
     "RunNotFoundError",
     "RunStatus",
+    "RunTerminatedError",
     "SchemaVersionError",
     "Step",
+    "StepCancelledError",
     "StepInfo",
     "StepTimeLimitError",
     "StepTimeoutError",
@@ -83,6 +100,8 @@ __all__ = [
     "WorkflowModuleError",
     "WorkflowNotRegisteredError",
     "WorkflowPlugin",
+    "cancel_runs",
+    "cancel_runs_sync",
     "get_run",
     "get_run_sync",
     "now",

@@ -8,19 +8,26 @@ executor may be full of something else, and a body could keep one for good.
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from ckworkflow import inspection, tracing
 from ckworkflow.background import Lost, OffLoop
-from ckworkflow.engine import outcomes
+from ckworkflow.definition import Workflow, registry
+from ckworkflow.duration import parse_span
+from ckworkflow.engine import cancellation, outcomes
 from ckworkflow.engine.installation import current
 from ckworkflow.engine.start import start_run
 from ckworkflow.errors import HookContextError, RunNotFoundError
+from ckworkflow.foreign import show
 from ckworkflow.model import RunId
+from ckworkflow.scrub import scrub_head
 from ckworkflow.store.schema import NoRunsYetError
 
 if TYPE_CHECKING:
-    from ckworkflow.definition import Workflow
+    from collections.abc import Callable
+    from datetime import timedelta
+
     from ckworkflow.engine.core import Engine
     from ckworkflow.model import RunStatus, StepInfo
 
@@ -29,6 +36,8 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+REASON_LIMIT = 1_000
+"""Characters of a reason that are kept."""
 _threads = OffLoop(8, "ckworkflow-client")
 
 
@@ -90,6 +99,41 @@ def get_run_sync(run_id: str) -> SyncRun[Any]:
     return SyncRun(RunId(run_id))
 
 
+async def cancel_runs(
+    workflow: Workflow[..., Any] | str, *, created_before: datetime | None = None,
+    reason: str | None = None, grace: str | float | timedelta | None = None,
+) -> int:  # fmt: skip
+    """Ask all live runs of a workflow to end, one by one; return how many were asked.
+
+    Runs that are started meanwhile may be left out.
+
+    Args:
+        workflow: What `@workflow` made, or its registered name, all of it.
+        created_before: Only those that were started before, a time with a time zone.
+        reason: As for `Run.cancel`.
+        grace: As for `Run.cancel`.
+
+    Raises:
+        CkWorkflowError: As `Run.cancel`. Those before were asked.
+        WorkflowNotRegisteredError: This process knows no workflow of that name, and it has no live run.
+        TypeError: `workflow` is neither.
+        ValueError: `created_before` has no time zone.
+    """
+    return await _threads.run(_cancelling_all("cancel_runs", workflow, created_before, reason, grace))
+
+
+def cancel_runs_sync(
+    workflow: Workflow[..., Any] | str, *, created_before: datetime | None = None,
+    reason: str | None = None, grace: str | float | timedelta | None = None,
+) -> int:  # fmt: skip
+    """Do what `cancel_runs` does, from sync code.
+
+    Raises:
+        CkWorkflowError: As `cancel_runs`.
+    """
+    return _cancelling_all("cancel_runs_sync", workflow, created_before, reason, grace)()
+
+
 class Run(Generic[R]):
     """One execution of a workflow.
 
@@ -124,10 +168,50 @@ class Run(Generic[R]):
 
         Raises:
             RunFailedError: It failed; `__cause__` is the body's error.
+            RunCancelledError: It was cancelled.
             ReturnValueTimeoutError: It was still going; it goes on.
             RunNotFoundError: It was deleted.
         """
         return cast("R", await outcomes.wait_on_loop(lambda: _engine(self.run_id), self.run_id, timeout))
+
+    async def cancel(
+        self, *, reason: str | None = None, grace: str | float | timedelta | None = None
+    ) -> bool:
+        """Ask the run to end, and return whether it was live.
+
+        Once this has returned, no step begins that was planned before. The body gets `asyncio.CancelledError` at the await where it
+        stands; `finally`, `except` and `async with` run, durably, and what comes out decides how the run ends. A step that
+        runs is told to stop (`@step(on_cancel=...)`). A run of which nothing has begun ends at once.
+
+        A body is told once: a further call returns `True`, its reason is dropped, and the clean-up is not disturbed.
+
+        Args:
+            reason: Why, for `RunCancelledError` and the body's `CancelledError`.
+            grace: When it is terminated, from now, if it has not ended by itself: as for `sleep`. `None`: it has all the
+                time that it needs. Of several the earliest counts.
+
+        Raises:
+            RunNotFoundError: It was deleted.
+            InvalidDurationError: `grace` is no duration.
+            TypeError: `reason` is no text.
+            RefusedValueError: The database refuses `reason`.
+            DatabaseUnavailableError: The database cannot be reached; nobody knows whether the run was asked.
+            HookContextError: This is the body of a workflow.
+        """
+        return await _threads.run(_cancelling("Run.cancel", self.run_id, reason, grace))
+
+    async def terminate(self, *, reason: str | None = None) -> bool:
+        """End the run now as cancelled, without its body, and return whether it was live.
+
+        No `finally` of the body runs. Steps that run are told to stop; nobody waits for them.
+
+        Args:
+            reason: Why, for `RunCancelledError`, in place of what an earlier `cancel` has said; `None` leaves that.
+
+        Raises:
+            CkWorkflowError: As `cancel`.
+        """
+        return await _threads.run(_terminating("Run.terminate", self.run_id, reason))
 
     async def steps(self) -> list[StepInfo]:
         """Return the steps and sleeps of the run, those to come included, in the order of the body."""
@@ -158,6 +242,14 @@ class SyncRun(Generic[R]):
     def return_value(self, timeout: float | None = None) -> R:
         """As `Run.return_value`."""
         return cast("R", outcomes.wait(_engine(self.run_id), self.run_id, timeout))
+
+    def cancel(self, *, reason: str | None = None, grace: str | float | timedelta | None = None) -> bool:
+        """As `Run.cancel`."""
+        return _cancelling("SyncRun.cancel", self.run_id, reason, grace)()
+
+    def terminate(self, *, reason: str | None = None) -> bool:
+        """As `Run.terminate`."""
+        return _terminating("SyncRun.terminate", self.run_id, reason)()
 
     def steps(self) -> list[StepInfo]:
         """As `Run.steps`."""
@@ -213,3 +305,58 @@ def _exists(run_id: RunId) -> bool:
 
 def _steps(run_id: RunId) -> list[StepInfo]:
     return inspection.read_steps(_engine(run_id), run_id)
+
+
+def _cancelling(
+    function: str, run_id: RunId, reason: str | None, grace: str | float | timedelta | None
+) -> Callable[[], bool]:
+    """Check what `cancel` was given; return what asks the run."""
+    _refuse_in_body(function)
+    reason, span = _reason(reason), None if grace is None else parse_span(grace)
+    return lambda: cancellation.cancel(_engine(run_id), run_id, reason=reason, grace=span)
+
+
+def _terminating(function: str, run_id: RunId, reason: str | None) -> Callable[[], bool]:
+    _refuse_in_body(function)
+    reason = _reason(reason)
+    return lambda: cancellation.terminate(_engine(run_id), run_id, reason=reason)
+
+
+def _cancelling_all(
+    function: str, workflow: object, created_before: object, reason: str | None,
+    grace: str | float | timedelta | None,
+) -> Callable[[], int]:  # fmt: skip
+    _refuse_in_body(function)
+    if not isinstance(workflow, str | Workflow):
+        msg = f"cancel_runs() needs a workflow, or its registered name, and got {show(workflow)}"
+        raise TypeError(msg)
+    if created_before is not None and not isinstance(created_before, datetime):
+        msg = f"cancel_runs(created_before=...) needs a datetime, and got {show(created_before)}"
+        raise TypeError(msg)
+    if created_before is not None and created_before.utcoffset() is None:
+        msg = "cancel_runs(created_before=...) needs a time with a time zone: datetime.now(UTC), say"
+        raise ValueError(msg)
+    name = workflow.name if isinstance(workflow, Workflow) else workflow
+    reason, span = _reason(reason), None if grace is None else parse_span(grace)
+
+    def cancel() -> int:
+        try:
+            engine = _engine(RunId(""))
+        except RunNotFoundError:  # there is no database yet
+            count = 0
+        else:
+            count = cancellation.cancel_all(
+                engine, workflow=name, created_before=created_before, reason=reason, grace=span
+            )
+        if not count:
+            registry.require_workflow(name)  # or a mistyped name would look like success
+        return count
+
+    return cancel
+
+
+def _reason(reason: object) -> str | None:
+    if not (reason is None or isinstance(reason, str)):
+        msg = f"reason= must be text, and got {show(reason)}"
+        raise TypeError(msg)
+    return scrub_head(reason, REASON_LIMIT) if reason else None

@@ -54,6 +54,10 @@ class Services(Protocol):
         """The key-value store that bot and workers share."""
         ...
 
+    def is_told_to_stop(self, run_id: RunId, node_id: NodeId) -> bool:
+        """Whether a step that runs here is to stop."""
+        ...
+
     @property
     def app(self) -> Any:
         """The Celery app."""
@@ -104,6 +108,15 @@ class StepContext:
     idempotency_key: str
     started_at: datetime
     services: Services
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the step is to stop: its await was cancelled (a timeout, say), or its run has ended.
+
+        A plain step that takes long looks at it now and then. In another process than the one that cancels, it turns true within a
+        second. An async step is cancelled as well, as any task of asyncio.
+        """
+        return self.services.is_told_to_stop(self.run_id, self.node_id)
 
 
 current_step: ContextVar[StepContext] = ContextVar("ckworkflow.current_step")

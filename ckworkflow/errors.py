@@ -6,7 +6,7 @@ keeps the values as attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow.foreign import show, type_name
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArgumentsChangedError",
     "BodyAwaitError",
+    "BodyStuckError",
     "BodyTimeoutError",
     "CkWorkflowError",
     "DatabaseUnavailableError",
@@ -35,9 +36,12 @@ __all__ = [
     "ReplayDivergenceError",
     "RetryableError",
     "ReturnValueTimeoutError",
+    "RunCancelledError",
     "RunFailedError",
     "RunNotFoundError",
+    "RunTerminatedError",
     "SchemaVersionError",
+    "StepCancelledError",
     "StepTimeLimitError",
     "StepTimeoutError",
     "UnreadableValueError",
@@ -119,6 +123,20 @@ class StepTimeoutError(CkWorkflowError):
             f"up. Raise `timeout=`, or make the step do less."
         )
         self.step, self.seconds = step, seconds
+
+
+class StepCancelledError(CkWorkflowError):
+    """An attempt of a step was told to stop: its await was cancelled, or its run has ended. No further attempt follows.
+
+    It is what `steps()` shows of such an attempt. The body gets `asyncio.CancelledError`, as from any await that is cancelled.
+    """
+
+    def __init__(self, step: str) -> None:
+        super().__init__(
+            f"Step {step!r} was told to stop: what awaits it was cancelled (a timeout, a sibling that failed, the run), or its "
+            f"run has ended. A step that must not be stopped says so: @step(on_cancel='leave')."
+        )
+        self.step = step
 
 
 class StepTimeLimitError(CkWorkflowError):
@@ -265,6 +283,42 @@ class RunFailedError(CkWorkflowError):
         self.run_id, self.workflow, self.error = run_id, workflow, error
 
 
+class RunCancelledError(CkWorkflowError):
+    """The run was cancelled, or its body has raised `asyncio.CancelledError`.
+
+    `__cause__` is what its body raised, rebuilt from its record, or a `RunTerminatedError`; there is none if nothing of the run had begun.
+
+    Attributes:
+        run_id: The run.
+        reason: What `cancel(reason=...)` was given, or what the body's `CancelledError` says; `None` if neither says anything.
+        is_terminated: Whether it was ended without its body, so that its clean-up has not run, or not to its end.
+    """
+
+    def __init__(
+        self, run_id: str, workflow: str, reason: str | None, *, is_terminated: bool = False
+    ) -> None:
+        how = "terminated" if is_terminated else "cancelled"
+        why = "" if reason is None else f": {reason.removesuffix('.')}"
+        super().__init__(
+            f"Run {run_id} of {workflow} was {how}{why}. `ckworkflow runs show {run_id}` shows its steps."
+        )
+        self.run_id, self.workflow, self.reason = run_id, workflow, reason
+        self.is_terminated = is_terminated
+
+
+class RunTerminatedError(CkWorkflowError):
+    """A run was ended without its body: by `terminate`, or since its clean-up had not ended when its `grace` was over.
+
+    It is never raised: it is the `__cause__` of a `RunCancelledError`, and what `runs show` says of such a run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"Run {run_id} was terminated: what its body had still to do, its clean-up too, was not done."
+        )
+        self.run_id = run_id
+
+
 class ReturnValueTimeoutError(CkWorkflowError, TimeoutError):
     """The run was still going when the `timeout` of `return_value` passed. The run goes on.
 
@@ -314,6 +368,22 @@ class BodyAwaitError(CkWorkflowError, RuntimeError):
             f"this one used {what}. {instead}"
         )
         self.what = what
+
+
+class BodyStuckError(CkWorkflowError, RuntimeError):
+    """The body of a workflow waits for what nothing can bring, or never waits for anything.
+
+    Attributes:
+        tasks: Where each of its tasks stands, and what it waits for.
+    """
+
+    def __init__(self, what: str, tasks: Sequence[str] = ()) -> None:
+        where = f": {'; '.join(tasks)}" if tasks else ""
+        super().__init__(
+            f"The body of a workflow {what}{where}. It goes on when a step, a sleep or a timer ends, or when it sets or fills itself "
+            f"what it waits for."
+        )
+        self.tasks = tuple(tasks)
 
 
 class BodyTimeoutError(CkWorkflowError, RuntimeError):

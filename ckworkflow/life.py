@@ -48,10 +48,19 @@ RUN_CHANGES: Final = (
         "the body has returned and all that it awaited is recorded",
     ),
     Change(RunStatus.RUNNING, RunStatus.FAILED, "the body raises, or cannot go on"),
+    Change(
+        RunStatus.PENDING, RunStatus.CANCELLED, "it is cancelled or terminated before anything has begun"
+    ),
+    Change(
+        RunStatus.RUNNING,
+        RunStatus.CANCELLED,
+        "the body raises CancelledError, or the run is terminated",
+    ),
     Change(RunStatus.COMPLETED, None, "retention"),
     Change(RunStatus.FAILED, None, "retention"),
+    Change(RunStatus.CANCELLED, None, "retention"),
 )
-"""Of a run. Nothing leads to `RunStatus.CANCELLED` yet."""
+"""Of a run."""
 
 STEP_CHANGES: Final = (
     Change(None, NodeStatus.PLANNED, "traced"),
@@ -61,7 +70,11 @@ STEP_CHANGES: Final = (
     Change(NodeStatus.PLANNED, NodeStatus.ABANDONED, "no longer wanted, between two attempts"),
     Change(NodeStatus.RUNNING, NodeStatus.PLANNED, "retry, release, hold, lost worker, or given back"),
     Change(NodeStatus.RUNNING, NodeStatus.COMPLETED, "record of a result"),
-    Change(NodeStatus.RUNNING, NodeStatus.FAILED, "record of a final failure"),
+    Change(
+        NodeStatus.RUNNING,
+        NodeStatus.FAILED,
+        "record of a final failure, or of any end of a step that is to stop but a result",
+    ),
     Change(NodeStatus.RUNNING, NodeStatus.ABANDONED, "no longer wanted, while it runs"),
     Change(NodeStatus.ABANDONED, NodeStatus.PLANNED, "wanted again, between two attempts"),
     Change(NodeStatus.ABANDONED, NodeStatus.RUNNING, "wanted again, while it runs"),

@@ -34,6 +34,20 @@ class RunStatus(enum.StrEnum):
         return self in {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
 
 
+class Ending(NamedTuple):
+    """How a run has ended.
+
+    Attributes:
+        status: `COMPLETED`, `FAILED` or `CANCELLED`.
+        output: Its encoded result, if it completed.
+        error: What its body raised, or what stood in its way, encoded; `None` of a run that was cancelled without its body.
+    """
+
+    status: RunStatus
+    output: str | None = None
+    error: str | None = None
+
+
 class NodeRef(NamedTuple):
     """A node as a message names it: one that was planned anew since has another generation."""
 
@@ -48,6 +62,8 @@ class NodeKind(enum.StrEnum):
     SLEEP = "sleep"
 
 
+CANCEL: Final = NodeId("cancel")
+"""What stands, among the events of a run, for the request to cancel it."""
 TIMER: Final = "timer"
 """The name of a sleep that nobody awaits: a timer of the body's event loop, as of `asyncio.timeout`."""
 
@@ -76,7 +92,7 @@ class AttemptOutcome(enum.StrEnum):
     """How an attempt of a step ended that was not its last, or failed.
 
     `RETRIED`: it failed and is tried again. `FAILED`: it failed for good. `RELEASED`: its worker gave it back. `HELD`: it
-    needs another deploy. `LOST`: its process died.
+    needs another deploy. `LOST`: its process died. `CANCELLED`: it was to stop, and has given no result.
     """
 
     RETRIED = "retried"
@@ -84,6 +100,7 @@ class AttemptOutcome(enum.StrEnum):
     RELEASED = "released"
     HELD = "held"
     LOST = "lost"
+    CANCELLED = "cancelled"
 
 
 class ProcessRole(enum.StrEnum):
@@ -106,6 +123,8 @@ class StepInfo:
         started_at: When the last attempt began, UTC.
         finished_at: When the outcome was recorded, UTC.
         error: One line about the last failure.
+        cancelled_at: Since when a step that ran is to stop, UTC: its await was cancelled, or its run has ended; else `None`. What it
+            gave all the same is given to nobody.
     """
 
     node_id: NodeId
@@ -117,3 +136,4 @@ class StepInfo:
     started_at: datetime | None
     finished_at: datetime | None
     error: str | None
+    cancelled_at: datetime | None = None

@@ -75,13 +75,13 @@ class Project:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def start(self, call: str) -> str:
+    def start(self, call: str, module: str = "flows") -> str:
         """Start a run, with no worker about, and return its id."""
         return self.python(
             f"""
             import logging; logging.disable()
             from ckworkflow import start_sync
-            from workflows.flows import *
+            from workflows.{module} import *
             print(start_sync({call}).run_id)
             """
         )

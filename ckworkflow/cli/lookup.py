@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ckworkflow.cli.home import Home
     from ckworkflow.definition import Workflow
 
-__all__ = ["find_workflow", "full_name", "read_arguments"]
+__all__ = ["find_workflow", "full_name", "read_arguments", "unknown_workflow"]
 
 _SHOWN: Final = 20
 _TEXT: Final[dict[str, tuple[type, ...]]] = {
@@ -51,17 +51,32 @@ def find_workflow(home: Home, name: str) -> Workflow[..., object]:
     if len(found) == 1:
         return registry.workflows[found[0]]
     if found:
-        raise click.ClickException(
-            f"{len(found)} workflows end in {name!r}: {', '.join(found)}. Give the full name of one."
-        )
-    raise click.ClickException(_unknown(name, home.settings.packages))
+        raise _ambiguous(name, found)
+    raise unknown_workflow(home, name)
 
 
 def full_name(home: Home, name: str) -> str:
-    """Return the full name of a workflow that this process knows; any other name stays as it is."""
+    """Return the full name of a workflow that this process knows; any other name stays as it is.
+
+    Raises:
+        click.ClickException: It is the last part of several.
+    """
     home.load_workflows()
     found = _matches(name)
-    return found[0] if len(found) == 1 else name
+    if len(found) > 1:
+        raise _ambiguous(name, found)
+    return found[0] if found else name
+
+
+def unknown_workflow(home: Home, name: str) -> click.ClickException:
+    """The error for a name that no workflow has."""
+    return click.ClickException(_unknown(name, home.settings.packages))
+
+
+def _ambiguous(name: str, found: Sequence[str]) -> click.ClickException:
+    return click.ClickException(
+        f"{len(found)} workflows end in {name!r}: {', '.join(found)}. Give the full name of one."
+    )
 
 
 def _matches(name: str) -> list[str]:

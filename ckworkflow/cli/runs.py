@@ -1,4 +1,4 @@
-"""`runs list` and `runs show`: what the database says of runs, as text and JSON.
+"""`runs list` and `runs show`: what the database says of runs, as text and JSON. `runs cancel` ends them.
 
 Not here: reading it (`ckworkflow.inspection`).
 """
@@ -13,16 +13,23 @@ import click
 from ckworkflow import canvas, inspection
 from ckworkflow.cli.folding import fold
 from ckworkflow.cli.home import Home, pass_home
-from ckworkflow.cli.lookup import full_name
+from ckworkflow.cli.lookup import full_name, unknown_workflow
 from ckworkflow.cli.printing import say, table, to_json
+from ckworkflow.client import cancel_runs_sync, get_run_sync
 from ckworkflow.definition import registry
 from ckworkflow.drawing import words
+from ckworkflow.duration import parse_span
 from ckworkflow.engine import queues
+from ckworkflow.engine.wording import counted
+from ckworkflow.errors import CkWorkflowError, InvalidDurationError, WorkflowNotRegisteredError
 from ckworkflow.model import NodeKind, NodeStatus, RunId, RunStatus
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from ckworkflow.engine.core import Engine
     from ckworkflow.inspection import RunDetails, RunSummary, StepDetails
+    from ckworkflow.model import StepInfo
 
 __all__ = ["runs"]
 
@@ -30,11 +37,12 @@ _RESULT_WIDTH: Final = 80
 _SHOWN_IDS: Final = 5
 _ID_LENGTH: Final = 32
 MOST: Final = 1_000_000
+_NO_WORKER: Final = "No worker is alive: start the bot, or run `celery -A ckworkflow worker`."
 
 
 @click.group("runs")
 def runs() -> None:
-    """Look at runs."""
+    """Look at runs, and end them."""
 
 
 @runs.command("list")
@@ -84,6 +92,73 @@ def show(home: Home, run_id: str, is_whole: bool, as_json: bool) -> None:
     say(to_json(_details(shown)) if as_json else "\n".join(_text(shown, is_whole=is_whole)))
 
 
+@runs.command("cancel")
+@click.argument("run_ids", metavar="[RUN_ID]...", nargs=-1)
+@click.option("--workflow", metavar="NAME", help="All live runs of one workflow, in place of RUN_ID.")
+@click.option("--reason", metavar="TEXT", help="Why: runs show it, and their bodies are told.")
+@click.option("--grace", metavar="SPAN", help="Terminate what has not ended by then: '1 minute'.")
+@click.option("--terminate", "is_now", is_flag=True, help="End it now, without its clean-up.")
+@pass_home
+def cancel(
+    home: Home, run_ids: tuple[str, ...], workflow: str | None, reason: str | None, grace: str | None, is_now: bool
+) -> None:  # fmt: skip
+    """Ask runs to end. Their bodies clean up first; what was planned before does not begin any more.
+
+    RUN_ID may be cut short, as long as only one run begins like that.
+    """
+    if bool(run_ids) == (workflow is not None):
+        raise click.UsageError("Give the ids of runs, or --workflow.")
+    if is_now and workflow is not None:
+        raise click.UsageError(
+            "--terminate goes with RUN_ID; a short --grace does the same for all runs."
+        )
+    if is_now and grace is not None:
+        raise click.UsageError("--terminate ends a run now, and --grace later: give one of them.")
+    span = _span(grace)
+    home.load_workflows()  # whose bodies are told here, at once
+    if workflow is not None:
+        name = full_name(home, workflow)
+        try:
+            say(f"{counted(cancel_runs_sync(name, reason=reason, grace=span), 'run')} asked to end.")
+        except WorkflowNotRegisteredError:
+            raise unknown_workflow(home, workflow) from None
+        return
+    unknown = []
+    for given in run_ids:
+        try:
+            say(_end(home, given, reason=reason, grace=span, is_now=is_now))
+        except CkWorkflowError as error:
+            unknown.append(str(error))
+    if unknown:
+        raise click.ClickException("\n".join(unknown))
+
+
+def _end(
+    home: Home, given: str, *, reason: str | None, grace: timedelta | None, is_now: bool
+) -> str:  # fmt: skip
+    """Ask a run to end, or end it, and say what has come of it."""
+    run = get_run_sync(_whole_id(home.engine, given))
+    before = inspection.read_details(home.engine, run.run_id, queue_of=lambda _: None).summary
+    if not (run.terminate(reason=reason) if is_now else run.cancel(reason=reason, grace=grace)):
+        return f"Run {run.run_id} had ended already: {run.status()}."
+    status = run.status()
+    if status is RunStatus.CANCELLED:
+        return f"Run {run.run_id} is cancelled."
+    if status.is_final:
+        return f"Run {run.run_id} was asked to end, and its body has chosen how: {status}."
+    asked = "was asked to end" if before.cancel_requested_at is None else "had been asked to end already"
+    alive = "" if queues.is_worker_alive(home.engine) else f" {_NO_WORKER}"
+    return f"Run {run.run_id} {asked}, and cleans up. `ckworkflow runs show {run.run_id}` says how far it is.{alive}"
+
+
+def _span(text: str | None) -> timedelta | None:
+    try:
+        return None if text is None else parse_span(text)
+    except InvalidDurationError as error:
+        msg = f"{text!r} is no time span: {error.reason}. Write '30s' or '1 minute'."
+        raise click.BadParameter(msg, param_hint="--grace") from None
+
+
 def _whole_id(engine: Engine, given: str) -> RunId:
     """Return the only run id that begins like this; what was given, where none does.
 
@@ -106,6 +181,8 @@ def _whole_id(engine: Engine, given: str) -> RunId:
 
 
 def _status(run: RunSummary) -> str:
+    if run.cancel_requested_at is not None and not run.status.is_final:
+        return f"{run.status.value}, to be cancelled"
     if run.held_until is not None:
         return f"{run.status.value}, held until {words.moment(run.held_until)}"
     if run.sleeping_until is None:
@@ -129,15 +206,22 @@ def _text(shown: RunDetails, *, is_whole: bool) -> Iterator[str]:
     run = shown.summary
     yield from (f"{name.ljust(9)}  {value}" for name, value in _header(shown))
     if not run.status.is_final and not shown.is_worker_alive:
-        yield "No worker is alive: start the bot, or run `celery -A ckworkflow worker`."
+        yield _NO_WORKER
     elif not run.status.is_final:
         yield from (f"{queues.advice(*waiting)}." for waiting in shown.unconsumed_queues.items())
     yield ""
     yield from _step_text(shown.steps, is_whole=is_whole)
     traceback = shown.traceback
-    if traceback is not None:
+    if traceback is not None and not _is_as_asked(run):
         yield ""
         yield from traceback.rstrip().splitlines()
+
+
+def _is_as_asked(run: RunSummary) -> bool:
+    """Whether a run has ended with the cancellation that somebody has asked for, and with nothing to be told beside that."""
+    is_cancelled = run.status is RunStatus.CANCELLED and run.cancel_requested_at is not None
+    kind = "" if run.failure is None else str(run.failure.data.get("type"))
+    return is_cancelled and kind.rpartition(":")[2] == "CancelledError"
 
 
 def _header(shown: RunDetails) -> Iterator[tuple[str, str]]:
@@ -156,9 +240,15 @@ def _header(shown: RunDetails) -> Iterator[tuple[str, str]]:
     held = _held(run)
     if held is not None:
         yield "held", held
+    if run.cancel_requested_at is not None:
+        reason = "" if run.cancel_reason is None else f": {' '.join(run.cancel_reason.split())}"
+        yield "cancel", f"asked at {words.moment(run.cancel_requested_at)}{reason}"
+    if run.terminate_at is not None and not run.status.is_final:
+        relative = words.relative(run.terminate_at, shown.read_at)
+        yield "terminate", f"{words.moment(run.terminate_at)} ({relative})"
     if run.status is RunStatus.COMPLETED:
         yield "output", words.value(shown.return_value)
-    if run.failure is not None:
+    if run.failure is not None and not _is_as_asked(run):
         yield "error", run.failure.line
         yield from (("caused by", cause.line) for cause in run.failure.causes)
 
@@ -180,19 +270,27 @@ def _cells(step: StepDetails) -> tuple[str, ...]:
     return (
         info.node_id,
         words.last_part(info.name),
-        info.status.value,
+        _step_status(info),
         str(info.attempt) if info.kind is NodeKind.STEP else "-",
         words.moment(info.started_at),
         "-" if step.took is None else words.short_span(step.took),
-        # Of a node that is recorded it is history.
-        "-" if info.status.is_recorded else words.moment(info.due_at),
+        # Of a node that is recorded, or let go of, it is history.
+        words.moment(info.due_at) if info.status in (NodeStatus.PLANNED, NodeStatus.RUNNING) else "-",
         words.shorten(_result(step), _RESULT_WIDTH),
     )
 
 
+def _step_status(info: StepInfo) -> str:
+    """The state of a node; of a step that was told to stop, whether it has."""
+    if info.cancelled_at is None:
+        return info.status.value
+    return "stopping" if info.finished_at is None else "stopped"
+
+
 def _result(step: StepDetails) -> str:
     """What a step returned, or the last error that it raised."""
-    if step.info.status is NodeStatus.COMPLETED and step.info.kind is NodeKind.STEP:
+    is_returned = step.info.finished_at is not None and step.info.error is None
+    if is_returned and step.info.kind is NodeKind.STEP:
         return words.value(step.result)
     return step.info.error or "-"
 
@@ -209,6 +307,9 @@ def _summary(run: RunSummary) -> dict[str, Any]:
         "held_until": run.held_until,
         "held": _held(run),
         "error": None if run.failure is None else run.failure.line,
+        "cancel_requested_at": run.cancel_requested_at,
+        "cancel_reason": run.cancel_reason,
+        "terminate_at": run.terminate_at,
         "wake_at": run.wake_at,
         "created_at": run.created_at,
         "started_at": run.started_at,
@@ -240,5 +341,6 @@ def _step(step: StepDetails) -> dict[str, Any]:
         "started_at": info.started_at,
         "finished_at": info.finished_at,
         "error": info.error,
+        "cancelled_at": info.cancelled_at,
         "result": step.result,
     }

@@ -9,6 +9,7 @@ Not here: what a call in a body records (`ckworkflow.tracing`).
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import hashlib
 import inspect
@@ -35,7 +36,7 @@ from typing import (
 )
 
 from ckworkflow import body, compiler, tracing
-from ckworkflow.definition.options import StepKeywords, StepOptions
+from ckworkflow.definition.options import CallKeywords, OnCancel, StepKeywords, StepOptions
 from ckworkflow.definition.registration import registry
 from ckworkflow.errors import ArgumentsChangedError, WorkflowCallError
 
@@ -183,7 +184,36 @@ class Step(Definition, Generic[P, R_co]):
     ) -> None:
         super().__init__(function, name)
         self.options = StepOptions() if options is None else options
+        self._call_options: dict[str, Any] = {}
         self.is_async = inspect.iscoroutinefunction(function)
+
+    OPTIONS: Final = "options"
+    """Under which name the options of a call are stored with its arguments."""
+
+    def with_options(self, **options: Unpack[CallKeywords]) -> Self:
+        """Return this step as one call of it is to be run: `await charge.with_options(max_retries=0)(order)`.
+
+        The options are stored with the call, so a change of `@step(...)` in a later deploy does not change them. Outside of the body
+        of a workflow they mean nothing.
+
+        Args:
+            **options: Those of `@step` that are not the task's, which all calls share: `max_retries`, `retry_delay`,
+                `retry_backoff`, `retry_backoff_max`, `retry_jitter`, `timeout`, `discord_errors`, `on_cancel`.
+
+        Raises:
+            TypeError: There is no such option, or it is the task's.
+            ValueError: The value of one makes no sense.
+            InvalidDurationError: `retry_delay` or `timeout` is no time span.
+        """
+        made = copy.copy(self)
+        made.options = self.options.changed(options)
+        made._call_options = {**self._call_options, **options}  # noqa: SLF001  # its own
+        return made
+
+    @property
+    def on_cancel(self) -> OnCancel:
+        """What becomes of an attempt that runs when its await is cancelled."""
+        return self.options.on_cancel or (OnCancel.WAIT if self.is_async else OnCancel.TELL)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R_co]:
         """In the body of a workflow: give the awaitable of this step. Elsewhere: call the function."""
@@ -195,7 +225,9 @@ class Step(Definition, Generic[P, R_co]):
             frame = sys._getframe(1)  # noqa: SLF001  # where the body calls: what is shown of a boundary
             try:
                 self.bind(args, kwargs, frame=frame)
-                result = tracer.step_call(self.name, args, kwargs, frame=frame)
+                result = tracer.step_call(
+                    self.name, args, kwargs, frame=frame, options=self._call_options
+                )
             except Exception:
                 if not tracing.holds_part([*args, *kwargs.values()]):
                     raise
@@ -310,7 +342,7 @@ def step(
         name: What the database and Celery call it; by default its module and qualified name. Give one where
             the function may move: runs that wait know it by its name. A lambda and a function in a function need one.
         options: See `StepOptions`: `max_retries` (3), `retry_delay` (1 s), `retry_backoff`,
-            `retry_backoff_max`, `retry_jitter`, `timeout`, `queue`, `rate_limit`, `priority`, `discord_errors`.
+            `retry_backoff_max`, `retry_jitter`, `timeout`, `queue`, `rate_limit`, `priority`, `discord_errors`, `on_cancel`.
 
     Raises:
         TypeError: Not a function, a generator, or an unknown option.

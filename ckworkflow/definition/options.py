@@ -5,19 +5,37 @@ Not here: who obeys them (`ckworkflow.worker`).
 
 from __future__ import annotations
 
+import enum
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_type_hints
 
 from ckworkflow.duration import LONGEST, parse_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DISCORD_ERRORS", "DiscordErrors", "StepKeywords", "StepOptions", "is_discord_errors"]
+__all__ = [
+    "DISCORD_ERRORS",
+    "CallKeywords",
+    "DiscordErrors",
+    "OnCancel",
+    "StepKeywords",
+    "StepOptions",
+    "is_discord_errors",
+]
+
+
+class OnCancel(enum.StrEnum):
+    """What a step that runs does when its await is cancelled; see `StepOptions.on_cancel`."""
+
+    WAIT = "wait"
+    TELL = "tell"
+    LEAVE = "leave"
+
 
 DiscordErrors = bool | Mapping[int | str, Literal["fatal", "retry"]] | None
 """What is made of Discord's errors instead of the default policy: see `StepOptions.discord_errors`."""
@@ -57,8 +75,8 @@ _KINDS: Final = frozenset(
 """Those of `ckworkflow.discord.policy`, which not every process can import."""
 
 
-class StepKeywords(TypedDict, total=False):
-    """The options of `@step` as they are written; `StepOptions` says what each means."""
+class CallKeywords(TypedDict, total=False):
+    """The options that one call of a step may have (`Step.with_options`)."""
 
     max_retries: int
     retry_delay: str | float | timedelta
@@ -66,10 +84,16 @@ class StepKeywords(TypedDict, total=False):
     retry_backoff_max: int
     retry_jitter: bool
     timeout: str | float | timedelta | None
+    discord_errors: DiscordErrors
+    on_cancel: Literal["wait", "tell", "leave"] | None
+
+
+class StepKeywords(CallKeywords, total=False):
+    """The options of `@step` as they are written; `StepOptions` says what each means."""
+
     queue: str | None
     rate_limit: str | None
     priority: int | None
-    discord_errors: DiscordErrors
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +113,10 @@ class StepOptions:
         discord_errors: Whether the default policy judges Discord's errors and those of the network; or by code and
             kind, which of them are fatal and which are tried again (`{50083: "retry", "network": "fatal"}`), the
             policy judging the rest. `None` is the app's `workflow_discord_errors`.
+        on_cancel: What becomes of an attempt that runs when its await is cancelled (a timeout, a sibling that failed, the run's
+            cancellation). `"wait"`: it is told to stop, and the await ends when it has. `"tell"`: it is told, and the await
+            ends at once. `"leave"`: it is not told, and the await ends at once. `None` is `"wait"` for an async step, which is
+            cancelled as asyncio does it, and `"tell"` for a plain one, which may look at `use_step().is_cancelled`.
         has_own_delay: Whether the step has named its pauses: those that the policy merely suggests give way.
     """
 
@@ -102,6 +130,7 @@ class StepOptions:
     rate_limit: str | None = None
     priority: int | None = None
     discord_errors: DiscordErrors = None
+    on_cancel: OnCancel | None = None
     has_own_delay: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +178,12 @@ class StepOptions:
             DISCORD_ERRORS,
             is_valid=is_discord_errors(self.discord_errors),
         )
+        _check(
+            "on_cancel",
+            self.on_cancel,
+            '"wait", "tell", "leave", or None for what fits the step',
+            is_valid=self.on_cancel is None or self.on_cancel in list(OnCancel),
+        )
 
     @classmethod
     def parse(cls, keywords: StepKeywords) -> StepOptions:
@@ -164,20 +199,27 @@ class StepOptions:
             if name not in known:
                 msg = f"step() has no option {name!r}; its options are name, {', '.join(known)}"
                 raise TypeError(msg)
-        timeout = keywords.get("timeout")
-        return cls(
-            max_retries=keywords.get("max_retries", 3),
-            retry_delay=parse_span(keywords.get("retry_delay", 1)),
-            retry_backoff=keywords.get("retry_backoff", False),
-            retry_backoff_max=keywords.get("retry_backoff_max", 600),
-            retry_jitter=keywords.get("retry_jitter", True),
-            timeout=None if timeout is None else parse_span(timeout),
-            queue=keywords.get("queue"),
-            rate_limit=keywords.get("rate_limit"),
-            priority=keywords.get("priority"),
-            discord_errors=keywords.get("discord_errors"),
-            has_own_delay=not keywords.keys().isdisjoint(("retry_delay", "retry_backoff")),
-        )
+        return cls(**_parsed(keywords))
+
+    def changed(self, keywords: CallKeywords) -> StepOptions:
+        """Return the options of a step as one call of it wants them.
+
+        Raises:
+            TypeError: There is no such option, or it is one of the step's task, which all calls share.
+            ValueError: The value of one makes no sense.
+            InvalidDurationError: `retry_delay` or `timeout` is no time span.
+        """
+        known = get_type_hints(CallKeywords)
+        for name in keywords:
+            if name not in known:
+                whose = (
+                    f"{name} belongs to the task of the step, which all its calls share: set it with @step({name}=...)"
+                    if name in get_type_hints(StepKeywords)
+                    else f"there is no option {name!r}"
+                )
+                msg = f"with_options(): {whose}. A call may have {', '.join(known)}"
+                raise TypeError(msg)
+        return replace(self, **_parsed(keywords))
 
     def delay_after(
         self, attempt: int, *, randrange: Callable[[int], int] = random.randrange
@@ -197,6 +239,25 @@ class StepOptions:
         doublings = min(attempt - 1, _MOST_DOUBLINGS)
         seconds = min(self.retry_backoff_max, int(self.retry_backoff) * 2**doublings)
         return timedelta(seconds=randrange(seconds + 1) if self.retry_jitter else seconds)
+
+
+def _parsed(keywords: StepKeywords | CallKeywords) -> dict[str, Any]:
+    """The fields of `StepOptions` that keywords say something of."""
+    fields: dict[str, Any] = dict(keywords)
+    if "retry_delay" in fields:
+        fields["retry_delay"] = parse_span(fields["retry_delay"])
+    if fields.get("timeout") is not None:
+        fields["timeout"] = parse_span(fields["timeout"])
+    if "on_cancel" in fields:
+        fields["on_cancel"] = _on_cancel(fields["on_cancel"])
+    if not fields.keys().isdisjoint(("retry_delay", "retry_backoff")):
+        fields["has_own_delay"] = True
+    return fields
+
+
+def _on_cancel(value: Any) -> Any:
+    """The option by its name; what is none is refused later, with the others."""
+    return OnCancel(value) if value in list(OnCancel) else value
 
 
 def is_discord_errors(value: object) -> bool:

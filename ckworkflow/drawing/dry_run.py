@@ -51,6 +51,7 @@ def preview(
         MainModuleError: No worker could find the workflow.
         UnserializableValueError: An argument cannot be stored.
         BodyAwaitError: The body awaits something that is not durable.
+        BodyStuckError: It waits for what nothing can bring.
         BodyTimeoutError: The body computes or blocks for too long.
     """
     check_main(workflow)

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
@@ -28,16 +28,18 @@ from ckworkflow.engine import failures, holding
 from ckworkflow.engine.answer import Answer, MayRun, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.budget import BodyStoppedError
-from ckworkflow.engine.events import News, is_surprise, outcome_of, read_news
+from ckworkflow.engine.events import Event, News, Request, is_surprise, outcome_of, read_news
 from ckworkflow.engine.start import choose_plain, end_text, make_body
 from ckworkflow.errors import (
     BodyAwaitError,
+    BodyStuckError,
     BodyTimeoutError,
     NotAwaitedError,
     RefusedValueError,
+    ReplayDivergenceError,
     UnreadableValueError,
 )
-from ckworkflow.model import Json, NodeId, NodeStatus, RunId, RunStatus
+from ckworkflow.model import CANCEL, Ending, Json, NodeId, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import events, nodes, plans, records, runs
 from ckworkflow.store.records import Followup
@@ -68,6 +70,8 @@ class _Snapshot:
     workflow: str
     source_hash: str
     created_at: datetime
+    cancel_delivered: int | None
+    """As which of them it has been told that the run is to be cancelled."""
     delivered: int
     """How many events the body has been told before."""
     last_surprise: int
@@ -80,11 +84,11 @@ class _Snapshot:
     @property
     def events(self) -> int:
         """How many events are recorded for the body, told or not."""
-        return self.delivered + len(self.news.rows)
+        return self.delivered + len(self.news.events)
 
     def deliver(self, tx: Transaction, run: RunRow) -> int:
         """Number the news; return the last number."""
-        return events.deliver(tx, run, [row.node_id for row in self.news.rows], at=self.news.told_at)
+        return events.deliver(tx, run, [row.node_id for row in self.news.events], at=self.news.told_at)
 
 
 _DONE = Answer()
@@ -145,7 +149,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     except BodyTimeoutError as error:
         _time_out(engine, run_id, snapshot, error)
         return _DONE
-    except (BodyAwaitError, NotAwaitedError) as error:
+    except (BodyAwaitError, BodyStuckError, NotAwaitedError) as error:
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
         engine.notify(run_id)
@@ -178,7 +182,15 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
 
 
 def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Answer:
-    """Hold a run that this worker's code cannot continue: the run is not to blame, and another deploy may be able to."""
+    """Hold a run that this worker's code cannot continue: the run is not to blame, and another deploy may be able to.
+
+    One whose body was to be told that the run is to be cancelled, and takes another path than it did, ends instead.
+    """
+    if isinstance(error, ReplayDivergenceError):
+        text = failures.dumps(error)
+        if engine.database.transact(lambda tx: _cancel(engine, tx, run_id, snapshot, text)):
+            engine.notify(run_id)
+            return _DONE
     held = engine.database.transact(lambda tx: _hold(engine, tx, run_id, snapshot, error))
     if held is not None:
         holding.tell(run_id, held, error)
@@ -206,13 +218,14 @@ def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holdin
             tx, run, lambda: holding.hold_spin(tx, run, _count_events(tx, run)), is_taken=False
         )
     return _Snapshot(
-        epoch, read_news(engine, tx, run), run.workflow, run.source_hash, run.created_at, run.delivered,
+        epoch, read_news(engine, tx, run), run.workflow, run.source_hash, run.created_at, run.cancel_delivered, run.delivered,
         run.last_surprise or 0, spins, held,
     )  # fmt: skip
 
 
 def _count_events(tx: Transaction, run: RunRow) -> int:
-    return run.delivered + len(events.load_news(tx, run.run_id))
+    recorded, _ = events.load_news(tx, run.run_id)
+    return run.delivered + len(recorded) + int(run.has_untold_request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +250,7 @@ class _Told:
 
 def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> _Told:
     news, strict = snapshot.news, snapshot.news.strict
-    outcomes = [outcome_of(row, news.told_at) for row in news.rows]
+    outcomes = [outcome_of(row, news.told_at) for row in news.events]
     kept = engine.bodies.take(run_id, snapshot.epoch - 1)
     if kept is not None:
         try:
@@ -267,18 +280,33 @@ def _replay(
     engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome], strict: int, outruns: int
 ) -> _Told:
     workflow = registry.require_workflow(snapshot.workflow)
-    rows, tree = engine.database.read(
-        lambda tx: (nodes.load_nodes(tx, run_id).get(), codec.loads(runs.read_input(tx, run_id)))
+    rows, tree, request = engine.database.read(
+        lambda tx: (
+            nodes.load_nodes(tx, run_id).get(),
+            codec.loads(runs.read_input(tx, run_id)),
+            _read_request(tx, run_id, snapshot),
+        )
     )
-    delivered = sorted(
+    told_of = sorted(
         (row for row in rows if row.delivered is not None), key=lambda row: row.delivered or 0
     )
-    history = [outcome_of(row, row.delivered_at or snapshot.news.told_at) for row in delivered]
+    delivered: list[Event] = [*told_of]
+    told = {row.node_id: row.delivered_at for row in rows}
+    if request is not None:
+        told[CANCEL] = request.delivered_at
+        delivered.insert(request.number - 1, request.event)
+    history = [outcome_of(event, told[event.node_id] or snapshot.news.told_at) for event in delivered]
     before = len(history)
     surprises = [place for place, row in enumerate(delivered, 1) if is_surprise(row)]
     strict = before + strict if strict else max([snapshot.last_surprise, *surprises])
     known = {
-        row.node_id: Known(row.kind, row.name, codec.loads(row.args), row.delivered is not None)
+        row.node_id: Known(
+            row.kind,
+            row.name,
+            codec.loads(row.args),
+            row.delivered is not None,
+            row.cancelled_at is not None and row.status is not NodeStatus.ABANDONED,
+        )
         for row in rows
         if row.status is not NodeStatus.PLANNED or row.attempt
     }
@@ -304,10 +332,34 @@ def _replay(
             return _Told(tracer, trace, max(0, strict - before))
 
 
+class _ToldRequest(NamedTuple):
+    """A request to cancel the run that its body has been told of.
+
+    Attributes:
+        event: The request.
+        number: As which event.
+        delivered_at: The time that the body was told.
+    """
+
+    event: Request
+    number: int
+    delivered_at: datetime | None
+
+
+def _read_request(tx: Transaction, run_id: RunId, snapshot: _Snapshot) -> _ToldRequest | None:
+    if snapshot.cancel_delivered is None:
+        return None
+    reason, told_at = runs.read_cancel_reason(tx, run_id)
+    return _ToldRequest(Request(snapshot.created_at, reason), snapshot.cancel_delivered, told_at)
+
+
 def _resume(
     engine: Engine, snapshot: _Snapshot, tracer: Tracer, outcomes: list[Outcome], strict: int
 ) -> Trace:
-    return engine.budget.run(tracer, snapshot.workflow, lambda: tracer.resume(outcomes, strict=strict))
+    running = snapshot.news.stoppable
+    return engine.budget.run(
+        tracer, snapshot.workflow, lambda: tracer.resume(outcomes, strict=strict, running=running)
+    )
 
 
 def _commit(
@@ -316,8 +368,13 @@ def _commit(
     run, news = runs.lock_run(tx, run_id, engine.database).get(), snapshot.news
     if run.status.is_final or run.epoch != snapshot.epoch:
         return _DONE
+    if run.has_untold_request and not news.has_request:
+        raise plans.StalePlanError  # no step begins that was planned before a request
+    delivered = snapshot.deliver(tx, run)
+    if news.has_request:
+        run = run._replace(cancel_delivered=delivered)
     values: dict[str, Any] = {
-        "delivered": snapshot.deliver(tx, run),
+        "delivered": delivered,
         "seen": news.signals,
         "told_at": news.told_at,
         "status": RunStatus.RUNNING,
@@ -332,7 +389,7 @@ def _commit(
             plans.refuse_unmet(tx, run, told.met)
     return write_trace(
         engine, tx, run, told.tracer, told.trace, seen=news.signals, values=values,
-        choose=choose_plain(may_run),
+        choose=choose_plain(may_run), running=news.running,
     )  # fmt: skip
 
 
@@ -340,6 +397,7 @@ def write_trace(
     engine: Engine, tx: Transaction, run: RunRow, tracer: Tracer, trace: Trace, *, seen: int,
     values: dict[str, Any], is_new: bool = False, choose: plans.Choose | None = None,
     old_joins: JoinRows | None = None, timers: Mapping[NodeId, datetime] | None = None,
+    running: Container[NodeId] | None = None,
 ) -> Answer:  # fmt: skip
     """Write what a body came to: its plan, or the end of its run.
 
@@ -355,12 +413,15 @@ def write_trace(
         choose: Asked about new steps that may begin; the first that it accepts is claimed for this process.
         old_joins: The joins that the run has, where that is known.
         timers: With `is_new`, its timers.
+        running: The steps that ran when its news was read.
     """
     end = end_text(trace)
     if end is not None:
         values["plan"] = end
     is_over = trace.end is not None and not trace.end.after
     if is_over:
+        if running is not None and trace.let_go:
+            plans.refuse_begun(tx, run, trace.let_go, running)
         runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
             return Answer(has_ended=True)
@@ -368,7 +429,8 @@ def write_trace(
     delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
     followup = plans.apply_plan(
         tx, run, plan, trace.nodes, epoch=run.epoch, told_at=told_at, told=delivered, is_new=is_new, choose=choose,
-        owner=engine.owner, old_joins=old_joins, let_go=trace.let_go, timers=timers or {},
+        owner=engine.owner, old_joins=old_joins, let_go=trace.let_go, stopping=trace.stopping,
+        running=running, timers=timers or {},
     )  # fmt: skip
     if followup.ends_run:
         runs.update_run(tx, run.run_id, **values)
@@ -387,12 +449,14 @@ def write_trace(
         runs.update_run(tx, run.run_id, wake_at=wake_at)
     engine.wake_at(wake_at)
     body = Body(tracer, run.epoch, signals, delivered, told_at, set())
-    if is_released and (followup.is_all or is_new):
+    if is_released and (followup.is_all or is_new) and not trace.stopping:
         kept = {name: value for name, value in values.items() if name in RunRow._fields}
         body.waits_for, body.joins = set(plan.nodes) - followup.timers.keys(), followup.join_rows
         body.timers = followup.timers
         body.run = run._replace(**{**kept, "wake_at": wake_at})
-    return Answer(pieces, must_advance=not is_released, taken=followup.begun, body=body)
+    return Answer(
+        pieces, must_advance=not is_released, taken=followup.begun, body=body, stops=bool(followup.stops)
+    )
 
 
 # -- foreseen continuations -----------------------------------------------------------------------
@@ -509,11 +573,11 @@ def _release(
         if withholds:
             # What has begun meanwhile is read again, and nothing else is to begin before that is told.
             events.withhold(tx, run_id)
-        if wait is not None:  # the body is not told now
+        if wait is not None and not run.has_untold_request:  # the body is not told now
             records.release_withheld(tx, run, Followup())
         runs.update_run(
             tx, run_id, lease_owner=None, lease_until=None, spins=spins,
-            wake_at=run.now + (wait or engine.settings.redispatch_after),
+            wake_at=run.look_at(run.now + (wait or engine.settings.redispatch_after)),
         )  # fmt: skip
 
 
@@ -543,15 +607,26 @@ def _hold_others_not(
         is_taken: Whether a sleep was ended so that the body could be told: what comes after it was not published yet.
     """
     followup = Followup()
-    records.release_withheld(tx, run, followup)
+    if not run.has_untold_request:
+        records.release_withheld(tx, run, followup)
     held = hold()
     if followup.ready or followup.asleep or is_taken:
         runs.update_run(tx, run.run_id, wake_at=run.now)  # a clock looks at once
     return held
 
 
+def _cancel(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: str) -> bool:
+    """End a run whose body cannot be told that it is to be cancelled; return whether it is."""
+    run = runs.lock_run(tx, run_id, engine.database).get()
+    if run.epoch != snapshot.epoch or run.status.is_final or not run.has_untold_request:
+        return False
+    snapshot.deliver(tx, run)
+    engine.finish(tx, run, Ending(RunStatus.CANCELLED, error=error))
+    return True
+
+
 def _fail(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: str) -> None:
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch == snapshot.epoch and not run.status.is_final:
         snapshot.deliver(tx, run)
-        engine.finish(tx, run, output=None, error=error)
+        engine.finish(tx, run, Ending(RunStatus.FAILED, error=error))

@@ -43,6 +43,7 @@ class Answer:
         keeps_chain: Of a record: Celery's own continuation (the rest of the chain, the chord's body) is what comes next.
         is_refused: Of a record: nothing was written, or the node feeds nothing any more. The body is not to hear of it.
         retry_in: Of a record: when the attempt is to be repeated by a message; `None`: not by one.
+        stops: Steps that run are to stop.
         unclaimed: Of a recovery: the names of steps that were published before, and are again.
     """
 
@@ -55,6 +56,7 @@ class Answer:
     keeps_chain: bool = False
     is_refused: bool = False
     retry_in: timedelta | None = None
+    stops: bool = False
     unclaimed: Sequence[str] = ()
 
     def decoded(self, engine: Engine, run_id: RunId, workflow: str) -> Answer:
@@ -75,13 +77,17 @@ class Answer:
     @property
     def is_only_here(self) -> bool:
         """Whether to run `here` is all that there is to do."""
-        return self.here is not None and not (self.pieces or self.must_advance or self.has_ended)
+        return self.here is not None and not (
+            self.pieces or self.must_advance or self.has_ended or self.stops
+        )
 
 
 def carry_out(engine: Engine, run_id: RunId, answer: Answer) -> None:
     """Do what follows from a commit, except to run a step and to let the body go on."""
     if answer.body is not None:
         engine.bodies.keep(run_id, answer.body)
+    if answer.stops or (answer.has_ended and any(own == run_id for own, _ in engine.active.copy())):
+        engine.host.tell_to_stop()
     if answer.has_ended:
         engine.notify(run_id)
     engine.publish(run_id, answer.pieces)

@@ -22,10 +22,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
-from ckworkflow.definition import Step, registry
+from ckworkflow.definition import Step
 from ckworkflow.engine import failures, holding, judging
 from ckworkflow.engine.advance import Foreseen, foresee
 from ckworkflow.engine.answer import Answer, MayRun
+from ckworkflow.engine.called import step_of
 from ckworkflow.engine.claims import Claimed, claim_next, with_arguments
 from ckworkflow.engine.judging import RELEASED, Failure, FailureAction
 from ckworkflow.engine.resolve import resolve_known
@@ -33,7 +34,7 @@ from ckworkflow.errors import DatabaseUnavailableError, RefusedValueError, Unrea
 from ckworkflow.model import AttemptOutcome, NodeId, NodeRef, NodeStatus
 from ckworkflow.store import claims, nodes, records, runs, windows
 from ckworkflow.store.expectations import ExpectationError
-from ckworkflow.store.records import Fired, Followup
+from ckworkflow.store.records import Fired, Followup, Suspended
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import LAST, Work, finish
 
@@ -54,7 +55,7 @@ def judge(
     engine: Engine, claimed: Claimed, error: BaseException, *, now: Callable[[], datetime]
 ) -> Failure:
     """Decide what an error that a step raised means, as the step and the app wish it; see `judging.judge`."""
-    wish = registry.require_step(claimed.row.name).options.discord_errors
+    wish = step_of(claimed.row).options.discord_errors
     if wish is None:
         wish = engine.settings.discord_errors
     return judging.judge(error, now=now, discord_errors=wish)
@@ -82,7 +83,7 @@ def record(
     """
 
     def fail(failure: Failure) -> Answer:
-        step = registry.require_step(claimed.row.name)
+        step = step_of(claimed.row)
         return record_failure(engine, claimed, failure, step=step, carries=carries)
 
     def recorded_or_failure(record: Callable[[], Answer]) -> Answer | Failure:
@@ -522,13 +523,16 @@ def _suspend(
     is_free = failure.action in (FailureAction.RELEASE, FailureAction.HOLD) or not failure.counts
     error = codec.dumps(failure.data)
     is_carried = failure.action is FailureAction.RETRY and delay <= engine.settings.horizon
-    if not records.suspend_attempt(
+    suspended = records.suspend_attempt(
         tx, run, claimed.row, outcome=outcome, due_at=due_at, error=error, is_free=is_free,
         is_carried=is_carried,
-    ):  # fmt: skip
+    )  # fmt: skip
+    if suspended is Suspended.REFUSED:
         return Answer(is_refused=True)
     if run.status.is_final:
         return Answer()
+    if suspended is Suspended.ENDED:
+        return _finish_record(engine, tx, run, Followup(wakes_body=True), None, frozenset(), {})
     wake_at = due_at + (engine.settings.redispatch_after if is_carried else timedelta())
     marks = holding.mark_steps(run) if failure.action is FailureAction.HOLD else {}
     engine.schedule(tx, run, Followup(asleep={claimed.row.node_id: wake_at}), **marks)

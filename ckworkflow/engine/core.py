@@ -27,7 +27,7 @@ from ckworkflow.engine.resolve import resolve_tree
 from ckworkflow.engine.suspects import Suspects
 from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS, RunWatch
 from ckworkflow.errors import UnreadableValueError, UnserializableValueError
-from ckworkflow.model import NodeId, NodeKind, RunId, RunStatus
+from ckworkflow.model import Ending, NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
 from ckworkflow.store import nodes, plans, records, runs, schema, windows
 from ckworkflow.store.database import Database
@@ -121,7 +121,7 @@ class Engine:
         self.watch = RunWatch(self.database)
         self.active: set[tuple[RunId, NodeId]] = set()
         """The steps that this process runs now."""
-        self._endings: dict[RunId, tuple[str, str | None, str | None]] = {}
+        self._endings: dict[RunId, tuple[str, Ending]] = {}
         self.last_heartbeat = LastHeartbeat()
         self.detector = FailureDetector(settings.silence, LONGEST_GAP * settings.heartbeat)
         """Of the processes that have died; the clock's thread alone uses it."""
@@ -189,7 +189,7 @@ class Engine:
     def notify(self, run_id: RunId) -> None:
         """Tell waiting callers of this process, and the log, that a run has ended; called after the commit."""
         if (ending := self._endings.pop(run_id, None)) is not None:
-            _log_ending(run_id, *ending)
+            self._log_ending(run_id, *ending)
         self.watch.notify(run_id)
 
     def on_wake(self, waker: Callable[[datetime], None]) -> Callable[[], None]:
@@ -239,6 +239,8 @@ class Engine:
         held = set(carried)
         only_sleeps = is_all and followup.asleep and not followup.begun
         times = [] if only_sleeps else [run.now + settings.look_again_after]
+        if run.terminate_at is not None:
+            times.append(run.terminate_at)
         if followup.ready or followup.wakes_body or followup.ends_run:
             times.append(run.now + self.redispatch_after(run.dispatches))
         times.extend(
@@ -303,26 +305,33 @@ class Engine:
         `end` says how the body ended, when that is not in the row yet; `known` results need not be read.
 
         Returns:
-            `False` when only the body can work out its result (a property, say): it must go on.
+            `False` when only the body can work out its result (a property, say), or is to be told that the run is to be
+            cancelled: it must go on.
 
         Raises:
             UnreadableValueError: A part of the result cannot be rebuilt here.
         """
+        if run.has_untold_request:
+            return False
         data = codec.loads(end or run.plan or "null")
         if not isinstance(data, dict):
             msg = f"run {run.run_id} has no recorded end"
             raise AssertionError(msg)  # noqa: TRY004  # only our bug can raise it
         output = error = None
+        status = RunStatus.FAILED
         if "error" in data:
             error = codec.dumps(data["error"])
+        elif "cancelled" in data:
+            status, error = RunStatus.CANCELLED, codec.dumps(data["cancelled"])
         else:
+            status = RunStatus.COMPLETED
             try:
                 output = codec.dumps(resolve_tree(tx, run.run_id, data["result"], known))
             except UnresolvableError:
                 return False
             except UnserializableValueError as unstorable:  # what a step's record held a moment ago
-                error = failures.dumps(unstorable)
-        self.finish(tx, run, output=output, error=error)
+                status, error = RunStatus.FAILED, failures.dumps(unstorable)
+        self.finish(tx, run, Ending(status, output, error))
         return True
 
     def try_to_end(
@@ -334,26 +343,27 @@ class Engine:
         except UnreadableValueError:
             return False
 
-    def finish(self, tx: Transaction, run: RunRow, *, output: str | None, error: str | None) -> None:
-        """Write the final state of a run."""
-        status = RunStatus.FAILED if output is None else RunStatus.COMPLETED
-        runs.finish_run(tx, run.run_id, status=status, output=output, error=error, now=run.now)
+    def finish(self, tx: Transaction, run: RunRow, ending: Ending, **values: object) -> None:
+        """Write the final state of a run, and perhaps other columns of it."""
+        runs.finish_run(tx, run.run_id, ending, now=run.now, **values)
         plans.abandon_rest(tx, run)
-        cause = None if error is None else failures.outline(error)
-        traceback = failures.with_traceback(error) if error and self.settings.log_tracebacks else None
         # The transaction may be run again, or undone: `notify` says it.
-        self._endings[run.run_id] = (run.workflow, cause, traceback)
+        self._endings[run.run_id] = run.workflow, ending
 
-
-def _log_ending(run_id: RunId, workflow: str, cause: str | None, traceback: str | None) -> None:
-    level, how = logging.INFO, "completed"
-    if cause is not None:
-        level = logging.WARNING
-        how = f"failed: {cause}. `ckworkflow runs show {run_id}` has the message"
-        how += "" if traceback is None else f"\n{traceback}"
-    logger.log(
-        level, "run %s (%s) %s", run_id, workflow, how, extra={"run_id": run_id, "workflow": workflow}
-    )
+    def _log_ending(self, run_id: RunId, workflow: str, ending: Ending) -> None:
+        level, how, error = logging.INFO, str(ending.status), ending.error
+        if ending.status is RunStatus.FAILED and error is not None:
+            level = logging.WARNING
+            how = f"failed: {failures.outline(error)}. `ckworkflow runs show {run_id}` has the message"
+            how += f"\n{failures.with_traceback(error)}" if self.settings.log_tracebacks else ""
+        logger.log(
+            level,
+            "run %s (%s) %s",
+            run_id,
+            workflow,
+            how,
+            extra={"run_id": run_id, "workflow": workflow},
+        )
 
 
 def with_time_left(plan: Plan, asleep: dict[NodeId, datetime], now: datetime) -> Plan:

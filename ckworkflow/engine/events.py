@@ -1,27 +1,31 @@
 """Events: what the body of a run is told, in which order, and at what time.
 
-An event is a node that is recorded: a step that has ended, a sleep whose time has come. Whoever continues the body reads all that is
+An event is a node that is recorded: a step that has ended, a sleep whose time has come; or a request to cancel the run. Whoever continues the body reads all that is
 new, and takes with it every sleep that is due by then, so that nothing that was noticed late is told late. The order is
 fixed once, here; a replay follows the numbers that it was given.
 
 Where the body has run ahead of a success, a step that comes after it may have begun: then that success is told before all others,
 so that the body comes to what has begun. The others are told in the order in which they happened: a sleep at the time at
-which it was due, a step when it ended.
+which it was due, a step when it ended, a request when it was made.
 
 Not here: telling the body (`ckworkflow.engine.advance`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckworkflow import codec
+from ckworkflow.definition.options import OnCancel
 from ckworkflow.engine import failures
-from ckworkflow.model import TIMER, NodeId, NodeKind, NodeStatus
-from ckworkflow.store import events, nodes, records
+from ckworkflow.engine.called import find_step
+from ckworkflow.model import CANCEL, TIMER, NodeId, NodeKind, NodeStatus
+from ckworkflow.store import events, nodes, records, runs
+from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
 from ckworkflow.tracing import Outcome
 
@@ -29,29 +33,60 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from ckworkflow.engine.core import Engine
-    from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["News", "is_surprise", "outcome_of", "read_news"]
+__all__ = ["Event", "News", "Request", "is_surprise", "outcome_of", "read_news"]
+
+
+class Request(NamedTuple):
+    """A request to cancel the run.
+
+    Attributes:
+        requested_at: When it was made.
+        reason: Why, in the words of who made it.
+    """
+
+    requested_at: datetime
+    reason: str | None
+
+    @property
+    def node_id(self) -> NodeId:
+        """What stands for it among the nodes."""
+        return CANCEL
+
+
+Event = NodeRow | Request
 
 
 class News(NamedTuple):
     """What a body is to be told in one continuation.
 
     Attributes:
-        rows: The nodes, in order.
+        events: In order.
         strict: So many of them are told strictly: up to the last surprise.
         told_at: The time that it is told; never earlier than what it was told before.
         signals: The run's `signals` with all of this read.
         has_taken_due: Whether sleeps were ended for it.
+        running: The steps that run, and whether a cancelled await waits until they have ended.
     """
 
-    rows: Sequence[NodeRow]
+    events: Sequence[Event]
     strict: int
     told_at: datetime
     signals: int
     has_taken_due: bool
+    running: Mapping[NodeId, bool]
+
+    @property
+    def stoppable(self) -> Sequence[NodeId]:
+        """The steps that run, and whose end a cancelled await waits for."""
+        return [node_id for node_id, is_waited_for in self.running.items() if is_waited_for]
+
+    @property
+    def has_request(self) -> bool:
+        """Whether the body is to be told that the run is to be cancelled."""
+        return any(event.node_id == CANCEL for event in self.events)
 
 
 _NO_JOINS: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -61,15 +96,26 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 def read_news(engine: Engine, tx: Transaction, run: RunRow) -> News:
     """Read what the body of a locked run is to be told, and put what is planned out of reach if that holds a surprise."""
     taken = _take_due(engine, tx, run)
-    rows = events.load_news(tx, run.run_id)
-    if len(rows) > 1:
-        rows = in_order(rows, *events.load_begun(tx, run.run_id))
+    recorded, begun = events.load_news(tx, run.run_id)
+    if len(recorded) > 1:
+        recorded = in_order(recorded, *events.load_begun(tx, run.run_id))
+    rows: Sequence[Event] = recorded
+    if run.has_untold_request and run.cancel_requested_at is not None:
+        reason, _ = runs.read_cancel_reason(tx, run.run_id)
+        rows = with_request(recorded, Request(run.cancel_requested_at, reason))
     strict = max((place for place, row in enumerate(rows, 1) if is_surprise(row)), default=0)
     if strict:
         events.withhold(tx, run.run_id)
     told_at = max(run.now, run.body_time) if rows else run.body_time
+    running = {row.node_id: _is_waited_for(row) for row in begun}
     has_taken = taken is not None
-    return News(rows, strict, told_at, run.signals if taken is None else taken, has_taken)
+    return News(rows, strict, told_at, run.signals if taken is None else taken, has_taken, running)
+
+
+def _is_waited_for(row: NodeRow) -> bool:
+    """Whether the cancelled await of a step that runs waits until it has ended."""
+    step = find_step(row)
+    return step is None or step.on_cancel is OnCancel.WAIT
 
 
 def _take_due(engine: Engine, tx: Transaction, run: RunRow) -> int | None:
@@ -127,23 +173,42 @@ def in_order(
     return list(ordered.values())
 
 
-def is_surprise(row: NodeRow) -> bool:
+def with_request(rows: Sequence[NodeRow], request: Request) -> list[Event]:
+    """Put a request among events that are in order: behind what has happened by then, and what something has begun after."""
+    after = [
+        place
+        for place, row in enumerate(rows, 1)
+        if ((row.due_at if row.kind is NodeKind.SLEEP else None) or row.finished_at or _NEVER)
+        <= request.requested_at
+    ]
+    place = max(after, default=0)
+    return [*rows[:place], request, *rows[place:]]
+
+
+def is_surprise(row: Event) -> bool:
     """Whether an event may change the way of tasks that have run ahead, by itself."""
-    if row.status is NodeStatus.FAILED:
+    if isinstance(row, Request):
+        return True
+    if row.status is NodeStatus.FAILED or row.cancelled_at is not None:
         return not row.fails_as_value
     return row.kind is NodeKind.SLEEP and row.name == TIMER
 
 
-def outcome_of(row: NodeRow, at: datetime) -> Outcome:
+def outcome_of(row: Event, at: datetime) -> Outcome:
     """Return an event as the body is told of it.
 
     Args:
-        row: The recorded node.
+        row: The event.
         at: The time that the body is told.
 
     Raises:
         UnreadableValueError: Its error cannot be rebuilt here.
     """
+    if isinstance(row, Request):
+        error = asyncio.CancelledError() if row.reason is None else asyncio.CancelledError(row.reason)
+        return Outcome(CANCEL, None, error, at)
+    if row.cancelled_at is not None:  # whatever it gave
+        return Outcome(NodeId(row.node_id), None, asyncio.CancelledError(), at)
     if row.status is NodeStatus.COMPLETED:
         return Outcome(row.node_id, codec.loads(row.output or "null"), None, at)
     return Outcome(NodeId(row.node_id), None, failures.loads(row.error or '"unknown"'), at)

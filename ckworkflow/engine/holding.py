@@ -257,7 +257,9 @@ def tell(run_id: RunId, held: Hold, error: BaseException | None = None) -> None:
 def _look_at(tx: Transaction, run: RunRow, held: Hold) -> datetime:
     """When the clock must look at a held run: at its end, or earlier where a sleep ends or a step is due again."""
     rows = nodes.load_nodes(tx, run.run_id, statuses=nodes.LIVE).get()
-    return min([held.until, *(row.due_at for row in rows if row.due_at and row.due_at > run.now)])
+    return run.look_at(
+        min([held.until, *(row.due_at for row in rows if row.due_at and row.due_at > run.now)])
+    )
 
 
 def _code(workflow: str) -> str:

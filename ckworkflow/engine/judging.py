@@ -20,6 +20,7 @@ from ckworkflow.errors import (
     InvalidDurationError,
     NotAWorkflowError,
     RetryableError,
+    StepCancelledError,
     UnserializableValueError,
     WorkflowCallError,
 )
@@ -126,7 +127,7 @@ def unrecordable(raised: BaseException, error: BaseException | None = None) -> F
 
 def _judge(error: BaseException, now: Callable[[], datetime], discord_errors: DiscordErrors) -> Failure:
     data = failures.to_data(error)
-    if isinstance(error, FatalError):
+    if isinstance(error, FatalError | StepCancelledError):
         return Failure(FailureAction.FATAL, data)
     if isinstance(error, holding.STEP_CAUSES):
         return Failure(FailureAction.HOLD, data, counts=False)

@@ -22,6 +22,7 @@ from ckworkflow.errors import FatalError
 from ckworkflow.model import AttemptOutcome, NodeId, NodeStatus, ProcessRole, RunId
 from ckworkflow.store import nodes, processes, records, runs
 from ckworkflow.store.processes import Claim, ProcessRow
+from ckworkflow.store.records import Suspended
 from ckworkflow.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -112,14 +113,16 @@ def leave(engine: Engine) -> None:
 def _give_back(engine: Engine, tx: Transaction, run_id: RunId) -> None:
     """Release what this process owns in a run, at no cost: it leaves, and nothing was lost."""
     run = runs.lock_run(tx, run_id, engine.database).get()
+    signals = run.signals
     for row in nodes.load_nodes(tx, run_id, statuses=[NodeStatus.RUNNING, NodeStatus.ABANDONED]).get():
         if row.owner == engine.owner:
-            records.suspend_attempt(
+            suspended = records.suspend_attempt(
                 tx, run, row, outcome=AttemptOutcome.RELEASED, due_at=run.now, is_free=True,
                 error=codec.dumps(RELEASED.data),
             )  # fmt: skip
+            signals += int(suspended is Suspended.ENDED)
     if not run.status.is_final:
-        runs.update_run(tx, run_id, wake_at=run.now)
+        runs.update_run(tx, run_id, wake_at=run.now, signals=signals)
 
 
 def reap_dead(engine: Engine) -> None:
@@ -237,7 +240,7 @@ def _free(
             records.end_attempt(tx, run.run_id, row, output=None, error=error_text, at=run.now).get()
             signals += 1
         else:
-            records.suspend_attempt(
+            suspended = records.suspend_attempt(
                 tx,
                 run,
                 row,
@@ -247,6 +250,7 @@ def _free(
                 is_free=True,
                 losses=losses,
             )
+            signals += int(suspended is Suspended.ENDED)
     if not run.status.is_final:
         runs.update_run(
             tx,

@@ -21,7 +21,12 @@ from ckworkflow.engine import failures, holding
 from ckworkflow.engine.installation import ready_engine
 from ckworkflow.engine.queues import is_worker_alive
 from ckworkflow.engine.watch import LoopEvent
-from ckworkflow.errors import ReturnValueTimeoutError, RunFailedError
+from ckworkflow.errors import (
+    ReturnValueTimeoutError,
+    RunCancelledError,
+    RunFailedError,
+    RunTerminatedError,
+)
 from ckworkflow.model import RunId, RunStatus
 from ckworkflow.store import runs
 
@@ -126,6 +131,7 @@ def wait(engine: Engine, run_id: RunId, timeout: float | None) -> Any:
 
     Raises:
         RunFailedError: It failed.
+        RunCancelledError: It was cancelled.
         ReturnValueTimeoutError: It has not ended within `timeout` seconds.
         RunNotFoundError: It was deleted.
         DatabaseUnavailableError: The database cannot be reached.
@@ -170,10 +176,17 @@ async def wait_on_loop(
 def _outcome(record: RunRecord) -> Any:
     if record.status is RunStatus.COMPLETED:
         return codec.decode(codec.loads(record.output or "null"))
-    error = RunFailedError(
-        record.run_id, record.workflow, failures.one_line(record.error) or "cancelled"
-    )
-    raise error from (failures.loads(record.error) if record.error else None)
+    cause = failures.loads(record.error) if record.error else None
+    if record.status is RunStatus.CANCELLED:
+        reason = record.cancel_reason
+        if record.cancel_requested_at is None and isinstance(cause, asyncio.CancelledError):
+            reason = str(cause) or None
+        raise RunCancelledError(
+            record.run_id, record.workflow, reason, is_terminated=isinstance(cause, RunTerminatedError)
+        ) from cause
+    raise RunFailedError(
+        record.run_id, record.workflow, failures.one_line(record.error) or ""
+    ) from cause
 
 
 def _why_held(engine: Engine, record: RunRecord) -> str | None:

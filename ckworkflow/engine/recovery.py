@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.answer import Answer, carry_out
+from ckworkflow.engine.cancellation import end_now
 from ckworkflow.engine.claims import claim_next
 from ckworkflow.engine.host import one_by_one
 from ckworkflow.engine.liveness import HOLD
@@ -141,8 +142,10 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
     if run.status.is_final:
         return run, Answer()
     run_id, followup = run.run_id, Followup()
+    if run.terminate_at is not None and run.terminate_at <= run.now:
+        return run, end_now(engine, tx, run)
     if run.is_to_be_told:  # first: what else there is to do its continuation does
-        wake_at = run.now + engine.settings.redispatch_after
+        wake_at = run.look_at(run.now + engine.settings.redispatch_after)
         runs.update_run(tx, run_id, wake_at=wake_at)
         engine.wake_at(wake_at)
         return run, Answer(must_advance=True)
@@ -235,6 +238,8 @@ def _wake_at(
     if ready:
         again = engine.redispatch_after(run.dispatches)  # each look publishes
     times = [run.now + again]
+    if run.terminate_at is not None:
+        times.append(run.terminate_at)
     if must_advance:
         times.append(run.now + settings.redispatch_after)
     for row in rows:

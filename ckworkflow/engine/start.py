@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from ckworkflow.engine.answer import Answer, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.resolve import has_references
 from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError
-from ckworkflow.model import NodeKind, RunId, RunStatus
+from ckworkflow.model import Ending, NodeKind, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import plans, runs
 from ckworkflow.store.runs import RunRow
@@ -185,7 +186,8 @@ def end_text(trace: Trace) -> str | None:
     if trace.end is None:
         return None
     if trace.end.error is not None:
-        return codec.dumps({"error": failures.to_data(trace.end.error)})
+        how = "cancelled" if isinstance(trace.end.error, asyncio.CancelledError) else "error"
+        return codec.dumps({how: failures.to_data(trace.end.error)})
     return codec.dumps({"result": trace.end.result})
 
 
@@ -201,12 +203,12 @@ def _commit(
         run_id=run_id, status=RunStatus.PENDING, workflow=workflow.name, source_hash=workflow.source_hash,
         plan=None, wake_at=wake_at, signals=0, seen=0, delivered=0, dispatches=0, epoch=1,
         created_at=beginning.started_at, started_at=None, spins=0, spins_since=None, held=None,
-        told_at=None, last_surprise=None, now=now,
+        told_at=None, last_surprise=None, cancel_requested_at=None, cancel_delivered=None, terminate_at=None, now=now,
     )  # fmt: skip
     input_ = codec.dumps(beginning.tree)
     if isinstance(trace, Exception):
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
-        engine.finish(tx, run, output=None, error=failures.dumps(trace))
+        engine.finish(tx, run, Ending(RunStatus.FAILED, error=failures.dumps(trace)))
         return Answer(has_ended=True)
     if trace is None:
         # Nothing is known of it yet: the first continuation begins the body.

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckworkflow.definition import registry
 from ckworkflow.engine import attempts, failures, judging
 from ckworkflow.engine.advance import go_on
+from ckworkflow.engine.called import find_step
 from ckworkflow.engine.claims import Claimed
 from ckworkflow.engine.identity import this_process
 from ckworkflow.errors import FatalError, RunNotFoundError
@@ -42,7 +42,7 @@ def end_owned(engine: Engine, *, pid: int, error: Callable[[str], BaseException]
     """
     for claimed in engine.database.read(lambda tx: _owned_by(tx, pid)):
         name = claimed.row.name
-        step = registry.steps.get(name)
+        step = find_step(claimed.row)
         failure = judging.judge(error(name), now=engine.database.about_now)
         if step is not None and failure.action is judging.FailureAction.RETRY:
             # The process lives for another moment: two attempts must not run at once.

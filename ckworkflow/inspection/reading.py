@@ -141,6 +141,9 @@ def _summary(record: RunRecord, live: list[NodeRow], now: datetime) -> RunSummar
         held_body=None if is_final else holding.read(record.held),
         held_steps=() if is_final else tuple(holding.held_steps(live)),
         failure=_failure(record.error),
+        cancel_requested_at=record.cancel_requested_at,
+        cancel_reason=record.cancel_reason,
+        terminate_at=record.terminate_at,
         wake_at=record.wake_at,
         created_at=record.created_at,
         started_at=record.started_at,
@@ -156,7 +159,7 @@ def _details(row: NodeRow) -> StepDetails:
 def _info(row: NodeRow) -> StepInfo:
     return StepInfo(
         row.node_id, row.kind, row.name, row.status, row.attempt, row.due_at, row.started_at,
-        row.finished_at, failures.one_line(row.error),
+        row.finished_at, failures.one_line(row.error), row.cancelled_at,
     )  # fmt: skip
 
 

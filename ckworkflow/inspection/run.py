@@ -26,7 +26,10 @@ class RunSummary:
         sleeping_until: When the first of its sleeps ends, if it does nothing but sleep.
         held_body: Why its body is not continued, if it is held.
         held_steps: Its steps that are held, in the order of the body, and why.
-        failure: Why it failed.
+        failure: Why it failed, or what its body raised when it was cancelled.
+        cancel_requested_at: Since when it is to be cancelled; `None`: nobody has asked for that.
+        cancel_reason: Why.
+        terminate_at: When it is terminated, if it has not ended by then; `None`: it has all the time that it needs.
         wake_at: When a clock looks at it next; `None`: it has ended.
         created_at: When it was started.
         started_at: When it began to run; `None`: it has not.
@@ -40,6 +43,9 @@ class RunSummary:
     held_body: Hold | None
     held_steps: tuple[StepHold, ...]
     failure: Failure | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    terminate_at: datetime | None
     wake_at: datetime | None
     created_at: datetime
     started_at: datetime | None

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ckworkflow.model import NodeId, NodeStatus, RunId
+from ckworkflow.model import CANCEL, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind
-from ckworkflow.store.nodes import COLUMNS, HERE, RECORDED, NodeRow, load_targets, node_row
+from ckworkflow.store.nodes import (
+    COLUMNS,
+    HERE,
+    RECORDED,
+    NodeRow,
+    load_targets,
+    node_row,
+)
+from ckworkflow.store.runs import update_run
 from ckworkflow.store.tables import joins, nodes
 from ckworkflow.store.transaction import Prepared
 
@@ -29,9 +37,11 @@ OUT_OF_REACH = 2
 _UNDELIVERED = (nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None))
 
 
-def load_news(tx: Transaction, run_id: RunId) -> list[NodeRow]:
-    """Read what is recorded and not delivered."""
-    return [node_row(row) for row in tx.execute(_NEWS, {"b_run": run_id})]
+def load_news(tx: Transaction, run_id: RunId) -> tuple[list[NodeRow], list[NodeRow]]:
+    """Read what is recorded and not delivered; and the steps that run, and are not to stop."""
+    rows = [node_row(row) for row in tx.execute(_NEWS, {"b_run": run_id})]
+    recorded = [row for row in rows if row.status is not NodeStatus.RUNNING]
+    return recorded, [row for row in rows if row.status is NodeStatus.RUNNING]
 
 
 def load_begun(tx: Transaction, run_id: RunId) -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:
@@ -40,15 +50,34 @@ def load_begun(tx: Transaction, run_id: RunId) -> tuple[frozenset[str], dict[str
     return begun, {row[0]: load_targets(row[1]) for row in tx.execute(_FIRED, {"b_run": run_id})}
 
 
+def last_recorded(tx: Transaction, run_id: RunId) -> datetime | None:
+    """When the last of what is recorded and not delivered was."""
+    ((at,),) = tx.execute(_LAST_RECORDED, {"b_run": run_id}).all()
+    return at if isinstance(at, datetime) else None
+
+
 _NEWS = Prepared(
     sa.select(*COLUMNS)
-    .where(*_UNDELIVERED, sa.or_(*[nodes.c.status == status for status in RECORDED]))
+    .where(
+        *_UNDELIVERED,
+        sa.or_(
+            *[nodes.c.status == status for status in RECORDED],
+            sa.and_(
+                nodes.c.status == NodeStatus.RUNNING,
+                nodes.c.kind == NodeKind.STEP,
+                nodes.c.cancelled_at.is_(None),
+            ),
+        ),
+    )
     .order_by(nodes.c.position)
 )
 _BEGUN = Prepared(
     sa.select(nodes.c.node_id).where(
         *_UNDELIVERED, sa.or_(nodes.c.status != NodeStatus.PLANNED, nodes.c.attempt > 0)
     )
+)
+_LAST_RECORDED = Prepared(
+    sa.select(sa.func.max(nodes.c.finished_at, type_=nodes.c.finished_at.type)).where(*_UNDELIVERED)
 )
 _FIRED = Prepared(
     sa.select(joins.c.join_id, joins.c.next).where(
@@ -57,15 +86,19 @@ _FIRED = Prepared(
 )
 
 
-def deliver(tx: Transaction, run: RunRow, node_ids: Iterable[NodeId], *, at: datetime) -> int:
-    """Number what the body was told of in one continuation, in that order; return the last number."""
-    updates = [
-        {"b_run": run.run_id, "b_node": node_id, "v_number": number, "v_at": at}
-        for number, node_id in enumerate(node_ids, run.delivered + 1)
-    ]
-    if updates:
+def deliver(tx: Transaction, run: RunRow, event_ids: Iterable[NodeId], *, at: datetime) -> int:
+    """Number what the body was told of in one continuation, nodes and `CANCEL`, in that order; return the last number."""
+    numbers = {event_id: number for number, event_id in enumerate(event_ids, run.delivered + 1)}
+    last = run.delivered + len(numbers)
+    if (number := numbers.pop(CANCEL, None)) is not None:
+        update_run(tx, run.run_id, cancel_delivered=number, cancel_delivered_at=at)
+    if numbers:
+        updates = [
+            {"b_run": run.run_id, "b_node": node_id, "v_number": number, "v_at": at}
+            for node_id, number in numbers.items()
+        ]
         tx.execute_many(_DELIVER, updates)
-    return run.delivered + len(updates)
+    return last
 
 
 _DELIVER = Prepared(

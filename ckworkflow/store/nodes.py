@@ -44,6 +44,7 @@ class NodeRow(NamedTuple):
     is_held: bool
     fails_as_value: bool
     due_at: datetime | None
+    cancelled_at: datetime | None
     output: str | None
     error: str | None
     delivered: int | None
@@ -80,6 +81,8 @@ AFTER = (
     .label("after")
 )
 """What `NodeRow.after` is, beside `COLUMNS`; for servers: in a `RETURNING`, SQLite reads the whole table for it."""
+ARGS_WITH_OPTIONS = sa.case((nodes.c.args.like('%"options":%'), nodes.c.args))
+"""The arguments of a call that may have options of its own; else NULL."""
 HERE = sa.and_(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
 _LOAD_NODE = Prepared(sa.select(*COLUMNS).where(HERE))
 
@@ -212,6 +215,21 @@ def owned_nodes(tx: Transaction, owner: str) -> list[tuple[RunId, NodeId, int]]:
     """The nodes that a process owns, each with the attempt that it has begun."""
     query = sa.select(nodes.c.run_id, nodes.c.node_id, nodes.c.attempt).where(nodes.c.owner == owner)
     return [(RunId(row[0]), NodeId(row[1]), row[2]) for row in tx.execute(query)]
+
+
+def told_to_stop(tx: Transaction, owner: str) -> list[tuple[RunId, NodeId, str, str | None]]:
+    """The steps that a process runs and that are to stop: each with its name, and its arguments if options may be with them."""
+    return [
+        (RunId(row[0]), NodeId(row[1]), row[2], row[3])
+        for row in tx.execute(_TOLD_TO_STOP, {"b_owner": owner})
+    ]
+
+
+_TOLD_TO_STOP = Prepared(
+    sa.select(nodes.c.run_id, nodes.c.node_id, nodes.c.name, ARGS_WITH_OPTIONS).where(
+        nodes.c.owner == sa.bindparam("b_owner"), nodes.c.cancelled_at.is_not(None)
+    )
+)
 
 
 def lost_attempts(tx: Transaction, run_id: RunId, node_id: NodeId) -> list[tuple[timedelta, str | None]]:

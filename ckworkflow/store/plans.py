@@ -50,6 +50,15 @@ class _Stored:
     finished_at: datetime | None
     due_at: datetime | None
     fails_as_value: bool
+    cancelled_at: datetime | None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a step that runs, and is not to stop."""
+        return (self.status, self.kind) == (
+            NodeStatus.RUNNING,
+            NodeKind.STEP,
+        ) and self.cancelled_at is None
 
     @property
     def has_begun(self) -> bool:
@@ -87,8 +96,8 @@ Choose = Callable[[str, Json], bool]
 def apply_plan(
     tx: Transaction, run: RunRow, plan: Plan, traced: Iterable[TracedNode], *, epoch: int,
     told_at: datetime, told: int = 0, is_new: bool = False, choose: Choose | None = None, owner: str = "",
-    old_joins: JoinRows | None = None, let_go: Container[NodeId] = (),
-    timers: Mapping[NodeId, datetime] = _NONE,
+    old_joins: JoinRows | None = None, let_go: Container[NodeId] = (), stopping: Container[NodeId] = (),
+    running: Container[NodeId] | None = None, timers: Mapping[NodeId, datetime] = _NONE,
 ) -> Followup:  # fmt: skip
     """Insert, change and drop planned nodes so that they are those of the plan.
 
@@ -109,6 +118,8 @@ def apply_plan(
         owner: This process.
         old_joins: The joins that the run has, where that is known.
         let_go: The nodes that the body has come to and wants no longer.
+        stopping: The steps that the body waits for only so that they end.
+        running: The steps that ran when the trace was made.
         timers: With `is_new`, the timers that the run has, with their ends.
 
     Raises:
@@ -141,6 +152,10 @@ def apply_plan(
             ready.setdefault(base, []).append(node.node_id)  # a sleep that ends at once
             continue
         update = _change(row, node, args, following, unmet[node.node_id], epoch)
+        if node.node_id in stopping and row.cancelled_at is None:
+            if not row.runs:
+                raise StalePlanError  # it has ended meanwhile, or been given back
+            followup.stops.append(node.node_id)
         if update is not None:
             updates.append({"b_run": run.run_id, "b_node": node.node_id, **update})
         if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
@@ -149,7 +164,9 @@ def apply_plan(
     _note_sleeps(run, plan, stored, timers, followup)
     _drop_timers(tx, run, [node_id for node_id in timers if node_id not in plan.nodes])
     dropped = [node_id for node_id in stored if node_id not in plan.nodes]
+    followup.stops += _let_go(stored, [node_id for node_id in dropped if node_id in let_go], running)
     _drop(tx, run, dropped)
+    _stop(tx, run, followup.stops)
     followup.is_all = all(node_id in let_go or not stored[node_id].has_begun for node_id in dropped)
     followup.join_rows = _replace_joins(tx, run, plan, remaining, old_joins)
     followup.wakes_body = any(
@@ -159,6 +176,32 @@ def apply_plan(
     for base, node_ids in ready.items():
         make_ready(tx, run, node_ids, base=base, followup=followup)
     return followup
+
+
+def refuse_begun(
+    tx: Transaction, run: RunRow, let_go: Iterable[NodeId], running: Container[NodeId]
+) -> None:
+    """Check that no step has begun since the trace was made of those that a body has let go of which has ended.
+
+    Raises:
+        StalePlanError: One has: its end may have to be waited for.
+    """
+    stored = _load(tx, run)
+    _let_go(stored, [node_id for node_id in let_go if node_id in stored], running)
+
+
+def _let_go(
+    stored: Mapping[NodeId, _Stored], node_ids: Iterable[NodeId], running: Container[NodeId] | None
+) -> list[NodeId]:
+    """Return those of the steps that the body has let go of that run, and are to stop.
+
+    Raises:
+        StalePlanError: One has begun since the trace was made, which may have to wait for its end.
+    """
+    begun = [node_id for node_id in node_ids if stored[node_id].runs]
+    if running is not None and any(node_id not in running for node_id in begun):
+        raise StalePlanError
+    return begun
 
 
 def _note_sleeps(
@@ -252,7 +295,7 @@ def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:
 _STORED = Prepared(sa.select(
     nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
     nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
-    nodes.c.due_at, nodes.c.fails_as_value,
+    nodes.c.due_at, nodes.c.fails_as_value, nodes.c.cancelled_at,
 ).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None)))  # fmt: skip
 
 
@@ -268,8 +311,8 @@ def _revive(tx: Transaction, run: RunRow, plan: Plan, stored: dict[NodeId, _Stor
     """Take back abandoned nodes: a replay can stop short of a node that an earlier trace had reached."""
     for node_id, row in stored.items():
         if row.status is NodeStatus.ABANDONED and node_id in plan.nodes:
-            stored[node_id] = replace(row, status=row.revived())
-            update_node(tx, run.run_id, node_id, status=row.revived())
+            stored[node_id] = replace(row, status=row.revived(), cancelled_at=None)
+            update_node(tx, run.run_id, node_id, status=row.revived(), cancelled_at=None)
 
 
 def _count_unmet(
@@ -356,7 +399,7 @@ _TIMER = sa.and_(nodes.c.kind == NodeKind.SLEEP, nodes.c.name == TIMER)
 
 
 def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
-    """Drop the nodes that the body no longer wants: planned ones go, running steps finish and feed nothing."""
+    """Drop the nodes that the body no longer wants: planned ones go, running steps feed nothing."""
     if not node_ids:
         return
     here = sa.and_(nodes.c.run_id == run.run_id, nodes.c.node_id.in_(node_ids))
@@ -368,6 +411,17 @@ def _drop(tx: Transaction, run: RunRow, node_ids: list[NodeId]) -> None:
     )
 
 
+def _stop(tx: Transaction, run: RunRow, node_ids: Sequence[NodeId]) -> None:
+    """Have steps stop that run."""
+    if node_ids:
+        tx.execute_many(
+            _STOP, [{"b_run": run.run_id, "b_node": node_id, "v_at": run.now} for node_id in node_ids]
+        )
+
+
+_STOP = Prepared(sa.update(nodes).where(HERE).values(cancelled_at=sa.bindparam("v_at")))
+
+
 def _drop_timers(tx: Transaction, run: RunRow, node_ids: Sequence[NodeId]) -> None:
     if node_ids:
         tx.execute_many(_DELETE, [{"b_run": run.run_id, "b_node": node_id} for node_id in node_ids])
@@ -377,10 +431,10 @@ _DELETE = Prepared(sa.delete(nodes).where(HERE))
 
 
 def abandon_rest(tx: Transaction, run: RunRow) -> None:
-    """Drop, at the end of a run, what has not begun, and let what still runs feed nothing."""
+    """Drop, at the end of a run, what has not begun; what still runs is to stop, and feeds nothing."""
     here = {"b_run": run.run_id}
     tx.execute(_DELETE_PLANNED, here)
-    tx.execute(_ABANDON, here)
+    tx.execute(_ABANDON, {**here, "v_at": run.now})
     tx.execute(_DELETE_JOINS, here)
 
 
@@ -396,7 +450,14 @@ _ABANDON = Prepared(
         nodes.c.run_id == sa.bindparam("b_run"),
         sa.or_(nodes.c.status == NodeStatus.PLANNED, nodes.c.status == NodeStatus.RUNNING),
     )
-    .values(status=NodeStatus.ABANDONED, next="[]")
+    .values(
+        status=NodeStatus.ABANDONED,
+        next="[]",
+        cancelled_at=sa.func.coalesce(
+            nodes.c.cancelled_at,
+            sa.case((nodes.c.owner.is_not(None), sa.bindparam("v_at", type_=nodes.c.cancelled_at.type))),
+        ),
+    )
 )
 
 

@@ -8,6 +8,7 @@ Not here: how a node gets its owner (`claims`).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -70,6 +71,7 @@ class Followup:
         ends_run: The body had ended and this was the last of what it awaited.
         is_overdue: A sleep is due that nobody has ended yet.
         begun: A step that was claimed in the same breath.
+        stops: The steps that run and are to stop from now on.
         join_rows: The joins as they are now, where a plan was written.
         is_all: Nothing is left of the run beside the plan that was written.
     """
@@ -82,6 +84,7 @@ class Followup:
     ends_run: bool = False
     is_overdue: bool = False
     begun: NodeRow | None = None
+    stops: list[NodeId] = field(default_factory=list)
     join_rows: JoinRows | None = None
     is_all: bool = False
 
@@ -119,7 +122,7 @@ _EXPECTED_END = expecting(
 
 def end_attempt(
     tx: Transaction, run_id: RunId, claimed: NodeRow, *, output: str | None, error: str | None, at: datetime,
-    place: tuple[int, datetime] | None = None,
+    place: tuple[int, datetime] | None = None, outcome: AttemptOutcome = AttemptOutcome.FAILED,
 ) -> Asked[tuple[str, ...] | None]:  # fmt: skip
     """Write the outcome of an attempt; the answer is the targets that it feeds.
 
@@ -134,6 +137,7 @@ def end_attempt(
         error: Its error; `None` if it did not fail.
         at: When it ended.
         place: The number and the time under which the body gets it, where that is foreseen.
+        outcome: What is said of the attempt, if it failed.
     """
 
     def read(rows: Rows) -> tuple[str, ...] | None:
@@ -141,7 +145,7 @@ def end_attempt(
         if row is None:
             return None
         if error is not None:  # of one that gave a result the node itself tells all
-            add_attempt(tx, run_id, claimed, outcome=AttemptOutcome.FAILED, error=error, now=at)
+            add_attempt(tx, run_id, claimed, outcome=outcome, error=error, now=at)
         return None if row[0] == NodeStatus.ABANDONED else load_targets(row[1])
 
     delivered, delivered_at = place or (None, None)
@@ -177,35 +181,54 @@ def expect_end(
 def suspend_attempt(
     tx: Transaction, run: RunRow, claimed: NodeRow, *, outcome: AttemptOutcome | None, due_at: datetime,
     error: str | None, is_free: bool, losses: int | None = None, is_carried: bool = False,
-) -> bool:  # fmt: skip
+) -> Suspended:  # fmt: skip
     """End an attempt without an outcome: the node may be claimed again at `due_at`.
+
+    A step that is to stop has no further attempt: it has ended, and its body waits for that.
 
     `is_carried` says that a message with a countdown brings the next attempt, so that the clock comes second;
     `losses` is how many lost processes the node is charged with from now on.
     Without an `outcome` no attempt is recorded.
-
-    Returns:
-        Whether the node was still this owner's; otherwise nothing was written.
     """
-    status = _owned_status(tx, run.run_id, claimed)
-    if status is None:
-        return False
+    row = _owned(tx, run.run_id, claimed)
+    if row is None:
+        return Suspended.REFUSED
+    status = row.status
+    if status is NodeStatus.RUNNING and row.cancelled_at is not None:
+        end_attempt(
+            tx, run.run_id, claimed, output=None, error=error or "null", at=run.now, outcome=AttemptOutcome.CANCELLED
+        ).get()  # fmt: skip
+        return Suspended.ENDED
     update_node(
         tx, run.run_id, claimed.node_id, owner=None, error=error, due_at=due_at, is_carried=is_carried,
         status=NodeStatus.PLANNED if status is NodeStatus.RUNNING else status,
         free_attempts=claimed.free_attempts + (1 if is_free else 0),
         losses=claimed.losses if losses is None else losses,
+        # No attempt begins before the body has heard that its run is to be cancelled.
+        unmet=OUT_OF_REACH if run.has_untold_request else row.unmet,
     )  # fmt: skip
     if outcome is not None:
         add_attempt(tx, run.run_id, claimed, outcome=outcome, error=error, now=run.now)
-    return True
+    return Suspended.AGAIN
 
 
-def _owned_status(tx: Transaction, run_id: RunId, claimed: NodeRow) -> NodeStatus | None:
+class Suspended(enum.Enum):
+    """What has come of an attempt that was suspended.
+
+    `AGAIN`: there may be another one. `ENDED`: the step was to stop, and has; its body is to hear of it. `REFUSED`: the node is not
+    its owner's any more, and nothing was written.
+    """
+
+    AGAIN = enum.auto()
+    ENDED = enum.auto()
+    REFUSED = enum.auto()
+
+
+def _owned(tx: Transaction, run_id: RunId, claimed: NodeRow) -> NodeRow | None:
     row = load_node(tx, run_id, claimed.node_id).get()
     if row is None or _claim_of(row) != _claim_of(claimed):
         return None
-    return row.status if row.status in (NodeStatus.RUNNING, NodeStatus.ABANDONED) else None
+    return row if row.status in (NodeStatus.RUNNING, NodeStatus.ABANDONED) else None
 
 
 def _claim_of(row: NodeRow) -> tuple[str | None, int, int]:

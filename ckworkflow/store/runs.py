@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 
 from ckworkflow.errors import RunNotFoundError
-from ckworkflow.model import NodeId, RunId, RunStatus
+from ckworkflow.model import Ending, NodeId, RunId, RunStatus
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Asked, Prepared, Row, Rows
@@ -49,6 +49,9 @@ class RunRow(NamedTuple):
     held: str | None
     told_at: datetime | None
     last_surprise: int | None
+    cancel_requested_at: datetime | None
+    cancel_delivered: int | None
+    terminate_at: datetime | None
     now: datetime
 
     @property
@@ -59,7 +62,16 @@ class RunRow(NamedTuple):
     @property
     def has_unread_events(self) -> bool:
         """Whether there may be something that the body has not been told of."""
-        return self.signals != self.seen
+        return self.signals != self.seen or self.has_untold_request
+
+    @property
+    def has_untold_request(self) -> bool:
+        """Whether the run is to be cancelled, and its body has not been told so."""
+        return self.cancel_requested_at is not None and self.cancel_delivered is None
+
+    def look_at(self, at: datetime) -> datetime:
+        """The time to look at the run that was to be looked at then: in time to terminate it."""
+        return at if self.terminate_at is None else min(at, self.terminate_at)
 
     @property
     def is_to_be_told(self) -> bool:
@@ -85,6 +97,9 @@ class RunRecord:
     started_at: datetime | None
     finished_at: datetime | None
     held: str | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    terminate_at: datetime | None
 
 
 def insert_run(
@@ -233,6 +248,7 @@ def list_runs(
 _RECORD = (
     runs.c.id, runs.c.workflow, runs.c.status, runs.c.input, runs.c.output, runs.c.error, runs.c.wake_at,
     runs.c.created_at, runs.c.started_at, runs.c.finished_at, runs.c.held,
+    runs.c.cancel_requested_at, runs.c.cancel_reason, runs.c.terminate_at,
 )  # fmt: skip
 
 
@@ -308,19 +324,40 @@ def find_run_ids(tx: Transaction, beginning: str, *, limit: int) -> list[RunId]:
 
 
 def finish_run(
-    tx: Transaction,
-    run_id: RunId,
-    *,
-    status: RunStatus,
-    output: str | None,
-    error: str | None,
-    now: datetime,
+    tx: Transaction, run_id: RunId, ending: Ending, *, now: datetime, **values: object
 ) -> None:
-    """Write the final state of a locked run."""
+    """Write the final state of a locked run, and perhaps other columns of it."""
     update_run(
-        tx, run_id, status=status, output=output, error=error, wake_at=None, finished_at=now,
-        lease_owner=None, lease_until=None,
+        tx, run_id, status=ending.status, output=ending.output, error=ending.error, wake_at=None, finished_at=now,
+        lease_owner=None, lease_until=None, **values,
     )  # fmt: skip
+
+
+def read_cancel_reason(tx: Transaction, run_id: RunId) -> tuple[str | None, datetime | None]:
+    """Read why a run is to be cancelled, and when its body was told."""
+    row = tx.execute(_CANCEL_REASON, {"b_run": run_id}).one_or_none()
+    return (None, None) if row is None else (row[0], row[1])
+
+
+_CANCEL_REASON = Prepared(sa.select(runs.c.cancel_reason, runs.c.cancel_delivered_at).where(_HERE))
+
+
+def live_runs(
+    tx: Transaction,
+    *,
+    workflow: str,
+    created_before: datetime | None,
+    after: RunId | None,
+    limit: int,
+) -> list[RunId]:
+    """The ids of live runs of a workflow, in order, from the one after another on."""
+    is_chosen = sa.and_(runs.c.wake_at.is_not(None), runs.c.workflow == workflow)
+    query = sa.select(runs.c.id).where(is_chosen).order_by(runs.c.id).limit(limit)
+    if created_before is not None:
+        query = query.where(runs.c.created_at < created_before)
+    if after is not None:
+        query = query.where(runs.c.id > after)
+    return [RunId(row[0]) for row in tx.execute(query)]
 
 
 def acquire_lease(

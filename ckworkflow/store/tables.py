@@ -95,6 +95,13 @@ runs = sa.Table(
     sa.Column("told_at", UtcDateTime),
     # The number of the last event that was told as a surprise: a replay does not run ahead before it. NULL: none was.
     sa.Column("last_surprise", sa.Integer),
+    # When somebody asked that the run be cancelled, and why; as which event, and when, the body was told. NULL: nobody did.
+    sa.Column("cancel_requested_at", UtcDateTime),
+    sa.Column("cancel_reason", sa.Text),
+    sa.Column("cancel_delivered", sa.Integer),
+    sa.Column("cancel_delivered_at", UtcDateTime),
+    # When it ends as cancelled if its body has not ended by then. NULL: it has all the time that it needs.
+    sa.Column("terminate_at", UtcDateTime),
     # The invariant of the whole project, held by the database itself.
     sa.CheckConstraint(
         "wake_at IS NOT NULL OR status IN ('completed', 'failed', 'cancelled')",
@@ -151,6 +158,8 @@ nodes = sa.Table(
     sa.Column("is_held", sa.Boolean, nullable=False, server_default=sa.false()),
     # A failure of it is a value to the body: it is awaited by a `gather` that returns exceptions.
     sa.Column("fails_as_value", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Since when a step that runs is to stop: its await was cancelled, or its run has ended. NULL: it is wanted.
+    sa.Column("cancelled_at", UtcDateTime),
     # When a sleep ends, or the next attempt may begin.
     sa.Column("due_at", UtcDateTime),
     sa.Column("output", sa.Text),
@@ -194,7 +203,7 @@ attempts = sa.Table(
     sa.Column("node_id", sa.Text, primary_key=True),
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("owner", sa.Text),
-    sa.Column("outcome", sa.Text, nullable=False),  # failed, retried, released, held, lost
+    sa.Column("outcome", sa.Text, nullable=False),  # failed, retried, released, held, lost, cancelled
     sa.Column("error", sa.Text),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime, nullable=False),

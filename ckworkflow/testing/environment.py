@@ -33,7 +33,7 @@ from ckworkflow.engine.detector import Dead
 from ckworkflow.engine.identity import Identity
 from ckworkflow.engine.installation import Installation
 from ckworkflow.engine.start import start_run
-from ckworkflow.errors import FatalError, NotAWorkflowError, RunFailedError
+from ckworkflow.errors import FatalError, NotAWorkflowError, RunCancelledError, RunFailedError
 from ckworkflow.model import NodeKind, NodeStatus, RunId, StepInfo
 from ckworkflow.store import runs, schema
 from ckworkflow.testing.clock import TestClock
@@ -548,6 +548,8 @@ class _Outcome:
             return cls(await Run[Any](run_id).return_value(), None)
         except RunFailedError as error:
             return cls(None, error.error)
+        except RunCancelledError as error:
+            return cls(None, f"RunCancelledError: {error.reason}")
 
     @property
     def text(self) -> str:

@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ckworkflow import integration as integrations
 from ckworkflow.background import SpareThreads
 from ckworkflow.definition import Step, registry
-from ckworkflow.engine import attempts, claims, recovery
+from ckworkflow.engine import attempts, cancellation, claims, recovery
 from ckworkflow.engine.advance import go_on
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.budget import Budget, Limits
+from ckworkflow.engine.called import step_of
 from ckworkflow.engine.claims import Claimed, Dropped
 from ckworkflow.engine.core import Engine
 from ckworkflow.engine.host import Host
 from ckworkflow.engine.shared import SharedStore
-from ckworkflow.errors import HookContextError, StepTimeoutError
+from ckworkflow.errors import HookContextError, StepCancelledError, StepTimeoutError
 from ckworkflow.model import NodeKind, NodeStatus
 from ckworkflow.store import nodes, runs
 from ckworkflow.testing.crashes import CrashableDatabase
@@ -175,6 +176,7 @@ class Process(Host):
         self._app, self._settle = app, settle
         self._touched: deque[RunId] = deque()
         self._steps: dict[asyncio.Task[None], Claimed] = {}
+        self._told: set[tuple[RunId, NodeId]] = set()
         self._waiting: dict[asyncio.Task[Any], _Waiting] = {}
         self._errors: list[BaseException] = []
         self._changed = asyncio.Event()
@@ -324,11 +326,32 @@ class Process(Host):
     def is_stopping(self) -> bool:
         """Whether the current step is cancelled since this process ends, or the loop of the test does."""
         task = asyncio.current_task()
-        return self._is_over or (task is not None and task.cancelling() > 0)
+        is_cancelled = task is not None and task.cancelling() > 0 and self.interruption() is None
+        return self._is_over or is_cancelled
 
     def interruption(self) -> BaseException | None:
-        """Nothing interrupts a step here."""
-        return None
+        """Say why the current step was cancelled: it was told to stop."""
+        claimed = self._steps.get(asyncio.current_task())  # type: ignore[arg-type]  # a step has a task
+        is_told = claimed is not None and self.is_told_to_stop(claimed.run_id, claimed.row.node_id)
+        return StepCancelledError(claimed.row.name) if claimed is not None and is_told else None
+
+    def tell_to_stop(self) -> None:
+        """Have the steps stop that are to: those that are async are cancelled."""
+        told = set(cancellation.told_to_stop(self.engine))
+        for task, claimed in list(self._steps.items()):
+            node = claimed.run_id, claimed.row.node_id
+            step = registry.require_step(claimed.row.name)
+            if node in told and node not in self._told and not self._is_over:
+                self._told.add(node)
+                waiting = self._waiting.get(task)
+                # A plain one that waits for another run only looks whether it is told.
+                if step.is_async or (waiting is not None and waiting.never is not None):
+                    self._waiting.pop(task, None)  # it is about to end
+                    task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def is_told_to_stop(self, run_id: RunId, node_id: NodeId) -> bool:
+        """Whether a step is to stop."""
+        return (run_id, node_id) in self._told
 
     # -- steps ----------------------------------------------------------------------------------------
 
@@ -352,15 +375,16 @@ class Process(Host):
         )
         if isinstance(claimed, Claimed):
             stand_in = self._stand_in(row.name)  # now: it may be gone when the task begins
+            waiting = _never_ending(claimed) if stand_in is never else None
             # A worker's steps do not see the context variables of whoever started the run.
             task = asyncio.get_running_loop().create_task(
-                self._run(claimed, stand_in),
+                self._run(claimed, stand_in, None if waiting is None else waiting.never),
                 name=f"{row.name} ({row.node_id})",
                 context=contextvars.Context(),
             )
             self._steps[task] = claimed
-            if stand_in is never:
-                self._waiting[task] = _never_ending(claimed)
+            if waiting is not None:
+                self._waiting[task] = waiting
             task.add_done_callback(self._ended)
         elif isinstance(claimed, Dropped) and claimed.wakes_body:
             self._follow(run_id, Answer(must_advance=True))
@@ -372,12 +396,14 @@ class Process(Host):
         if not task.cancelled() and (error := task.exception()) is not None:
             self._errors.append(error)
 
-    async def _run(self, claimed: Claimed, stand_in: Callable[..., Any] | None) -> None:
+    async def _run(
+        self, claimed: Claimed, stand_in: Callable[..., Any] | None, end: asyncio.Future[None] | None
+    ) -> None:
         engine = self.engine
         task = asyncio.current_task()
         _step.set(task)
         try:
-            outcome = await self._call(claimed, stand_in)
+            outcome = await self._call(claimed, stand_in, end)
         except StoppedError:
             return
         except Exception as error:  # noqa: BLE001  # a step may raise anything
@@ -398,20 +424,18 @@ class Process(Host):
         go_on(self.engine, run_id, answer)
         self.touch(run_id)
 
-    async def _call(self, claimed: Claimed, stand_in: Callable[..., Any] | None) -> _Outcome:
+    async def _call(
+        self, claimed: Claimed, stand_in: Callable[..., Any] | None, end: asyncio.Future[None] | None
+    ) -> _Outcome:
+        """Run a step, or let it wait for its end if it never ends by itself."""
         if claimed.error is not None:
             raise claimed.error
-        step = registry.require_step(claimed.row.name)
-        task = asyncio.current_task()
-        if (
-            stand_in is never
-            and task in self._waiting
-            and (end := self._waiting[task].never) is not None
-        ):
+        step = step_of(claimed.row)
+        if end is not None:
             try:
                 await end
             except asyncio.CancelledError:
-                raise StoppedError from None
+                raise StoppedError if self.is_stopping else StepCancelledError(step.name) from None
         if stand_in is not None:
             step = _with_function(step, stand_in)
         if step.is_async:
@@ -435,7 +459,7 @@ class Process(Host):
             if waiting.never is None or waiting.until is None or waiting.until > now:
                 continue
             del self._waiting[task]
-            step = registry.require_step(self._steps[task].row.name)
+            step = step_of(self._steps[task].row)
             seconds = step.options.timeout.total_seconds() if step.options.timeout else 0.0
             waiting.never.set_exception(StepTimeoutError(step.name, seconds))
 
@@ -463,7 +487,7 @@ class Process(Host):
 
 
 def _never_ending(claimed: Claimed) -> _Waiting:
-    timeout, began = registry.require_step(claimed.row.name).options.timeout, claimed.row.started_at
+    timeout, began = step_of(claimed.row).options.timeout, claimed.row.started_at
     until = None if timeout is None or began is None else began + timeout
     return _Waiting(until=until, never=asyncio.get_running_loop().create_future())
 

@@ -236,12 +236,14 @@ class GatherCall(Call):
     """
 
     __slots__ = (
+        "_errors",
         "_future",
         "_is_strict",
         "_missing",
         "_nodes",
         "_places",
         "_results",
+        "_stopping",
         "_tasks",
         "_waiter",
         "members",
@@ -273,6 +275,10 @@ class GatherCall(Call):
         self._future = _Gathering(self)
         self._tasks: dict[int, asyncio.Future[Any]] = {}
         self._nodes: dict[int, TracedNode] = {}
+        self._errors: dict[int, Callable[[], asyncio.CancelledError]] = {}
+        """What the members that were cancelled have ended with."""
+        self._stopping: dict[int, object] = {}
+        """The members that are to stop and have not ended, with what they were cancelled with."""
         # One boundary for all direct members: a thousand of them must not wake the body a thousand times.
         self._waiter = tracer.waiter(line, "a member of gather is awaited")
 
@@ -333,6 +339,10 @@ class GatherCall(Call):
             return
 
         def delivered() -> None:
+            if index in self._stopping:
+                message = self._stopping.pop(index)  # of the last cancellation
+                self._cancelled(index, message, partial(_cancellation, message))
+                return
             if self._nodes.pop(index, None) is None:
                 return  # it was cancelled in the same pass
             error = node.outcome.error if node.outcome else None
@@ -388,7 +398,8 @@ class GatherCall(Call):
 
     def cancel_members(self, message: object) -> bool:
         """Cancel the members that have not ended; whether there were any."""
-        is_any = False
+        is_any = bool(self._stopping)
+        self._stopping = dict.fromkeys(self._stopping, message)
         for index in sorted({**self._tasks, **self._nodes}):
             if index in self._tasks:
                 # Not one that has ended, and says so in a moment.
@@ -397,7 +408,10 @@ class GatherCall(Call):
             is_any = True
             node_id = self._nodes.pop(index).node_id
             self._waiter.nodes.discard(node_id)
-            self.tracer.drop([node_id])
+            if self.tracer.drop([node_id]):  # it runs, and has ended when its attempt has
+                self._waiter.nodes.add(node_id)
+                self._stopping[index] = message
+                continue
             # As the task that asyncio would have for it: it wakes, and then says that it has ended.
             loop = self.tracer.loop
             loop.call_soon(
@@ -409,7 +423,8 @@ class GatherCall(Call):
         self, index: int, message: object, error: Callable[[], asyncio.CancelledError]
     ) -> None:
         if self.return_exceptions:
-            self._done(index, asyncio.CancelledError("" if message is None else message), error)
+            self._errors[index] = error
+            self._done(index, asyncio.CancelledError("" if message is None else message))
         else:
             self._failed(index, error())
 
@@ -419,16 +434,14 @@ class GatherCall(Call):
         elif not self._future.done():
             self._future.set_exception(error)
 
-    def _done(
-        self, index: int, value: object,
-        cancelled: Callable[[], asyncio.CancelledError] = asyncio.CancelledError,
-    ) -> None:  # fmt: skip
+    def _done(self, index: int, value: object) -> None:
         self._results[index] = value
         self._missing -= 1
         if self._missing or self._future.done():
             return
         if self._future.is_cancelling:
-            self._future.set_exception(cancelled())
+            # As asyncio's own: that of the last in the list, whoever ended last.
+            self._future.set_exception(self._errors.get(self._places[-1], asyncio.CancelledError)())
         else:
             self._future.set_result(None)
 

@@ -20,12 +20,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Never, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, Never, NoReturn, TypeVar, cast
 
 from ckworkflow.duration import LONGEST
-from ckworkflow.errors import BodyAwaitError
+from ckworkflow.errors import BodyAwaitError, BodyStuckError
 from ckworkflow.tracing.abandon import abandon, holds_no_frames
 from ckworkflow.tracing.calls import Call
+from ckworkflow.tracing.stuck import where_they_stand
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from ckworkflow.tracing.tasks import AnyCoroutine, TaskState
     from ckworkflow.tracing.tracer import Tracer
+
+E = TypeVar("E", bound=BaseException)
 
 CALLBACK_LIMIT = 1_000_000
 """Callbacks of one pass; a body that spins on `asyncio.sleep(0)` ends here instead of never."""
@@ -241,7 +244,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
                 except (KeyboardInterrupt, SystemExit) as error:
                     # asyncio lets these through a task; a body may not stop its worker.
                     self.refuse(f"{type(error).__name__}, which would stop the worker")
-        self.refuse("a loop that never waits for a step")
+        self.fail(BodyStuckError("spins, and never waits for a step", where_they_stand(self.tasks)))
 
     def close(self) -> None:
         """Abandon every unfinished coroutine: no user code runs."""
@@ -271,7 +274,10 @@ class TraceLoop(asyncio.AbstractEventLoop):
 
     def refuse(self, what: str, *instead: str) -> BodyAwaitError:
         """Remember that the body left the durable world, whatever it does with the error."""
-        error = BodyAwaitError(what + _place(), *instead)
+        return self.fail(BodyAwaitError(what + _place(), *instead))
+
+    def fail(self, error: E) -> E:
+        """End the run with an error, whatever the body does with it."""
         if self.fault is None:
             self.fault = error
         return error

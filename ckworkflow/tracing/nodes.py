@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The recorded end of a node, as the body is told of it.
+    """The recorded end of a node, or the request to cancel the run, as the body is told of it.
 
     Attributes:
-        node_id: The node.
+        node_id: The node; `CANCEL`.
         output: Its encoded result; meaningless when it failed.
-        error: What the body's `await` raises; `None` when it succeeded.
+        error: What the body's `await` raises; `None` when it succeeded. Of a request, what the body's task is cancelled with.
         at: The time of the continuation that delivered it: what `now()` says from then on.
     """
 
@@ -38,6 +38,8 @@ class Known:
     name: str
     args: Json
     is_delivered: bool
+    is_stopping: bool = False
+    """Whether the body has cancelled its await while it ran, and waits or has waited for its end."""
 
 
 @dataclass(slots=True)
@@ -115,9 +117,11 @@ class Trace:
         waits: Why it stopped.
         end: How it ended, if it did.
         let_go: The nodes that it has come to and wants no longer, and has not been told of.
+        stopping: The steps among `nodes` whose await was cancelled while they ran: it is only waited until they have ended.
     """
 
     nodes: tuple[TracedNode, ...]
     waits: tuple[Wait, ...]
     end: End | None
     let_go: frozenset[NodeId] = frozenset()
+    stopping: frozenset[NodeId] = frozenset()

@@ -26,14 +26,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow import codec
-from ckworkflow.errors import ReplayDivergenceError, UnreadableValueError, UnserializableValueError
-from ckworkflow.model import TIMER, NodeKind
+from ckworkflow.errors import (
+    BodyStuckError,
+    ReplayDivergenceError,
+    UnreadableValueError,
+    UnserializableValueError,
+)
+from ckworkflow.model import CANCEL, TIMER, NodeKind
 from ckworkflow.tracing.calls import Call, NodeCall, OtherCall, WorkflowCall
 from ckworkflow.tracing.deferred import Deferred, holds_deferred, reference
 from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
 from ckworkflow.tracing.history import History
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
+from ckworkflow.tracing.stuck import where_they_stand
 from ckworkflow.tracing.tasks import AnyCoroutine, TaskState, Waiter
 
 if TYPE_CHECKING:
@@ -117,6 +123,12 @@ class Tracer:
         self._standing: dict[Callable[[], None], None] = {}
         """What lets the tasks that stand at lazy awaits pass them."""
         self._let_go: set[NodeId] = set()
+        self._stoppable: set[NodeId] = {
+            node_id for node_id, node in (known or {}).items() if node.is_stopping
+        }
+        """The steps whose end is waited for if their await is cancelled: they run, or did when it was."""
+        self._stopping: set[NodeId] = set()
+        """Those of which it was."""
         self._has_surprises = False
         self._end: End | None = None
         self._is_cut = False
@@ -124,13 +136,16 @@ class Tracer:
 
     # -- the engine's side ------------------------------------------------------------------------
 
-    def resume(self, outcomes: Sequence[Outcome] = (), *, strict: int = 0) -> Trace:
+    def resume(
+        self, outcomes: Sequence[Outcome] = (), *, strict: int = 0, running: Iterable[NodeId] = ()
+    ) -> Trace:
         """Tell the body of outcomes, in this order, and run it as far as it goes.
 
         Args:
             outcomes: On the first call everything delivered before and everything new; later only what
                 is new.
             strict: So many of them are told strictly: up to the last surprise.
+            running: The steps that run, and whose end an await that is cancelled waits for.
 
         Returns:
             What the run needs next.
@@ -139,12 +154,14 @@ class Tracer:
             ReplayNeededError: The body has run ahead of a surprise, or to its end; close the tracer.
             ReplayDivergenceError: The body took another path than the recorded one.
             BodyAwaitError: The body left the durable world.
+            BodyStuckError: Nothing can move the body any more, or it never waits.
         """
         # A body that has ended holds stand-ins in its result, which only a replay can work out by now.
         if self._root is not None and (self._is_outrun(outcomes, strict) or self.has_ended):
             raise ReplayNeededError(strict)
         self.loop.forget_done()
         self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
+        self._stoppable.update(running)
         self._is_strict = self._is_strict or strict > 0
         self._has_surprises = self._has_surprises or strict > 0
         if self._root is None:
@@ -163,6 +180,9 @@ class Tracer:
             if number >= strict and self._is_strict and self._calm >= self._patience:
                 self._run_ahead()
         self._telling = None
+        self._stoppable = set(
+            self._stopping
+        )  # of the others nobody knows whether they run the next time
         if self._end is not None and self._root is not None:
             after = frozenset(self.undelivered(self._root.state.frontier))
             self._end = replace(self._end, after=after)
@@ -170,11 +190,18 @@ class Tracer:
         let_go = frozenset(self._let_go)
         if len(wanted) < len(self.live):
             let_go |= self.live.keys() - {node.node_id for node in wanted}
-        trace = Trace(wanted, tuple(self._boundaries()), self._end, let_go)
+        trace = Trace(
+            wanted,
+            tuple(self._boundaries()),
+            self._end,
+            let_go,
+            frozenset(self.undelivered(self._stopping)),
+        )
         if self._end is None and not trace.waits:
-            raise self.loop.refuse(
-                "a future that no step, sleep or workflow completes (of another loop, say, or an asyncio.Event or "
-                "Queue that nothing in the body sets or fills)"
+            raise self.loop.fail(
+                BodyStuckError(
+                    "waits for what nothing in it can bring any more", where_they_stand(self.loop.tasks)
+                )
             )
         self._check_met()
         return trace
@@ -251,9 +278,14 @@ class Tracer:
 
     def _deliver(self, outcome: Outcome) -> None:
         self._now = outcome.at
-        node = self.live.pop(outcome.node_id, None)
         self._coming.pop(outcome.node_id, None)
+        if outcome.node_id == CANCEL:
+            if self._root is not None:  # which may have ended; then nothing comes of it
+                self._root.cancel(*() if outcome.error is None else outcome.error.args)
+            return
+        node = self.live.pop(outcome.node_id, None)
         self._let_go.discard(outcome.node_id)
+        self._stopping.discard(outcome.node_id)
         if node is None:
             # Recorded, but the body is not there (yet): it finds the outcome when it comes.
             self._early[outcome.node_id] = outcome
@@ -282,9 +314,10 @@ class Tracer:
         if self.loop.generators and all(task.done() for task in self.loop.tasks):
             self.loop.spawn(self._close_generators(), root.state.next_child())
             self._run()
-        if any(not task.done() for task in self.loop.tasks):
-            return  # a `finally` of a cancelled task, or of a generator, awaits a step
-        error = root.exception() if not root.cancelled() else asyncio.CancelledError()
+        self._stop_rest(root)
+        if any(not task.done() for task in self.loop.tasks) or self.undelivered(self._stopping):
+            return  # a `finally` of a cancelled task, or of a generator, awaits a step; or a step is to end first
+        error = _error_of(root)
         if error is None:
             error = self.unawaited.at_end()
         result: Json = None
@@ -294,6 +327,18 @@ class Tracer:
             except Exception as unstorable:  # noqa: BLE001  # a value's own code may raise anything
                 error = self.unawaited.at_end(is_surely_wrong=True) or unstorable
         self._end = End(result, error, frozenset())
+
+    def _stop_rest(self, root: TraceTask) -> None:
+        """Have the steps stop that run on for nobody, as members of a `gather` that has failed."""
+        awaited = self._awaited() | {
+            node.node_id for node in self._leading_to(self.undelivered(root.state.frontier))
+        }
+        left = [node for node in self.live if node in self._stoppable and node not in awaited]
+        if left:
+            waiter = Waiter(self, "0", 0, "steps that are to stop have not ended")
+            for node_id in left:
+                self._stopping.add(node_id)
+                waiter.add(node_id, lambda: None if waiter.nodes else waiter.close())
 
     async def _close_generators(self) -> None:
         """End what the body has left of its asynchronous generators, when all that it awaited is recorded."""
@@ -365,9 +410,10 @@ class Tracer:
         return self._now
 
     def step_call(
-        self, name: str, args: tuple[object, ...], kwargs: Mapping[str, object], *, frame: FrameType
-    ) -> NodeCall:
-        """What a step gives back in a body; its arguments are encoded here, at the call.
+        self, name: str, args: tuple[object, ...], kwargs: Mapping[str, object], *, frame: FrameType,
+        options: Mapping[str, object] | None = None,
+    ) -> NodeCall:  # fmt: skip
+        """What a step gives back in a body; its arguments, and the options of this call, are encoded here, at the call.
 
         Raises:
             UnserializableValueError: An argument cannot be stored.
@@ -385,6 +431,8 @@ class Tracer:
                 "args": [codec.encode(arg, path=f"args[{i}]", ref=note) for i, arg in enumerate(args)],
                 "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=note) if kwargs else {},
             }
+            if options:
+                tree["options"] = codec.encode(dict(options), path="options")
         except UnserializableValueError:
             if calls:
                 raise used_as_a_value(self, calls[0].what, calls[0].line) from None
@@ -580,31 +628,73 @@ class Tracer:
         try:
             await future
         except asyncio.CancelledError:
-            # The task is cancelled at this await: what it does next (a `finally`) waits for none of it.
+            # The task is cancelled at this await: what it does next (a `finally`) waits for none of it but what must end first.
             state.frontier -= missing
             waiter.close()
-            self.drop(
-                [
-                    node_id
-                    for node_id in self.live
-                    if node_id.startswith((f"{state.path}:", f"{state.path}."))
-                ]
-            )
+            own = (f"{state.path}:", f"{state.path}.")
+            # What it has run past, too; not the members of a gather that has failed, which go on for nobody.
+            left = [
+                node_id
+                for node_id, node in self.live.items()
+                if node_id in missing or (node.passed and node_id.startswith(own))
+            ]
+            last = await self._until_stopped(self.drop(left), line)
+            if last is not None:
+                raise last from None
             raise
         finally:
             waiter.close()
             if leave is not None:
                 leave()
 
-    def drop(self, nodes: Iterable[NodeId]) -> None:
+    def drop(self, nodes: Iterable[NodeId]) -> set[NodeId]:
         """Take nodes out of the plan whose await was cancelled, unless somebody else waits for them.
 
-        As in asyncio, what has not begun never does. What is running ends, is recorded, and is told to nobody.
+        As in asyncio, what has not begun never does. What is running is to stop; its end is recorded, and told to nobody.
+
+        Returns:
+            Those that stay, since the await ends when they have.
         """
-        awaited = {node_id for waiter in self.waiters.values() for node_id in waiter.nodes}
+        awaited = self._awaited()
+        stopping = set()
         for node_id in nodes:
-            if node_id not in awaited and self.live.pop(node_id, None) is not None:
-                self._let_go.add(node_id)
+            if node_id in awaited or node_id not in self.live:
+                continue
+            if node_id in self._stoppable:
+                stopping.add(node_id)
+                continue
+            del self.live[node_id]
+            self._let_go.add(node_id)
+        self._stopping |= stopping
+        return stopping
+
+    def _awaited(self) -> set[NodeId]:
+        return {node_id for waiter in self.waiters.values() for node_id in waiter.nodes}
+
+    async def _until_stopped(self, nodes: set[NodeId], line: int) -> asyncio.CancelledError | None:
+        """Wait until steps that are to stop have ended; who is cancelled meanwhile waits all the same, and gets the last of these."""
+        last = None
+        while self.undelivered(nodes):
+            try:
+                await self._ends_of(self.undelivered(nodes), line)
+            except asyncio.CancelledError as error:
+                last = error
+        return last
+
+    async def _ends_of(self, nodes: Iterable[NodeId], line: int) -> None:
+        waiter = self.waiter(line, "a step that is to stop has not ended")
+        future = self.loop.create_future()
+
+        def ended() -> None:
+            if not waiter.nodes and not future.done():
+                future.set_result(None)
+
+        for node_id in sorted(nodes):
+            waiter.add(node_id, ended)
+        try:
+            await future
+        finally:
+            waiter.close()
 
     def resolve(self, value: Any, known: dict[Any, Any] | None = None) -> Any:
         """Replace the deferred values of a display by real ones; all of them are recorded.
@@ -649,3 +739,11 @@ class Tracer:
     def random_bits(self) -> bytes:
         """32 bytes that are the same in every replay."""
         return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
+
+
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    """What a task that has ended has raised, its cancellation too; `None`: it has returned."""
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,10 @@ import sqlalchemy as sa
 
 from ckworkflow import get_run, get_run_sync, sleep, start, start_sync, step, workflow
 from ckworkflow.client import Run, SyncRun
+from ckworkflow.engine import failures
 from ckworkflow.errors import (
     BodyAwaitError,
+    BodyStuckError,
     DatabaseUnavailableError,
     FatalError,
     HookContextError,
@@ -32,6 +35,8 @@ from ckworkflow.errors import (
 from ckworkflow.hooks import use_client, use_commandkit, use_step
 from ckworkflow.model import NodeStatus, RunId, RunStatus
 from ckworkflow.store.tables import runs
+from ckworkflow.tracing import loop
+from desk import Desk
 from services import free_port
 from waiting import failure_of
 
@@ -271,6 +276,69 @@ async def waits_for_nothing() -> None:
     await asyncio.get_running_loop().create_future()
 
 
+@workflow
+async def waits_for_itself() -> None:
+    lock, full = asyncio.Lock(), asyncio.Queue[int]()
+
+    async def taker() -> int:
+        return await full.get()
+
+    async with lock, asyncio.TaskGroup() as tasks:
+        tasks.create_task(taker())
+        await echo(1)
+        await lock.acquire()
+
+
+@workflow
+async def swallows_it() -> str:
+    try:
+        await asyncio.Event().wait()
+    except BaseException:
+        await echo(1)
+    return "went on"
+
+
+@workflow
+async def spins() -> None:
+    while True:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("body", "tasks"),
+    [
+        (waits_for_nothing, ["task 0, line .* of test_bad_input.py, waits for a future"]),
+        (
+            waits_for_itself,
+            [
+                "task 0, line .* of test_bad_input.py, waits for Lock.acquire",
+                "task 0.1, line .* of test_bad_input.py, waits for Queue.get",
+            ],
+        ),
+        (swallows_it, ["task 0, line .* of test_bad_input.py, waits for Event.wait"]),
+    ],
+)
+def test_a_body_that_nothing_can_move_says_where_each_of_its_tasks_stands(
+    either_desk: Desk, body: Any, tasks: list[str]
+) -> None:
+    run_id = either_desk.start(body)
+    either_desk.work(run_id, fails=lambda _: False)
+    error = failures.loads(either_desk.run(run_id).error or "null")
+    assert isinstance(error, BodyStuckError)
+    assert len(error.tasks) == len(tasks)
+    for told, wanted in zip(error.tasks, tasks, strict=True):
+        assert re.fullmatch(wanted, told)
+        assert told in str(error)
+
+
+def test_a_body_that_only_spins_is_stuck(either_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CALLBACK_LIMIT", 1_000)
+    run_id = either_desk.start(spins)
+    error = failures.loads(either_desk.run(run_id).error or "null")
+    assert isinstance(error, BodyStuckError)
+    assert "spins" in str(error)
+
+
 @pytest.mark.parametrize(
     ("body", "what"),
     [
@@ -280,7 +348,6 @@ async def waits_for_nothing() -> None:
             goes_to_a_thread,
             r"the network, a thread or a process \(the event loop's run_in_executor\(\)\)",
         ),
-        (waits_for_nothing, "a future that no step, sleep or workflow completes"),
     ],
 )
 def test_a_body_that_leaves_the_durable_world_fails_and_says_to_use_a_step(

@@ -14,6 +14,7 @@ import pytest
 
 from ckworkflow import (
     BodyAwaitError,
+    BodyStuckError,
     FatalError,
     ReplayDivergenceError,
     now,
@@ -219,7 +220,7 @@ async def yields_only() -> str:
 
 @pytest.mark.parametrize(
     "definition",
-    [opens_a_connection, waits_for_nothing, uses_a_thread, hides_it],
+    [opens_a_connection, uses_a_thread, hides_it],
     ids=lambda d: d.name.rpartition(".")[2],
 )
 def test_what_is_not_durable_is_refused_with_the_way_out(definition: Workflow[..., Any]) -> None:
@@ -238,7 +239,13 @@ def test_what_is_not_durable_is_refused_with_its_line_in_the_body() -> None:
 
     assert f"create_connection()) {line(opens_a_connection, 2)}. Move" in refused(opens_a_connection)
     assert line(hides_it, 3) in refused(hides_it)
-    assert " (line " not in refused(waits_for_nothing)  # nothing of it runs any more
+
+
+def test_what_nothing_can_move_is_told_with_its_line() -> None:
+    with pytest.raises(BodyStuckError) as caught:
+        tracer(waits_for_nothing).resume()
+    line = waits_for_nothing.function.__code__.co_firstlineno + 2
+    assert caught.value.tasks == (f"task 0, line {line} of test_tracer.py, waits for a future",)
 
 
 def test_to_yield_is_no_wait() -> None:

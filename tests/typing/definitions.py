@@ -31,7 +31,7 @@ def add(one: int, other: int = 1) -> int:
     return one + other
 
 
-@step(name="a-step")
+@step(name="a-step", on_cancel="tell")
 def nothing() -> None: ...
 
 
@@ -42,6 +42,8 @@ async def greeting(user_id: str, times: int = 1) -> dict[str, bool]:
     assert_type(await configured(user_id), list[str])
     assert_type(await add(1, other=2), int)
     await nothing()
+    assert_type(await greet.with_options(max_retries=0, timeout="1 minute")(user_id), int)
+    assert_type(await add.with_options(on_cancel="leave")(1), int)
     number, names = await asyncio.gather(greet(user_id), configured(user_id))
     assert_type(number, int)
     assert_type(names, list[str])
@@ -93,6 +95,9 @@ async def wrong(user_id: str) -> None:
 
 step(max_retry=3)  # type: ignore[call-overload]
 step(max_retries="3")  # type: ignore[call-overload]
+step(on_cancel="stop")  # type: ignore[call-overload]
+greet.with_options(queue="bot")  # type: ignore[call-arg]
+greet.with_options(max_retries="3")  # type: ignore[arg-type]
 workflow(retries=1)  # type: ignore[call-overload]
 
 

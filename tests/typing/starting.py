@@ -7,9 +7,10 @@ A line with `type: ignore` must be an error: both checkers refuse an ignore that
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from ckworkflow import Run, SyncRun, get_run, start, start_sync, step, workflow
+from ckworkflow import Run, SyncRun, cancel_runs, get_run, start, start_sync, step, workflow
 
 
 @step
@@ -34,6 +35,12 @@ async def right() -> None:
     assert_type(sync_run, SyncRun[dict[str, bool]])
     assert_type(sync_run.return_value(), dict[str, bool])
     assert_type((await get_run("a")).run_id == run.run_id, bool)
+    assert_type(await run.cancel(reason="enough", grace="1 minute"), bool)
+    assert_type(await run.cancel(grace=timedelta(minutes=1)), bool)
+    assert_type(await run.terminate(), bool)
+    assert_type(sync_run.cancel(grace=60), bool)
+    assert_type(await cancel_runs(greeting, created_before=datetime.now(UTC)), int)
+    assert_type(await cancel_runs("flows.greeting", reason="all"), int)
 
 
 async def wrong() -> None:
@@ -49,3 +56,7 @@ async def wrong() -> None:
     run = await start(greeting, "1")
     value: str = await run.return_value()  # type: ignore[assignment]
     print(value)
+    await run.cancel("enough")  # type: ignore[call-arg]
+    await run.cancel(reason=1)  # type: ignore[arg-type]
+    await cancel_runs(greet)  # type: ignore[arg-type]
+    await cancel_runs()  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""The heartbeat: a process says in SQL that it lives, for as long as it does.
+"""The heartbeat: a process says in SQL that it lives, for as long as it does, and hears of steps that it is to stop.
 
 Its row is what others go by when they cannot ask the kernel: whoever has let it lapse is taken for dead, and
 what it owned is free.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ckworkflow.background import BackgroundThread
@@ -17,11 +18,16 @@ from ckworkflow.engine import liveness
 from ckworkflow.errors import CkWorkflowError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckworkflow.engine.core import Engine
 
 __all__ = ["Heartbeat"]
 
 logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+"""How often a process that runs steps looks whether one of them is to stop."""
 
 
 class Heartbeat:
@@ -29,10 +35,11 @@ class Heartbeat:
 
     Args:
         engine: Where the row is.
+        tell_to_stop: Has the steps stop that this process runs and that are to; none in a process that runs none.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, tell_to_stop: Callable[[], object] = lambda: None) -> None:
+        self._engine, self._tell_to_stop = engine, tell_to_stop
         self._is_stopped = threading.Event()
         self._thread = BackgroundThread(
             self._run, name="ckworkflow-heartbeat", loss="other processes take this one for dead"
@@ -60,7 +67,16 @@ class Heartbeat:
 
     def _run(self) -> None:
         suspects: liveness.Orphans = frozenset()
-        while not self._is_stopped.wait(self._engine.settings.heartbeat.total_seconds()):
+        every = self._engine.settings.heartbeat.total_seconds()
+        due_at = time.monotonic() + every
+        while not self._is_stopped.wait(max(min(due_at - time.monotonic(), LOOK_SECONDS), 0)):
+            try:
+                self._tell_to_stop()
+            except Exception as error:  # noqa: BLE001  # the next look may succeed, and the heartbeat says it aloud
+                logger.debug("not looked whether steps are to stop: %s", error)
+            if time.monotonic() < due_at:
+                continue
+            due_at = time.monotonic() + every
             try:
                 liveness.heartbeat(self._engine)
                 liveness.renew_leases(self._engine)

@@ -12,6 +12,7 @@ from celery.worker import state
 
 from ckworkflow import canvas
 from ckworkflow.engine.host import Host
+from ckworkflow.worker.process import runtime as runtimes
 
 if TYPE_CHECKING:
     from celery.worker import WorkController
@@ -56,6 +57,11 @@ class WorkerHost(Host):
             super().run(claimed)
         else:
             self._local.run(claimed)
+
+    def tell_to_stop(self) -> None:
+        """See `Host`."""
+        if (runtime := runtimes.peek()) is not None:
+            runtime.tell_to_stop()
 
     def queue_of(self, name: str) -> str | None:
         """See `Host`."""

@@ -20,8 +20,10 @@ from celery.worker import state
 
 from ckworkflow import integration as integrations
 from ckworkflow.background import BackgroundThread
+from ckworkflow.engine import cancellation
 from ckworkflow.engine.installation import Installation, current
 from ckworkflow.engine.shared import SharedStore
+from ckworkflow.errors import StepCancelledError
 from ckworkflow.model import NodeId, RunId
 from ckworkflow.per_process import PerProcess
 from ckworkflow.worker.process import interrupts
@@ -79,7 +81,9 @@ class Runtime:
         self._are_cancelled = False
         self._calls: deque[Callable[[], object]] = deque()
         self._is_woken = False
-        self._heartbeat = Heartbeat(self.engine)
+        self._told: set[Node] = set()
+        """The steps of this process that are to stop."""
+        self._heartbeat = Heartbeat(self.engine, self.tell_to_stop)
         self._loop_watch = LoopWatch(self.loop, self._names, is_own=loop is None)
 
     @property
@@ -276,6 +280,24 @@ class Runtime:
                     self.interrupt_step(task, error)
 
         self.soon(interrupt)
+
+    def tell_to_stop(self) -> None:
+        """Have the steps stop that this process runs and that are to: those that are async are cancelled; on any thread."""
+        told = cancellation.told_to_stop(self.engine)
+        self._told = {node for node in (*self._told, *told) if node in self.engine.active}
+
+        def interrupt() -> None:
+            for task, node in list(self._steps.items()):
+                if node in told:
+                    self.interrupt_step(task, StepCancelledError(self._names[task]))
+
+        if told:
+            with suppress(RuntimeError):  # the loop has ended, and all steps with it
+                self.soon(interrupt)
+
+    def is_told_to_stop(self, run_id: RunId, node_id: NodeId) -> bool:
+        """Whether a step that runs here is to stop."""
+        return (run_id, node_id) in self._told
 
     def interruption(self) -> BaseException | None:
         """Say why the current step was cancelled, if it was interrupted; called inside its task."""

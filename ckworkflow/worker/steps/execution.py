@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckworkflow import integration as integrations
 from ckworkflow.context import Services, StepContext, current_step
-from ckworkflow.errors import FatalError, StepTimeoutError
+from ckworkflow.errors import FatalError, StepCancelledError, StepTimeoutError
 from ckworkflow.foreign import show
 from ckworkflow.worker.process import interrupts
 from ckworkflow.worker.steps.shell import call_in_shell, has_shell
@@ -60,6 +60,8 @@ def execute(runtime: Runtime, step: Step[..., object], claimed: Claimed) -> obje
     """
     if claimed.error is not None:
         raise claimed.error
+    if runtime.is_told_to_stop(claimed.run_id, claimed.row.node_id):
+        raise StepCancelledError(step.name)  # while it waited for its slot
     if not step.is_async:
         return run_sync(
             runtime, step, claimed, partial(call_in_shell, runtime.app, claimed, step.function)

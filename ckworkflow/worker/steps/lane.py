@@ -22,6 +22,7 @@ from ckworkflow.background import LostThreadError
 from ckworkflow.canvas import first_nodes
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts
+from ckworkflow.engine.called import step_of
 from ckworkflow.worker.process.runtime import wake
 from ckworkflow.worker.steps.execution import StoppedError, run_async
 from ckworkflow.worker.steps.reports import log_attempt
@@ -116,7 +117,7 @@ class Lane:
     def _begin(self, handed: Handed) -> None:
         self._current = handed
         try:
-            step = registry.require_step(handed.claimed.row.name)
+            step = step_of(handed.claimed.row)
             self._task = self._runtime.begin_step(
                 step.name, partial(run_async, self._runtime, step, handed.claimed),
                 partial(self._ended, handed), node=(handed.claimed.run_id, handed.claimed.row.node_id),

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from ckworkflow.definition import registry
 from ckworkflow.engine import failures
+from ckworkflow.engine.called import find_step
 from ckworkflow.engine.judging import FailureAction
+from ckworkflow.errors import StepCancelledError
+from ckworkflow.foreign import place
 
 if TYPE_CHECKING:
     from ckworkflow.engine.answer import Answer
@@ -27,6 +30,7 @@ __all__ = ["AttemptFailedError", "log_attempt", "log_release", "quieten_celery"]
 
 logger = logging.getLogger(__name__)
 
+_STOPPED: Final = place(StepCancelledError)
 _CELERYS: Final = ("celery.app.trace", "celery.worker.strategy", "celery.worker.request")
 
 
@@ -50,12 +54,15 @@ def log_attempt(
         recorded: What follows.
         is_final: Whether the step has failed for good.
     """
-    level = _level(failure, is_final=is_final)
+    is_stopped = failure is not None and failure.data.get("type") == _STOPPED
+    level = logging.INFO if is_stopped else _level(failure, is_final=is_final)
     if not logger.isEnabledFor(level):
         return
     row = claimed.row
     if failure is None:
         text = "succeeded" if row.attempt == 1 else f"succeeded at attempt {row.attempt}"
+    elif is_stopped:
+        text = "was told to stop, and has ended"
     else:
         cause = failure.advice or failures.outline(failure.data)
         text = f"{_tried(claimed, failure)}: {cause}; {_what_next(recorded, is_final=is_final)}"
@@ -97,7 +104,7 @@ def _level(failure: Failure | None, *, is_final: bool) -> int:
 def _tried(claimed: Claimed, failure: Failure) -> str:
     if not failure.counts or failure.action is FailureAction.RELEASE:
         return "could not run (this attempt is not counted)"
-    step = registry.steps.get(claimed.row.name)
+    step = find_step(claimed.row)
     most = "" if step is None else f" of {step.options.max_retries + 1}"
     return f"failed at attempt {claimed.counted_attempt}{most}"
 

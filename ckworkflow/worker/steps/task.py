@@ -25,6 +25,7 @@ from ckworkflow.definition import Step, registry
 from ckworkflow.engine import attempts, claims, failures, judging, verdicts
 from ckworkflow.engine.advance import go_on
 from ckworkflow.engine.answer import Answer, MayRun
+from ckworkflow.engine.called import step_of
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.judging import Failure
 from ckworkflow.errors import DatabaseUnavailableError, FatalError, StepTimeLimitError
@@ -166,7 +167,7 @@ class StepTask(Task):
         ahead: RunAhead, report: TaskReport,
     ) -> Handed:  # fmt: skip
         """Run a step, and on a lane those after it, up to one that this thread has to do with."""
-        step = registry.require_step(claimed.row.name)
+        step = step_of(claimed.row)
         if revokes.is_revoked(claimed):
             return Handed(claimed, report, partial(_raise, verdicts.revoked(step.name)))
         handed = Handed(claimed, report, partial(execute, runtime, step, claimed))
