@@ -8,11 +8,12 @@ missing, because a sibling that failed may end the body first. They are meant fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckworkflow import FatalError, sleep, step, workflow
+from ckworkflow import FatalError, get_run, sleep, step, workflow
+from ckworkflow.hooks import use_step
 from effects import effect, linger
 
 HORIZON_SECONDS = 0.3
@@ -182,6 +183,44 @@ async def deadline():
     return first
 
 
+@step(max_retries=0)
+async def charge(label: str) -> None:
+    """Last until it is told to stop, and have the effect then."""
+    try:
+        await asyncio.sleep(60)
+    finally:
+        effect(label)
+
+
+@workflow
+async def refund():
+    try:
+        async with asyncio.timeout(LONG):
+            await charge("charged")
+    except TimeoutError:
+        return await add("refunded", 1)
+    return 0
+
+
+@step(max_retries=0)
+async def give_up(label: str) -> None:
+    """Cancel the run that this is a step of."""
+    effect(label)
+    run = await get_run(use_step().run_id)
+    await run.cancel(reason="enough")
+
+
+@workflow
+async def cancelled():
+    first = await give("first", 1)
+    try:
+        await give_up("gives up")
+        await sleep(60)
+    except asyncio.CancelledError:
+        return await add("cleaned up", first, 1)
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """A workflow and what it must come to.
@@ -191,6 +230,8 @@ class Flow:
         error: What the text of its error contains.
         effects: How often each step has its effect where no worker dies.
         optional: Those that may also be missing.
+        ends: How it ends, if it is neither: "cancelled".
+        in_order: Pairs of them: none of the first kind comes after one of the second.
     """
 
     workflow: Any
@@ -198,6 +239,8 @@ class Flow:
     effects: Mapping[str, int]
     error: str | None = None
     optional: frozenset[str] = field(default_factory=frozenset)
+    ends: str | None = None
+    in_order: Sequence[tuple[str, str]] = ()
 
     @property
     def name(self) -> str:
@@ -238,5 +281,10 @@ FLOWS = {
         ),
         Flow(loop, 4, _once("turn 0", "turn 1", "turn 2", "turn 3", "total")),
         Flow(deadline, 2, _once("in time", "too late")),
+        Flow(
+            refund, 1, _once("charged", "refunded"), optional=frozenset({"charged"}),
+            in_order=[("charged", "refunded")],
+        ),
+        Flow(cancelled, 2, _once("first", "gives up", "cleaned up")),
     )
 }  # fmt: skip

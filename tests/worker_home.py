@@ -150,6 +150,11 @@ class Program:
         """Wait for what a run returns."""
         return self.ask("result", run_id, timeout)
 
+    def cancel(self, run_id: str, **options: Any) -> bool:
+        """Ask a run to end; whether it was live."""
+        was_live: bool = self.ask("cancel", run_id, options)
+        return was_live
+
     def steps(self, run_id: str) -> list[dict[str, Any]]:
         """The steps of a run: node, name, status and attempt of each."""
         steps: list[dict[str, Any]] = self.ask("steps", run_id)

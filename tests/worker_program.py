@@ -30,6 +30,14 @@ def answer(request: list[Any]) -> Any:
                 {"node": step.node_id, "name": step.name, "status": step.status, "attempt": step.attempt}
                 for step in get_run_sync(run_id).steps()
             ]
+        case ["status", run_id]:
+            return get_run_sync(run_id).status()
+        case ["told", run_id]:
+            return any(step.cancelled_at is not None for step in get_run_sync(run_id).steps())
+        case ["cancel", run_id, options]:
+            return get_run_sync(run_id).cancel(**options)
+        case ["terminate", run_id]:
+            return get_run_sync(run_id).terminate(reason="terminated")
     raise ValueError(request)
 
 

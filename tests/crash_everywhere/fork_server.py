@@ -88,8 +88,8 @@ def be_worker(orders: dict[str, Any], line: socket.socket) -> None:
 
 
 def be_program(orders: dict[str, Any], line: socket.socket) -> None:
-    """A program that starts runs, with a worker inside it or without."""
-    from ckworkflow import start_sync
+    """A program that starts runs and cancels them, with a worker inside it or without."""
+    from ckworkflow import get_run_sync, start_sync
     from ckworkflow.testing import worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -98,6 +98,12 @@ def be_program(orders: dict[str, Any], line: socket.socket) -> None:
         for text in line.makefile():
             module, _, name = json.loads(text).partition(":")
             try:
+                if module == "cancel":
+                    say(
+                        line,
+                        {"cancelled": name, "was_live": get_run_sync(name).cancel(reason="the nemesis")},
+                    )
+                    continue
                 say(line, {"run": start_sync(getattr(importlib.import_module(module), name)).run_id})
             except Exception:
                 say(line, {"error": traceback.format_exc()})

@@ -28,6 +28,7 @@ def faults(flow: Flow, crashes: Sequence[Seen], end: Seen) -> Iterator[str]:
     """
     yield from _wrong_end(flow, end)
     yield from _wrong_effects(flow, crashes, end)
+    yield from _out_of_order(flow, end)
     for crash in crashes:
         yield from _undone(crash, end)
         if not crash.is_final and not crash.has_wake_at:
@@ -61,6 +62,14 @@ def _wrong_effects(flow: Flow, crashes: Sequence[Seen], end: Seen) -> Iterator[s
     for (key, attempt), count in Counter((line.key, line.attempt) for line in end.effects).items():
         if count > 1:
             yield f"attempt {attempt} of {key} ran {count} times"
+
+
+def _out_of_order(flow: Flow, end: Seen) -> Iterator[str]:
+    for before, after in flow.in_order:
+        first = min((line.at for line in end.effects if line.label == after), default=float("inf"))
+        for line in end.effects:
+            if line.label == before and line.at > first:
+                yield f"{before!r} came {line.at - first:.3f} s after {after!r}"
 
 
 def _unrecorded(crash: Seen) -> list[object]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckworkflow.model import NodeKind, NodeStatus
+from ckworkflow.store.nodes import NodeRow
 from differential import life_watch
 from differential.reference import DifferenceError, PlainRun, run_plain
 from differential.simulator import EngineRun, Fault, Kill, Move, SimWorker, canonical
@@ -131,11 +132,14 @@ class Arena:
         """
         engine = self.engine(body, faults=faults, **options)
         self.counts[kind] += 1
-        if engine is None:
+        if engine is None or engine.outcome == {
+            "error": None
+        }:  # not started, or cancelled before it had begun
             return None
         there = self.world.look()
         try:
             overlaps = self.allows_overlap or options.get("process_count", 1) > 1
+            is_cancelled = options.get("cancel_at") is not None
             plain = self.plain(
                 body,
                 log=engine.log,
@@ -143,8 +147,9 @@ class Arena:
                 started_at=engine.started_at,
                 faults=faults,
                 allows_overlap=overlaps,
+                stopped=[row.node_id for row in engine.rows if is_stopped(row)],
             )
-            same_time = options.get("kill") is None and not overlaps
+            same_time = options.get("kill") is None and not overlaps and not is_cancelled
             _check_outcome(engine, plain, same_time=same_time)
             _check_record(engine)
             if plain.executions == sum(entry.kind is NodeKind.STEP for entry in engine.log):
@@ -182,6 +187,11 @@ class Arena:
         return list(self.plain(body, chooser=Choices()).steps)
 
 
+def is_stopped(row: NodeRow) -> bool:
+    """Whether a step was waited for after its await was cancelled."""
+    return row.cancelled_at is not None and row.status is not NodeStatus.ABANDONED
+
+
 def _check_outcome(engine: EngineRun, plain: PlainRun, *, same_time: bool) -> None:
     here, there = _comparable(engine.outcome), _comparable(plain.outcome)
     if not same_time:
@@ -213,7 +223,7 @@ def _check_record(engine: EngineRun) -> None:
     for row in engine.rows:
         if row.status in (NodeStatus.PLANNED, NodeStatus.RUNNING):
             raise DifferenceError(f"{row} is left over")
-        if row.kind is not NodeKind.STEP or row.status is NodeStatus.ABANDONED:
+        if row.kind is not NodeKind.STEP or row.status is NodeStatus.ABANDONED or is_stopped(row):
             continue  # what the body has let go of ends with its attempt, or between two
         if (row.finished_at is not None) != (row.node_id in recorded):
             raise DifferenceError(f"{row} and the log disagree")

@@ -1096,6 +1096,17 @@ class Bench:
                     seed=rng.randrange(1000),
                 )
             assert live is not None
+            for number in range(2):
+                kill = None
+                if rng.random() < 0.3:
+                    kill = Kill(rng.randint(1, live.transactions), is_committed=rng.random() < 0.5)
+                run(
+                    "cancels",
+                    bodies_kept=64 * (number % 2),
+                    cancel_at=rng.randint(1, live.transactions),
+                    kill=kill,
+                    seed=rng.randrange(1000),
+                )
             for number in range(self.kills):
                 at = rng.randint(1, live.transactions)
                 kill = Kill(at, is_committed=rng.random() < 0.5, keeps_messages=rng.random() < 0.5)

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,10 +25,10 @@ from ckworkflow import codec, tracing
 from ckworkflow.definition import Workflow, registry
 from ckworkflow.duration import LONGEST
 from ckworkflow.engine import failures, judging
-from ckworkflow.model import TIMER, NodeKind
+from ckworkflow.model import CANCEL, TIMER, NodeKind
 from ckworkflow.tracing.loop import _TURN_SECONDS, _maker_of
 from ckworkflow.tracing.tasks import TaskState
-from differential.simulator import MOMENT, START, Entry, Fault, Move, call_step, canonical
+from differential.simulator import MOMENT, REASON, START, Entry, Fault, Move, call_step, canonical
 
 
 class DifferenceError(AssertionError):
@@ -54,6 +54,7 @@ class PlainRun:
         sleeps: Every sleep that was begun.
         completed: The nodes that completed, in this order.
         executions: How many attempts of steps there were.
+        is_cancelled: Whether the run was to be cancelled.
         has_rung: Whether a timer of the loop has come due: what it cancels may have been under way.
     """
 
@@ -63,6 +64,7 @@ class PlainRun:
     sleeps: dict[str, tuple[str, str]] = field(default_factory=dict)
     completed: list[str] = field(default_factory=list)
     executions: int = 0
+    is_cancelled: bool = False
     has_rung: bool = False
 
 
@@ -81,13 +83,17 @@ class _Pending:
     timer: asyncio.TimerHandle | None = None
     ended: tuple[Any, Any] | None = None
     """How it has ended, if the body is told of it later than of what ended after it."""
+    is_stopping: bool = False
+    """Whether its await was cancelled while it ran: it is waited for, and no further attempt follows."""
 
 
 class PlainTracer:
     """Stands where a body's trace stands, and gives coroutines."""
 
-    def __init__(self, run_id: str, faults: Mapping[str, Fault], started_at: datetime) -> None:
-        self.run_id, self.faults = run_id, faults
+    def __init__(
+        self, run_id: str, faults: Mapping[str, Fault], started_at: datetime, stopped: Collection[str]
+    ) -> None:
+        self.run_id, self.faults, self.stopped = run_id, faults, stopped
         self.clock = self.started_at = started_at
         self.sleeps_from = started_at
         self.pending: list[_Pending] = []
@@ -96,6 +102,7 @@ class PlainTracer:
         self.beside = TaskState("~")
         self.ready: Any = None
         self.states: dict[int, TaskState] = {}
+        self.root: asyncio.Task[Any] | None = None
 
     def now(self) -> datetime:
         return self.clock
@@ -109,8 +116,10 @@ class PlainTracer:
         return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
 
     def step_call(
-        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, frame: FrameType
-    ) -> Any:
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, frame: FrameType,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        assert not options
         tree = {
             "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
             "kwargs": {key: codec.encode(arg, path=key) for key, arg in kwargs.items()},
@@ -146,12 +155,28 @@ class PlainTracer:
         self.pending.append(pending)
         try:
             value, error = await pending.future
+        except asyncio.CancelledError:
+            if node_id in self.stopped:  # it ran: the await ends when it has
+                last = await self._until_stopped(pending)
+                if last is not None:
+                    raise last from None
+            raise
         finally:
             if pending in self.pending:
                 self.pending.remove(pending)
         if error is not None:
             raise error  # here, as a coroutine does: a future's would not know what is being handled
         return value
+
+    async def _until_stopped(self, pending: _Pending) -> asyncio.CancelledError | None:
+        pending.is_stopping, last = True, None
+        while pending in self.pending:
+            pending.future = asyncio.get_running_loop().create_future()
+            try:
+                await pending.future
+            except asyncio.CancelledError as error:  # who is cancelled meanwhile waits all the same
+                last = error
+        return last
 
     def set_timer(self, seconds: float, timer: asyncio.TimerHandle) -> None:
         """Let a timer of the loop be something that happens."""
@@ -282,6 +307,11 @@ class Follower:
             )
         entry = self._log.pop(0)
         tracer.clock = max(tracer.clock, entry.at)
+        if entry.node_id == CANCEL:
+            tracer.run.is_cancelled = True
+            if tracer.root is not None:
+                tracer.root.cancel(REASON)
+            return
         pending = next((p for p in tracer.pending if p.node_id == entry.node_id), None)
         if pending is None and self._was_under_way(entry):
             return  # it was claimed when the body let go of it: it finishes and feeds nothing
@@ -295,6 +325,12 @@ class Follower:
             tracer.complete(pending, None, None)
             return
         self._execute_before(entry)
+        if pending.is_stopping:
+            if pending.ended is None:
+                tracer.execute(pending)
+            if all(other.node_id != entry.node_id for other in self._log):
+                tracer.complete(pending, None, None)
+            return
         has_ended = tracer.attempt(pending, is_lost=entry.outcome == "lost")
         if has_ended != (entry.outcome == "recorded"):
             raise DifferenceError(
@@ -314,7 +350,7 @@ class Follower:
     def check_rest(self) -> None:
         """What the engine ran after the body's end must have been under way at it."""
         for entry in self._log:
-            if not self._was_under_way(entry):
+            if entry.node_id != CANCEL and not self._was_under_way(entry):
                 raise DifferenceError(f"plain asyncio has ended, and the engine ran {entry}")
 
     def _was_under_way(self, entry: Entry) -> bool:
@@ -322,7 +358,7 @@ class Follower:
         begun = run.steps if entry.kind is NodeKind.STEP else run.sleeps
         # Sleeps that end in one moment are recorded together, and the body may let go of one when it is told of another.
         return (
-            (self._allows_overlap or run.has_rung or entry.kind is NodeKind.SLEEP)
+            (self._allows_overlap or run.has_rung or run.is_cancelled or entry.kind is NodeKind.SLEEP)
             and begun.get(entry.node_id) == (entry.name, entry.args)
             and entry.node_id not in run.completed
         )
@@ -385,7 +421,7 @@ class PlainLoop(asyncio.SelectorEventLoop):
         elif self._has_begun:
             task.state = self.tracer.beside.next_child()
         else:
-            self._has_begun, task.state = True, TaskState("0")
+            self._has_begun, task.state, self.tracer.root = True, TaskState("0"), task
         return task
 
     def _run_once(self) -> None:
@@ -439,6 +475,7 @@ def run_plain(
     started_at: datetime = START,
     faults: Mapping[str, Fault] | None = None,
     allows_overlap: bool = False,
+    stopped: Collection[str] = (),
 ) -> PlainRun:
     """Run the original function of a workflow with `asyncio.run`.
 
@@ -451,11 +488,12 @@ def run_plain(
         started_at: When it starts.
         faults: As for the simulator.
         allows_overlap: As for `Follower`.
+        stopped: The steps that ran there when their await was cancelled, and were waited for.
 
     Raises:
         DifferenceError: What the log says cannot happen here.
     """
-    tracer = PlainTracer(run_id, faults or {}, started_at)
+    tracer = PlainTracer(run_id, faults or {}, started_at, stopped)
     world: Leader | Follower = (
         Leader(tracer, chooser)
         if chooser is not None
@@ -469,7 +507,11 @@ def run_plain(
         loop = PlainLoop(tracer, world)
         return loop
 
-    with mock.patch.object(tracing, "current", _current), uncompiled(), warnings.catch_warnings():
+    with (
+        mock.patch.object(tracing, "current", _current),
+        uncompiled(),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             with asyncio.Runner(loop_factory=make_loop) as runner:

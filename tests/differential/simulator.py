@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, claims, judging, liveness, recovery
+from ckworkflow.engine import attempts, cancellation, claims, judging, liveness, recovery
 from ckworkflow.engine.advance import advance, go_on
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped, Early
@@ -30,9 +31,9 @@ from ckworkflow.engine.identity import Identity, Look, Standing
 from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run
 from ckworkflow.errors import FatalError
-from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import CANCEL, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
-from ckworkflow.store import nodes, processes, runs, schema
+from ckworkflow.store import nodes, processes, runs, schema, tables
 from ckworkflow.store.database import Database
 from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.processes import ProcessRow
@@ -41,6 +42,11 @@ from ckworkflow.store.writer import Work, finish
 
 T = TypeVar("T")
 
+_TOLD = sa.select(tables.runs.c.cancel_delivered, tables.runs.c.cancel_requested_at).where(
+    tables.runs.c.id == sa.bindparam("b_run"), tables.runs.c.cancel_delivered.is_not(None)
+)
+REASON = "it was to be"
+"""Why a run is cancelled."""
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
 SLACK = timedelta(milliseconds=1)
@@ -283,6 +289,9 @@ class SimWorker:
         self._started_at = START
         self._slack = timedelta()
         self._running: Entry | None = None
+        self._cancel_at: int | None = None
+        self._run_id: RunId | None = None
+        self._client = SimEngine("client", self.database, self.settings, self._publish)
         schema.upgrade(self.database)
         self._dead: set[str] = set()
         self.processes = [self._process() for _ in range(process_count)]
@@ -298,6 +307,7 @@ class SimWorker:
         seed: int = 0,
         faults: Mapping[str, Fault] | None = None,
         kill: Kill | None = None,
+        cancel_at: int | None = None,
         is_strict: bool = True,
     ) -> EngineRun | None:
         """Start a workflow and drive it to its end.
@@ -309,6 +319,7 @@ class SimWorker:
             seed: Of what the script leaves open.
             faults: The nodes whose steps are made to fail.
             kill: Where a process dies.
+            cancel_at: After which write transaction somebody asks that the run be cancelled.
             is_strict: Whether a script that cannot be followed is an error.
 
         Returns:
@@ -320,7 +331,9 @@ class SimWorker:
         self.log = []
         self.records = set()
         self.database.count, self.database.kill = 0, kill
+        self._cancel_at = cancel_at
         self.database.between = self._interrupt
+        self._run_id = None
         self.clock.tick()
         self._started_at = self.clock.now
         self._slack = timedelta()
@@ -335,6 +348,7 @@ class SimWorker:
                 return None
             run_id = found[0].run_id
             self._reap(self.processes[0])
+        self._run_id = run_id
         try:
             self.ahead = 0.0  # what a script names comes by a message
             for move in script:
@@ -415,8 +429,13 @@ class SimWorker:
             if row.kind is NodeKind.SLEEP and row.finished_at is not None
         ]
         positions = {row.node_id: row.position for row in rows}
+        delivered = {row.node_id: row.delivered for row in rows}
+        told = self.database.read(lambda tx: tx.execute(_TOLD, {"b_run": run_id}).all())
+        for number, at in told:
+            log.append(Entry(at, CANCEL, NodeKind.SLEEP, "cancel", "", "recorded"))
+            delivered[CANCEL], positions[CANCEL] = number, sys.maxsize
         log.sort(key=lambda entry: (entry.at, positions.get(NodeId(entry.node_id), 0)))
-        log = _as_delivered(log, {row.node_id: row.delivered for row in rows})
+        log = _as_delivered(log, delivered)
         outcome = (
             {"result": codec.loads(record.output)}
             if record.output is not None
@@ -428,10 +447,11 @@ class SimWorker:
 
     def _has_ended(self, run_id: RunId) -> bool:
         # Asked only when a process says that some run has ended, or when one has died.
-        if not any(process.engine.has_news for process in self.processes):
+        engines = [*(process.engine for process in self.processes), self._client]
+        if not any(engine.has_news for engine in engines):
             return False
-        for process in self.processes:
-            process.engine.has_news = False
+        for engine in engines:
+            engine.has_news = False
         status = self.database.read(lambda tx: runs.read_status(tx, run_id))
         return status is not None and status.is_final
 
@@ -633,6 +653,9 @@ class SimWorker:
 
     def _interrupt(self) -> None:
         """Between two transactions of one process, another may do something."""
+        is_to_cancel = self._cancel_at is not None and self.database.count >= self._cancel_at
+        if is_to_cancel and not self._depth and self._run_id is not None:
+            self._cancel(self._run_id)
         if self._depth or self.rng.random() >= self.interrupts:
             return
         ready = [message for message in self.queue if message.eta <= self.clock.now]
@@ -642,6 +665,22 @@ class SimWorker:
         running, self._running = self._running, None
         try:
             self._guard(self.rng.choice(ready))
+        finally:
+            self._depth -= 1
+            self._running = running
+
+    def _cancel(self, run_id: RunId) -> None:
+        """Ask that the run be cancelled, in a process that runs no steps, and may die of it."""
+        self._cancel_at = None
+        self._depth += 1
+        running, self._running = self._running, None
+        self.clock.tick()
+        try:
+            cancellation.cancel(self._client, run_id, reason=REASON, grace=None)
+        except Killed:
+            self.database.kill = None
+            self._client.bodies.clear()
+            self._client.has_news = True  # as of any process that comes after it
         finally:
             self._depth -= 1
             self._running = running

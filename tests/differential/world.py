@@ -9,11 +9,12 @@ world at any other moment than plain asyncio would sees another world, and is fo
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from unittest import mock
 
 from ckworkflow.engine import advance, start
+from ckworkflow.model import NodeId
 from ckworkflow.tracing import Outcome, Trace, Tracer
 
 
@@ -103,7 +104,9 @@ class WitnessTracer(Tracer):
 
     world: World
 
-    def resume(self, outcomes: Sequence[Outcome] = (), *, strict: int = 0) -> Trace:
+    def resume(
+        self, outcomes: Sequence[Outcome] = (), *, strict: int = 0, running: Iterable[NodeId] = ()
+    ) -> Trace:
         world = self.world
         self._now_is = world.begin()
         self._is_past = False
@@ -115,7 +118,7 @@ class WitnessTracer(Tracer):
                 self._is_past = True
                 world.put_back(first)
         try:
-            return super().resume(outcomes, strict=strict)
+            return super().resume(outcomes, strict=strict, running=running)
         finally:
             self._to_present()
 

@@ -30,6 +30,8 @@ from services import PostgresProcess, RedisProcess
 POOLS = ("threads", "threads", "prefork")
 LINGER_SECONDS = 0.05
 VISIBILITY_SECONDS = 5
+RECENT = 20
+"""One of the last so many runs is cancelled."""
 """What a dead worker held comes back after so long: more doubled messages, and from the broker itself."""
 
 
@@ -99,6 +101,9 @@ class Cluster:
         self.counts: Counter[str] = Counter()
         self.events: list[tuple[float, str]] = []
         self.started: set[str] = set()
+        self.cancelled: set[str] = set()
+        """The runs that somebody has asked to end, or has tried to."""
+        self._recent: list[str] = []
         self._ordered = 0
         self.slots = [Slot(number, pool) for number, pool in enumerate(POOLS)]
         self._upgrade(database_url)
@@ -242,6 +247,15 @@ class Cluster:
         self.client.tell(f"effect_flows:{chance.choice(list(FLOWS))}")
         self._ordered += 1
 
+    def order_cancel(self, chance: random.Random) -> None:
+        """Have the program cancel one of the runs that were started last, which may have ended."""
+        if not self._recent:
+            return
+        run_id = chance.choice(self._recent)
+        self.cancelled.add(run_id)
+        self.client.tell(f"cancel:{run_id}")
+        self._ordered += 1
+
     @property
     def is_client_busy(self) -> bool:
         self.listen()
@@ -256,13 +270,16 @@ class Cluster:
             self._ordered -= 1
             if "run" in answer:
                 self.started.add(answer["run"])
+                self._recent = [*self._recent[-RECENT:], answer["run"]]
+            elif "cancelled" in answer:
+                self.counts["runs that were cancelled while they were live"] += answer["was_live"]
             else:
                 # The caller is told that nothing was started, or, where the answer was lost, that it may have been.
                 assert (
                     "DatabaseUnavailableError" in answer["error"]
                     or "OperationalError" in answer["error"]
                 ), answer
-                self.counts["starts refused while the database was down"] += 1
+                self.counts["starts and requests refused while the database was down"] += 1
 
     # --- the broker ----------------------------------------------------------------------------------
 

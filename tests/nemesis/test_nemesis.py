@@ -25,6 +25,8 @@ from nemesis.witness import Witness
 SECONDS = float(os.environ.get("CKWORKFLOW_NEMESIS_SECONDS") or 90)
 SEED = int(os.environ["CKWORKFLOW_SEED"])
 RUNS_PER_SECOND = 3.0
+CANCELLED = 0.15
+"""How many of the runs are asked to end, about."""
 LEAST_RUNS_PER_SECOND = 1.0
 RECOVERY_SECONDS = 60.0
 """How long after the last fault every run must have ended: retries, sleeps and re-dispatches that had backed off."""
@@ -33,6 +35,7 @@ MUST_HAPPEN = [
     "workers killed", "workers stopped beyond their lease", "times that messages were flushed",
     "messages were flushed", "messages were doubled", "messages were reordered", "broker restarts", "database restarts (fast)",
     "database restarts (immediate)", "blows at a running step", "attempts lost with their worker",
+    "runs that were cancelled while they were live",
 ]  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(SECONDS + RECOVERY_SECONDS + 180)]
@@ -75,6 +78,8 @@ def test_every_run_ends_right_whatever_breaks_under_it(
         now = time.monotonic()
         if not cluster.is_client_busy and len(cluster.started) < (now - began) * RUNS_PER_SECOND:
             cluster.order_run(chance)
+            if chance.random() < CANCELLED:
+                cluster.order_cancel(chance)
         if now - looked > LOOK_SECONDS:
             witness.look()
             looked = now

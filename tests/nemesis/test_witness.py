@@ -37,7 +37,7 @@ def desk(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def witness(desk: Desk, postgres_url: str, tmp_path: Path) -> Iterator[Witness]:
     reader = Reader(postgres_url)
-    nothing = {"started": set(), "troubles": [], "outages": [], "counts": Counter()}
+    nothing = {"started": set(), "cancelled": set(), "troubles": [], "outages": [], "counts": Counter()}
     # What is left of a cluster whose processes are in the hand of the test.
     cluster = SimpleNamespace(reader=reader, effects_folder=tmp_path, **nothing)
     yield Witness(cast("Cluster", cluster))

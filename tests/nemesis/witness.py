@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crash_everywhere.site import FINAL
@@ -119,6 +119,10 @@ class Witness:
         self.wrong += [f"{run_id} was started and is not there" for run_id in missing]
         for run_id, workflow, *end in runs:
             flow = FLOWS[workflow.rpartition(".")[2]]
+            if run_id in self._cluster.cancelled:
+                flow = replace(flow, optional=frozenset(flow.effects))
+                if end[0] == "cancelled":
+                    flow = replace(flow, ends=end[0])
             effects = effects_of(self._cluster.effects_folder, run_id)
             for fault in (
                 *_wrong_end(flow, *end),
@@ -200,7 +204,10 @@ class Witness:
 
 
 def _wrong_end(flow: Flow, status: str, output: str | None, error: str | None) -> Iterator[str]:
-    if flow.error is not None:
+    if flow.ends is not None:
+        if status != flow.ends:
+            yield f"is {status} ({output or error}) and not {flow.ends}"
+    elif flow.error is not None:
         if status != "failed" or flow.error not in (error or ""):
             yield f"is {status} ({output or error}) and not failed with {flow.error!r}"
     elif status != "completed" or json.loads(output or "null") != flow.result:
