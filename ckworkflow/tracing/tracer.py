@@ -180,9 +180,8 @@ class Tracer:
             if number >= strict and self._is_strict and self._calm >= self._patience:
                 self._run_ahead()
         self._telling = None
-        self._stoppable = set(
-            self._stopping
-        )  # of the others nobody knows whether they run the next time
+        # Of the others nobody knows whether they run the next time.
+        self._stoppable = set(self._stopping)
         if self._end is not None and self._root is not None:
             after = frozenset(self.undelivered(self._root.state.frontier))
             self._end = replace(self._end, after=after)
