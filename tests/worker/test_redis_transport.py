@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from kombu import Connection
+from kombu.transport import redis as kombu_redis
 from redis import Redis
+from redis.exceptions import ResponseError
 
 import services
 from ckworkflow.worker.broker import redis_transport
@@ -28,6 +30,24 @@ def test_a_channel_keeps_one_client_and_makes_another_for_a_new_pool(redis_url: 
         with channel.conn_or_acquire() as after:
             assert after is not first
             assert after.ping()
+
+
+def test_a_server_that_refuses_to_keep_bindings_is_told_in_one_line(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: object) -> None:
+        raise ResponseError("OOM command not allowed when used memory > 'maxmemory'")
+
+    redis_transport.install()
+    monkeypatch.setattr(kombu_redis.Channel, "maybe_refresh_binding_expiry", refuse)
+    with Connection(redis_url) as connection:
+        channel = connection.channel()
+        channel._active_queues.append("celery")  # so that its timer asks
+        connection.transport.cycle._channels = {channel}
+        connection.transport.cycle.maybe_refresh_binding_expiry()
+    (record,) = [each for each in caplog.records if "bindings" in each.getMessage()]
+    assert record.exc_info is None
+    assert "OOM" in record.getMessage()
 
 
 def test_threads_that_share_a_channels_client_lose_and_mix_nothing(redis_url: str) -> None:

@@ -92,6 +92,15 @@ class Channel(kombu_redis.Channel):
             kept = self._kept = super()._create_client()
         return kept
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Keep the bindings of queues from expiring, as kombu's timer asks; a server that refuses writes is asked again."""
+        try:
+            super().maybe_refresh_binding_expiry()
+        except self.ResponseError as error:  # of which kombu logs the whole traceback
+            logger.warning(
+                "Redis does not keep the bindings of queues for now, and is asked again: %s", error
+            )
+
     def _brpop_read(self, **options: object) -> Literal[True]:
         """Read the answer to a pending BRPOP and deliver what it holds."""
         try:
