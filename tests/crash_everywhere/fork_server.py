@@ -89,7 +89,7 @@ def be_worker(orders: dict[str, Any], line: socket.socket) -> None:
 
 def be_program(orders: dict[str, Any], line: socket.socket) -> None:
     """A program that starts runs and cancels them, with a worker inside it or without."""
-    from ckworkflow import get_run_sync, start_sync
+    from ckworkflow import CkWorkflowError, start_sync
     from ckworkflow.testing import worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -98,11 +98,14 @@ def be_program(orders: dict[str, Any], line: socket.socket) -> None:
         for text in line.makefile():
             module, _, name = json.loads(text).partition(":")
             try:
-                if module == "cancel":
-                    say(
-                        line,
-                        {"cancelled": name, "was_live": get_run_sync(name).cancel(reason="the nemesis")},
-                    )
+                if module.startswith("cancel+"):
+                    module = module.removeprefix("cancel+")
+                    run = start_sync(getattr(importlib.import_module(module), name))
+                    time.sleep(random.uniform(0, 0.2))
+                    was_live = False
+                    with contextlib.suppress(CkWorkflowError):  # then nobody knows
+                        was_live = run.cancel(reason="the nemesis")
+                    say(line, {"run": run.run_id, "was_live": was_live})
                     continue
                 say(line, {"run": start_sync(getattr(importlib.import_module(module), name)).run_id})
             except Exception:

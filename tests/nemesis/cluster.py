@@ -30,8 +30,8 @@ from services import PostgresProcess, RedisProcess
 POOLS = ("threads", "threads", "prefork")
 LINGER_SECONDS = 0.05
 VISIBILITY_SECONDS = 5
-RECENT = 20
-"""One of the last so many runs is cancelled."""
+CANCELLED = 0.2
+"""How many of the runs are asked to end, about."""
 """What a dead worker held comes back after so long: more doubled messages, and from the broker itself."""
 
 
@@ -103,7 +103,6 @@ class Cluster:
         self.started: set[str] = set()
         self.cancelled: set[str] = set()
         """The runs that somebody has asked to end, or has tried to."""
-        self._recent: list[str] = []
         self._ordered = 0
         self.slots = [Slot(number, pool) for number, pool in enumerate(POOLS)]
         self._upgrade(database_url)
@@ -243,17 +242,9 @@ class Cluster:
     # --- runs ----------------------------------------------------------------------------------------
 
     def order_run(self, chance: random.Random) -> None:
-        """Have the program start a run; what came of it is heard by `listen`."""
-        self.client.tell(f"effect_flows:{chance.choice(list(FLOWS))}")
-        self._ordered += 1
-
-    def order_cancel(self, chance: random.Random) -> None:
-        """Have the program cancel one of the runs that were started last, which may have ended."""
-        if not self._recent:
-            return
-        run_id = chance.choice(self._recent)
-        self.cancelled.add(run_id)
-        self.client.tell(f"cancel:{run_id}")
+        """Have the program start a run, and perhaps cancel it at once; what came of it is heard by `listen`."""
+        how = "cancel+" if chance.random() < CANCELLED else ""
+        self.client.tell(f"{how}effect_flows:{chance.choice(list(FLOWS))}")
         self._ordered += 1
 
     @property
@@ -270,9 +261,9 @@ class Cluster:
             self._ordered -= 1
             if "run" in answer:
                 self.started.add(answer["run"])
-                self._recent = [*self._recent[-RECENT:], answer["run"]]
-            elif "cancelled" in answer:
-                self.counts["runs that were cancelled while they were live"] += answer["was_live"]
+                if "was_live" in answer:
+                    self.cancelled.add(answer["run"])
+                    self.counts["runs that were cancelled while they were live"] += answer["was_live"]
             else:
                 # The caller is told that nothing was started, or, where the answer was lost, that it may have been.
                 assert (

@@ -25,8 +25,6 @@ from nemesis.witness import Witness
 SECONDS = float(os.environ.get("CKWORKFLOW_NEMESIS_SECONDS") or 90)
 SEED = int(os.environ["CKWORKFLOW_SEED"])
 RUNS_PER_SECOND = 3.0
-CANCELLED = 0.15
-"""How many of the runs are asked to end, about."""
 LEAST_RUNS_PER_SECOND = 1.0
 RECOVERY_SECONDS = 60.0
 """How long after the last fault every run must have ended: retries, sleeps and re-dispatches that had backed off."""
@@ -78,8 +76,6 @@ def test_every_run_ends_right_whatever_breaks_under_it(
         now = time.monotonic()
         if not cluster.is_client_busy and len(cluster.started) < (now - began) * RUNS_PER_SECOND:
             cluster.order_run(chance)
-            if chance.random() < CANCELLED:
-                cluster.order_cancel(chance)
         if now - looked > LOOK_SECONDS:
             witness.look()
             looked = now
