@@ -64,6 +64,8 @@ class NodeKind(enum.StrEnum):
 
 CANCEL: Final = NodeId("cancel")
 """What stands, among the events of a run, for the request to cancel it."""
+CALL_OPTIONS: Final = "options"
+"""Under which name the options of one call of a step are stored beside its arguments."""
 TIMER: Final = "timer"
 """The name of a sleep that nobody awaits: a timer of the body's event loop, as of `asyncio.timeout`."""
 

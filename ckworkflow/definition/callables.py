@@ -187,9 +187,6 @@ class Step(Definition, Generic[P, R_co]):
         self._call_options: dict[str, Any] = {}
         self.is_async = inspect.iscoroutinefunction(function)
 
-    OPTIONS: Final = "options"
-    """Under which name the options of a call are stored with its arguments."""
-
     def with_options(self, **options: Unpack[CallKeywords]) -> Self:
         """Return this step as one call of it is to be run: `await charge.with_options(max_retries=0)(order)`.
 

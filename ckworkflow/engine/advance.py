@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
@@ -28,7 +28,7 @@ from ckworkflow.engine import failures, holding
 from ckworkflow.engine.answer import Answer, MayRun, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.budget import BodyStoppedError
-from ckworkflow.engine.events import Event, News, Request, is_surprise, outcome_of, read_news
+from ckworkflow.engine.events import Event, News, is_surprise, outcome_of, read_news
 from ckworkflow.engine.start import choose_plain, end_text, make_body
 from ckworkflow.errors import (
     BodyAwaitError,
@@ -39,7 +39,7 @@ from ckworkflow.errors import (
     ReplayDivergenceError,
     UnreadableValueError,
 )
-from ckworkflow.model import CANCEL, Ending, Json, NodeId, NodeStatus, RunId, RunStatus
+from ckworkflow.model import Ending, Json, NodeId, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import events, nodes, plans, records, runs
 from ckworkflow.store.records import Followup
@@ -284,18 +284,14 @@ def _replay(
         lambda tx: (
             nodes.load_nodes(tx, run_id).get(),
             codec.loads(runs.read_input(tx, run_id)),
-            _read_request(tx, run_id, snapshot),
+            None if snapshot.cancel_delivered is None else runs.read_request(tx, run_id),
         )
     )
-    told_of = sorted(
-        (row for row in rows if row.delivered is not None), key=lambda row: row.delivered or 0
-    )
-    delivered: list[Event] = [*told_of]
-    told = {row.node_id: row.delivered_at for row in rows}
+    delivered: list[Event] = [row for row in rows if row.delivered is not None]
     if request is not None:
-        told[CANCEL] = request.delivered_at
-        delivered.insert(request.number - 1, request.event)
-    history = [outcome_of(event, told[event.node_id] or snapshot.news.told_at) for event in delivered]
+        delivered.append(request)
+    delivered.sort(key=lambda event: event.delivered or 0)
+    history = [outcome_of(event, event.delivered_at or snapshot.news.told_at) for event in delivered]
     before = len(history)
     surprises = [place for place, row in enumerate(delivered, 1) if is_surprise(row)]
     strict = before + strict if strict else max([snapshot.last_surprise, *surprises])
@@ -330,27 +326,6 @@ def _replay(
             raise
         else:
             return _Told(tracer, trace, max(0, strict - before))
-
-
-class _ToldRequest(NamedTuple):
-    """A request to cancel the run that its body has been told of.
-
-    Attributes:
-        event: The request.
-        number: As which event.
-        delivered_at: The time that the body was told.
-    """
-
-    event: Request
-    number: int
-    delivered_at: datetime | None
-
-
-def _read_request(tx: Transaction, run_id: RunId, snapshot: _Snapshot) -> _ToldRequest | None:
-    if snapshot.cancel_delivered is None:
-        return None
-    reason, told_at = runs.read_cancel_reason(tx, run_id)
-    return _ToldRequest(Request(snapshot.created_at, reason), snapshot.cancel_delivered, told_at)
 
 
 def _resume(

@@ -86,10 +86,10 @@ def carry_out(engine: Engine, run_id: RunId, answer: Answer) -> None:
     """Do what follows from a commit, except to run a step and to let the body go on."""
     if answer.body is not None:
         engine.bodies.keep(run_id, answer.body)
-    if answer.stops or (answer.has_ended and any(own == run_id for own, _ in engine.active.copy())):
-        engine.host.tell_to_stop()
     if answer.has_ended:
         engine.notify(run_id)
     engine.publish(run_id, answer.pieces)
+    if answer.stops or (answer.has_ended and any(own == run_id for own, _ in engine.active.copy())):
+        engine.host.tell_to_stop()
     if answer.unclaimed:
         engine.queue_watch.look(engine, run_id, answer.unclaimed)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from ckworkflow import codec
 from ckworkflow.definition import Step, registry
+from ckworkflow.model import CALL_OPTIONS
 
 if TYPE_CHECKING:
     from ckworkflow.store.nodes import NodeRow
 
 __all__ = ["find_step", "step_of", "with_options_of"]
 
-_MARK: Final = f'"{Step.OPTIONS}":'
+_MARK: Final = f'"{CALL_OPTIONS}":'
 
 
 def step_of(row: NodeRow) -> Step[..., Any]:
@@ -35,5 +37,10 @@ def with_options_of(step: Step[..., Any], args: str | None) -> Step[..., Any]:
     if args is None or _MARK not in args:
         return step
     tree = codec.loads(args)
-    options = tree.get(Step.OPTIONS) if isinstance(tree, dict) else None
-    return step if options is None else step.with_options(**codec.decode(options))
+    options = tree.get(CALL_OPTIONS) if isinstance(tree, dict) else None
+    return step if options is None else _with_options(step, codec.dumps(options))
+
+
+@functools.lru_cache(maxsize=256)  # each attempt asks several times
+def _with_options(step: Step[..., Any], options: str) -> Step[..., Any]:
+    return step.with_options(**codec.decode(codec.loads(options)))

@@ -53,7 +53,7 @@ def cancel(engine: Engine, run_id: RunId, *, reason: str | None, grace: timedelt
     Raises:
         RunNotFoundError: No run has this id.
         RefusedValueError: The database refuses the reason.
-        DatabaseUnavailableError: The database cannot be reached; nothing was asked.
+        DatabaseUnavailableError: The database cannot be reached; nobody knows whether the run was asked.
     """
 
     def work(tx: Transaction) -> tuple[Answer, str] | None:

@@ -27,6 +27,7 @@ from ckworkflow.model import CANCEL, TIMER, NodeId, NodeKind, NodeStatus
 from ckworkflow.store import events, nodes, records, runs
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
+from ckworkflow.store.runs import Request
 from ckworkflow.tracing import Outcome
 
 if TYPE_CHECKING:
@@ -36,24 +37,7 @@ if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["Event", "News", "Request", "is_surprise", "outcome_of", "read_news"]
-
-
-class Request(NamedTuple):
-    """A request to cancel the run.
-
-    Attributes:
-        requested_at: When it was made.
-        reason: Why, in the words of who made it.
-    """
-
-    requested_at: datetime
-    reason: str | None
-
-    @property
-    def node_id(self) -> NodeId:
-        """What stands for it among the nodes."""
-        return CANCEL
+__all__ = ["Event", "News", "is_surprise", "outcome_of", "read_news"]
 
 
 Event = NodeRow | Request
@@ -100,9 +84,9 @@ def read_news(engine: Engine, tx: Transaction, run: RunRow) -> News:
     if len(recorded) > 1:
         recorded = in_order(recorded, *events.load_begun(tx, run.run_id))
     rows: Sequence[Event] = recorded
-    if run.has_untold_request and run.cancel_requested_at is not None:
-        reason, _ = runs.read_cancel_reason(tx, run.run_id)
-        rows = with_request(recorded, Request(run.cancel_requested_at, reason))
+    request = runs.read_request(tx, run.run_id) if run.has_untold_request else None
+    if request is not None:
+        rows = with_request(recorded, request)
     strict = max((place for place, row in enumerate(rows, 1) if is_surprise(row)), default=0)
     if strict:
         events.withhold(tx, run.run_id)

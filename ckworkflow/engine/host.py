@@ -48,7 +48,7 @@ class Host:
         raise AssertionError(msg)
 
     def tell_to_stop(self) -> None:
-        """Have the steps stop that this process runs, and that are to."""
+        """Have the steps stop that this process runs, and that are to; a database that is away is asked again later."""
 
     async def wait(self, run_id: RunId, ended: LoopEvent, seconds: float) -> None:  # noqa: ARG002  # others end it
         """Wait on the running loop for the end of a run, for so many seconds at most."""

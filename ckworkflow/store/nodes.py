@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import CALL_OPTIONS, AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import Join, JoinKind, Plan, PlanNode, sleep_delay, sleep_until
 from ckworkflow.store.tables import attempts, joins, nodes
 from ckworkflow.store.transaction import Asked, Parameters, Prepared, Row, Rows
@@ -81,7 +81,7 @@ AFTER = (
     .label("after")
 )
 """What `NodeRow.after` is, beside `COLUMNS`; for servers: in a `RETURNING`, SQLite reads the whole table for it."""
-ARGS_WITH_OPTIONS = sa.case((nodes.c.args.like('%"options":%'), nodes.c.args))
+ARGS_WITH_OPTIONS = sa.case((nodes.c.args.like(f'%"{CALL_OPTIONS}":%'), nodes.c.args))
 """The arguments of a call that may have options of its own; else NULL."""
 HERE = sa.and_(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.node_id == sa.bindparam("b_node"))
 _LOAD_NODE = Prepared(sa.select(*COLUMNS).where(HERE))

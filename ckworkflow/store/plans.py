@@ -55,10 +55,8 @@ class _Stored:
     @property
     def runs(self) -> bool:
         """Whether it is a step that runs, and is not to stop."""
-        return (self.status, self.kind) == (
-            NodeStatus.RUNNING,
-            NodeKind.STEP,
-        ) and self.cancelled_at is None
+        is_running_step = (self.status, self.kind) == (NodeStatus.RUNNING, NodeKind.STEP)
+        return is_running_step and self.cancelled_at is None
 
     @property
     def has_begun(self) -> bool:

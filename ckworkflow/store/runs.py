@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 
 from ckworkflow.errors import RunNotFoundError
-from ckworkflow.model import Ending, NodeId, RunId, RunStatus
+from ckworkflow.model import CANCEL, Ending, NodeId, RunId, RunStatus
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Asked, Prepared, Row, Rows
@@ -333,13 +333,41 @@ def finish_run(
     )  # fmt: skip
 
 
-def read_cancel_reason(tx: Transaction, run_id: RunId) -> tuple[str | None, datetime | None]:
-    """Read why a run is to be cancelled, and when its body was told."""
-    row = tx.execute(_CANCEL_REASON, {"b_run": run_id}).one_or_none()
-    return (None, None) if row is None else (row[0], row[1])
+class Request(NamedTuple):
+    """A request to cancel a run.
+
+    Attributes:
+        requested_at: When it was made.
+        reason: Why, in the words of who made it.
+        delivered: As which event the body was told; `None`: it has not been told.
+        delivered_at: The time that it was told.
+    """
+
+    requested_at: datetime
+    reason: str | None
+    delivered: int | None
+    delivered_at: datetime | None
+
+    @property
+    def node_id(self) -> NodeId:
+        """What stands for it among the nodes."""
+        return CANCEL
 
 
-_CANCEL_REASON = Prepared(sa.select(runs.c.cancel_reason, runs.c.cancel_delivered_at).where(_HERE))
+def read_request(tx: Transaction, run_id: RunId) -> Request | None:
+    """Read the request to cancel a run; `None` if nobody has made one."""
+    row = tx.execute(_REQUEST, {"b_run": run_id}).one_or_none()
+    return None if row is None else Request._make(row)
+
+
+_REQUEST = Prepared(
+    sa.select(
+        runs.c.cancel_requested_at,
+        runs.c.cancel_reason,
+        runs.c.cancel_delivered,
+        runs.c.cancel_delivered_at,
+    ).where(_HERE, runs.c.cancel_requested_at.is_not(None))
+)
 
 
 def live_runs(

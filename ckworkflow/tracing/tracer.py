@@ -32,7 +32,7 @@ from ckworkflow.errors import (
     UnreadableValueError,
     UnserializableValueError,
 )
-from ckworkflow.model import CANCEL, TIMER, NodeKind
+from ckworkflow.model import CALL_OPTIONS, CANCEL, TIMER, NodeKind
 from ckworkflow.tracing.calls import Call, NodeCall, OtherCall, WorkflowCall
 from ckworkflow.tracing.deferred import Deferred, holds_deferred, reference
 from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
@@ -431,7 +431,7 @@ class Tracer:
                 "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=note) if kwargs else {},
             }
             if options:
-                tree["options"] = codec.encode(dict(options), path="options")
+                tree[CALL_OPTIONS] = codec.encode(dict(options), path="options")
         except UnserializableValueError:
             if calls:
                 raise used_as_a_value(self, calls[0].what, calls[0].line) from None

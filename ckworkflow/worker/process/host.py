@@ -6,12 +6,14 @@ process they may not.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from celery.worker import state
 
 from ckworkflow import canvas
 from ckworkflow.engine.host import Host
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.worker.process import runtime as runtimes
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ class WorkerHost(Host):
     def tell_to_stop(self) -> None:
         """See `Host`."""
         if (runtime := runtimes.peek()) is not None:
-            runtime.tell_to_stop()
+            with suppress(DatabaseUnavailableError):  # the heartbeat's thread looks again
+                runtime.tell_to_stop()
 
     def queue_of(self, name: str) -> str | None:
         """See `Host`."""
