@@ -7,18 +7,19 @@ everything but a worker, `desk` is an engine whose clock and whose messages are 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
 
+from ckworkflow.engine import advance as advancing
 from ckworkflow.engine import installation
 from ckworkflow.testing import worker
 from ckworkflow.worker import wiring
 from desk import Desk, ManualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ckworkflow.engine.installation import Installation
@@ -70,3 +71,21 @@ def either_desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk
     desk = Desk(url, ManualClock(), "here")
     yield desk
     desk.close()
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Do something once, between the reading of what the body is told and the commit of what it came to."""
+
+    def install(act: Callable[[], object]) -> None:
+        really, acts = advancing._trace, [act]
+
+        def trace(*args: Any) -> Any:
+            told = really(*args)
+            while acts:
+                acts.pop()()
+            return told
+
+        monkeypatch.setattr(advancing, "_trace", trace)
+
+    return install

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from ckworkflow import FatalError, sleep, step, timeout, workflow
+from ckworkflow.definition import registry
 from ckworkflow.engine import advance as advancing
 from ckworkflow.engine import attempts, cancellation, claims, holding, liveness, verdicts
 from ckworkflow.engine.advance import advance
@@ -79,24 +80,6 @@ async def asleep() -> str:
 @pytest.fixture
 def desk(either_desk: Desk) -> Desk:
     return either_desk
-
-
-@pytest.fixture
-def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Do something once, between the reading of what the body is told and the commit of what it came to."""
-
-    def install(act: Callable[[], object]) -> None:
-        really, acts = advancing._trace, [act]
-
-        def trace(*args: Any) -> Any:
-            told = really(*args)
-            while acts:
-                acts.pop()()
-            return told
-
-        monkeypatch.setattr(advancing, "_trace", trace)
-
-    return install
 
 
 def cancel(desk: Desk, run_id: Any, **options: Any) -> bool:
@@ -192,6 +175,19 @@ def test_a_continuation_that_has_not_read_the_request_is_undone(
     advance(desk.engine, run_id)
     assert desk.run(run_id).status == RunStatus.CANCELLED
     assert [row.node_id for row in desk.nodes(run_id)] == ["0:1"]
+
+
+def test_a_process_that_does_not_know_the_workflow_leaves_it_to_a_worker(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    run_id = desk.start(asleep)
+    with monkeypatch.context() as patches:
+        patches.delitem(registry.workflows, asleep.name)
+        assert cancel(desk, run_id)
+    assert desk.run(run_id).status == RunStatus.RUNNING
+    assert desk.run(run_id).held is None
+    desk.tick()
+    assert desk.run(run_id).status == RunStatus.CANCELLED
 
 
 def test_a_request_is_told_by_a_clock_if_who_made_it_dies(desk: Desk, monkeypatch: pytest.MonkeyPatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -40,24 +39,6 @@ def one(number: int = 1) -> int:
 @pytest.fixture
 def desk(either_desk: Desk) -> Desk:
     return either_desk
-
-
-@pytest.fixture
-def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Do something once, between the reading of what the body is told and the commit of what it came to."""
-
-    def install(act: Callable[[], object]) -> None:
-        really, acts = advancing._trace, [act]
-
-        def trace(*args: Any) -> Any:
-            told = really(*args)
-            while acts:
-                acts.pop()()
-            return told
-
-        monkeypatch.setattr(advancing, "_trace", trace)
-
-    return install
 
 
 def late(desk: Desk, claimed: Claimed, error: BaseException | None = None) -> None:

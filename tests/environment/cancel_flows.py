@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
-from ckworkflow import get_run, get_run_sync, now, sleep, step, timeout, workflow
+from ckworkflow import Run, cancel_runs, get_run, get_run_sync, now, sleep, step, timeout, workflow
 from ckworkflow.context import use_step
 
 done: list[str] = []
+begun: list[str] = []
+"""The steps that run until something happens, as they begin."""
 
 
 @step(max_retries=0)
@@ -20,6 +22,7 @@ async def note(text: str) -> str:
 @step(max_retries=0)
 async def long(text: str = "long") -> str:
     """Runs until it is told to stop, and says what it does then."""
+    begun.append(text)
     done.append(f"{text} begins")
     try:
         await asyncio.get_running_loop().create_future()
@@ -31,6 +34,7 @@ async def long(text: str = "long") -> str:
 @step(max_retries=0)
 async def stubborn(text: str = "stubborn") -> str:
     """Does not let itself be cancelled."""
+    begun.append(text)
     try:
         await asyncio.get_running_loop().create_future()
     except asyncio.CancelledError:
@@ -40,6 +44,7 @@ async def stubborn(text: str = "stubborn") -> str:
 
 @step(max_retries=0, on_cancel="tell")
 async def told() -> None:
+    begun.append("told")
     try:
         await asyncio.get_running_loop().create_future()
     finally:
@@ -47,11 +52,11 @@ async def told() -> None:
 
 
 @step(max_retries=0, on_cancel="leave")
-async def left() -> str:
+async def left(until: str = "after it") -> str:
+    begun.append("left")
     done.append("left alone")
-    future = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(0.2, future.set_result, "left")
-    await future
+    while until not in done:
+        await asyncio.sleep(0)
     done.append(f"left ends: {use_step().is_cancelled}")
     return "left"
 
@@ -175,18 +180,20 @@ async def cancels_itself() -> None:
 
 
 @step(max_retries=0)
-async def slow_to_stop(text: str) -> None:
+async def stops_after_a(text: str) -> None:
+    begun.append(text)
     try:
         await asyncio.get_running_loop().create_future()
     finally:
-        await asyncio.sleep(0.05)
+        while "a stops" not in done:
+            await asyncio.sleep(0)
         done.append(f"{text} stops")
 
 
 @workflow
 async def gather_and_clean() -> None:
     try:
-        await asyncio.gather(long("a"), slow_to_stop("b"))
+        await asyncio.gather(long("a"), stops_after_a("b"))
     finally:
         await note("cleaned up")
 
@@ -196,7 +203,7 @@ async def group_and_clean() -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(long("a"))
-            tasks.create_task(slow_to_stop("b"))
+            tasks.create_task(stops_after_a("b"))
     finally:
         await note("cleaned up")
 
@@ -204,7 +211,7 @@ async def group_and_clean() -> None:
 @workflow
 async def sibling_goes_on() -> None:
     try:
-        await asyncio.gather(left(), flaky(), fails())
+        await asyncio.gather(left("failed"), flaky(), fails())
     except Exception:
         await note("failed")
     try:
@@ -267,3 +274,20 @@ async def ends_itself() -> None:
         await sleep("1 hour")
     finally:
         await note("cleaned up")
+
+
+@workflow
+async def cancels_in_its_body(run_id: str) -> None:
+    run: Any = Run(run_id)  # type: ignore[arg-type]
+    await run.cancel()
+
+
+@workflow
+async def terminates_in_its_body(run_id: str) -> None:
+    run: Any = Run(run_id)  # type: ignore[arg-type]
+    await run.terminate()
+
+
+@workflow
+async def cancels_all_in_its_body(_: str) -> None:
+    await cancel_runs(asleep)

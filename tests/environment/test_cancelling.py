@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from ckworkflow import (
+    HookContextError,
     InvalidDurationError,
+    Run,
     RunCancelledError,
     RunFailedError,
     RunStatus,
@@ -32,6 +35,7 @@ pytestmark = pytest.mark.fast
 def _nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISCORD_TOKEN", "")
     flows.done.clear()
+    flows.begun.clear()
 
 
 # -- a run is cancelled -------------------------------------------------------------------------------
@@ -223,6 +227,21 @@ def test_bad_input_is_refused_at_the_call():
     in_environment(test)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [flows.cancels_in_its_body, flows.terminates_in_its_body, flows.cancels_all_in_its_body],
+)
+def test_a_body_cancels_nothing_by_itself(body: Any):
+    async def test(env: Environment):
+        other = await start(flows.asleep)
+        with pytest.raises(RunFailedError, match="may be run again. Call it in a @step") as caught:
+            await (await start(body, other.run_id)).return_value()
+        assert isinstance(caught.value.__cause__, HookContextError)
+        assert await other.status() == RunStatus.RUNNING
+
+    in_environment(test)
+
+
 # -- an await is cancelled while its step runs --------------------------------------------------------
 
 
@@ -230,12 +249,7 @@ def test_bad_input_is_refused_at_the_call():
 def test_the_await_of_an_async_step_ends_when_the_step_has(always_replay: bool):
     async def test(env: Environment):
         run = await start(flows.with_step, "long")
-        settled = asyncio.ensure_future(env.settle())
-        while flows.done != ["long begins"]:
-            await asyncio.sleep(0)
-        await run.cancel(reason="stop it")
-        await settled
-        await env.settle()
+        await cancel_while_it_runs(env, run)
         assert flows.done == ["long begins", "long stops", "after it"]
         with pytest.raises(RunCancelledError):
             await run.return_value()
@@ -250,11 +264,7 @@ def test_the_await_of_an_async_step_ends_when_the_step_has(always_replay: bool):
 def test_what_a_step_gives_that_ignores_its_cancellation_is_recorded_and_given_to_nobody():
     async def test(env: Environment):
         run = await start(flows.with_step, "stubborn")
-        settled = asyncio.ensure_future(env.settle())
-        await until_running(run)
-        await run.cancel()
-        await settled
-        await env.settle()
+        await cancel_while_it_runs(env, run)
         assert flows.done == ["stubborn was cancelled: True", "after it"]
         assert await run.status() == RunStatus.CANCELLED
         assert (await run.steps())[0].status == NodeStatus.COMPLETED
@@ -265,11 +275,7 @@ def test_what_a_step_gives_that_ignores_its_cancellation_is_recorded_and_given_t
 def test_a_step_that_is_only_told_is_not_waited_for():
     async def test(env: Environment):
         run = await start(flows.with_step, "told")
-        settled = asyncio.ensure_future(env.settle())
-        await until_running(run)
-        await run.cancel()
-        await settled
-        await env.settle()
+        await cancel_while_it_runs(env, run)
         assert sorted(flows.done) == ["after it", "told"]
         assert await run.status() == RunStatus.CANCELLED
 
@@ -279,11 +285,7 @@ def test_a_step_that_is_only_told_is_not_waited_for():
 def test_a_step_that_is_left_alone_ends_by_itself():
     async def test(env: Environment):
         run = await start(flows.with_step, "left")
-        settled = asyncio.ensure_future(env.settle())
-        await until_running(run)
-        await run.cancel()
-        await settled
-        await env.settle()
+        await cancel_while_it_runs(env, run)
         assert flows.done == ["left alone", "after it", "left ends: False"]
         assert await run.status() == RunStatus.CANCELLED
 
@@ -328,21 +330,14 @@ def test_a_timeout_ends_when_its_step_has(always_replay: bool):
 def test_a_cancelled_group_ends_when_all_its_members_have(always_replay: bool):
     async def test(env: Environment):
         run = await start(flows.group_and_clean)
-        settled = asyncio.ensure_future(env.settle())
-        await until_running(run)
-        await run.cancel()
-        await settled
-        await env.settle()
+        await cancel_while_it_runs(env, run)
         assert flows.done[-3:] == ["a stops", "b stops", "cleaned up"]
 
         # Of a gather, as in asyncio, the first end is enough; the run ends when all have ended.
         flows.done.clear()
+        flows.begun.clear()
         run = await start(flows.gather_and_clean)
-        settled = asyncio.ensure_future(env.settle())
-        await until_running(run)
-        await run.cancel()
-        await settled
-        await env.settle()
+        await cancel_while_it_runs(env, run)
         assert sorted(flows.done[-3:]) == ["a stops", "b stops", "cleaned up"]
         assert await run.status() == RunStatus.CANCELLED
 
@@ -411,8 +406,10 @@ def test_a_workflow_that_ends_cancelled_may_crash_anywhere():
     in_environment(test)
 
 
-async def until_running(run: object) -> None:
-    while (await run.steps())[0].status is not NodeStatus.RUNNING:  # type: ignore[attr-defined]
-        await asyncio.sleep(0.001)
-    for _ in range(5):
-        await asyncio.sleep(0.001)
+async def cancel_while_it_runs(env: Environment, run: Run[Any]) -> None:
+    settled = asyncio.ensure_future(env.settle())
+    while not flows.begun:
+        await asyncio.sleep(0)
+    await run.cancel()
+    await settled
+    await env.settle()

@@ -13,9 +13,12 @@ from ckworkflow.engine.core import Engine
 from ckworkflow.engine.identity import this_process
 from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.model import NodeId, NodeStatus
 from ckworkflow.store import nodes, processes
+from ckworkflow.worker.process import runtime as runtimes
 from ckworkflow.worker.process.heartbeat import Heartbeat
+from ckworkflow.worker.process.host import WorkerHost
 from engine_flows import one, twice
 
 if TYPE_CHECKING:
@@ -52,6 +55,38 @@ def test_it_is_renewed_until_it_stops_and_then_gone(engine: Engine) -> None:
 
     assert first.process_id == this_process().process_id
     assert rows(engine) == []
+
+
+def test_it_goes_on_where_nobody_can_say_which_steps_are_to_stop(engine: Engine) -> None:
+    looks: list[float] = []
+
+    def fail() -> None:
+        looks.append(time.monotonic())
+        raise DatabaseUnavailableError("sqlite:///nowhere", "it is away")
+
+    heartbeat = Heartbeat(engine, fail)
+    heartbeat.start()
+    (first,) = rows(engine)
+    end = time.monotonic() + 10
+    while rows(engine)[0].alive_until <= first.alive_until or len(looks) < 2:
+        assert time.monotonic() < end, "the row is not renewed"
+    heartbeat.stop()
+
+
+def test_what_follows_a_commit_does_not_fail_for_a_database_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    class Away:
+        def tell_to_stop(self) -> None:
+            asked.append(self)
+            raise DatabaseUnavailableError("sqlite:///nowhere", "it is away")
+
+    monkeypatch.setattr(runtimes, "peek", Away)
+    host = WorkerHost.__new__(WorkerHost)
+    host.tell_to_stop()
+    assert len(asked) == 1
 
 
 def test_one_that_never_began_touches_nothing(engine: Engine) -> None:
