@@ -24,7 +24,13 @@ __all__ = [
     "DiscordLibraryError",
     "DiscordLoginError",
     "FatalError",
+    "HookClosedError",
+    "HookConflictError",
     "HookContextError",
+    "HookExpiredError",
+    "HookFullError",
+    "HookNotFoundError",
+    "HookPayloadError",
     "InvalidDurationError",
     "InvalidSettingError",
     "InvalidTokenError",
@@ -260,6 +266,89 @@ class HookContextError(CkWorkflowError, RuntimeError):
     def __init__(self, hook: str, reason: str) -> None:
         super().__init__(f"{hook}() cannot be used here: {reason}")
         self.hook, self.reason = hook, reason
+
+
+class HookConflictError(CkWorkflowError):
+    """A hook cannot be made, since another open hook has its token.
+
+    Attributes:
+        run_id: The run that has it, which may be the same one.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"The token of this hook is taken by an open hook of run {run_id}. Choose another token, leave it out, or wait until "
+            f"that one is closed."
+        )
+        self.run_id = run_id
+
+
+class HookNotFoundError(CkWorkflowError, LookupError):
+    """No hook takes payloads under a token: none was made, or it was closed, has expired, or its run has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No open hook has this token: it was never made, is closed or expired, or its run has ended. A token is compared "
+            "letter by letter."
+        )
+
+
+class HookExpiredError(CkWorkflowError):
+    """A hook has expired, and nothing that was sent before is left in it.
+
+    Attributes:
+        name: What the hook is called.
+        expires_at: When it expired, UTC.
+    """
+
+    def __init__(self, name: str, expires_at: datetime | None) -> None:
+        super().__init__(
+            f"Hook {name!r} expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC, and nothing that was sent before is left in it."
+        )
+        self.name, self.expires_at = name, expires_at
+
+
+class HookClosedError(CkWorkflowError):
+    """A body waits at a hook that it has closed, and nothing is left in that.
+
+    Attributes:
+        name: What the hook is called.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Hook {name!r} was closed by this body (`close()`, or the end of its `async with`), and nothing is left in it. "
+            f"Make another hook to wait again."
+        )
+        self.name = name
+
+
+class HookPayloadError(CkWorkflowError, ValueError):
+    """A payload does not fit the type that its hook was defined with.
+
+    Attributes:
+        name: What the hook is called.
+        reason: What is wrong with the payload.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The payload does not fit hook {name!r}: {reason}")
+        self.name, self.reason = name, reason
+
+
+class HookFullError(CkWorkflowError):
+    """A run has too much in its hooks that its body has not taken. Nothing was sent.
+
+    Attributes:
+        run_id: The run.
+    """
+
+    def __init__(self, run_id: str, limit: str) -> None:
+        super().__init__(
+            f"The hooks of run {run_id} are full: its body has left more than {limit} untaken. Nothing was sent; send it again "
+            f"when the run has gone on."
+        )
+        self.run_id = run_id
 
 
 class RunNotFoundError(CkWorkflowError, LookupError):

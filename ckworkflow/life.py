@@ -14,7 +14,15 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from ckworkflow.model import NodeStatus, RunStatus
 
-__all__ = ["RUN_CHANGES", "SLEEP_CHANGES", "STEP_CHANGES", "Change", "diagram"]
+__all__ = [
+    "CLOSE_CHANGES",
+    "HOOK_CHANGES",
+    "RUN_CHANGES",
+    "SLEEP_CHANGES",
+    "STEP_CHANGES",
+    "Change",
+    "diagram",
+]
 
 S = TypeVar("S", RunStatus, NodeStatus)
 
@@ -95,6 +103,18 @@ SLEEP_CHANGES: Final = (
     Change(NodeStatus.ABANDONED, NodeStatus.RUNNING, "wanted again"),
 )
 """Of a node that is a sleep."""
+
+HOOK_CHANGES: Final = (
+    Change(None, NodeStatus.COMPLETED, "made, with the commit of its continuation"),
+    Change(None, NodeStatus.FAILED, "another hook has its token"),
+)
+"""Of a node that is a hook. Whether the hook is open is in its own row."""
+
+CLOSE_CHANGES: Final = (
+    Change(None, NodeStatus.PLANNED, "traced"),
+    Change(NodeStatus.PLANNED, NodeStatus.COMPLETED, "the hook is closed, with the same commit"),
+)
+"""Of a node that is the close of a hook, which the body waits for."""
 
 
 def diagram(changes: Iterable[Change[S]]) -> str:

@@ -6,9 +6,10 @@ Nothing here decides or touches anything; every other module may import this one
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, NewType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NewType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -56,10 +57,12 @@ class NodeRef(NamedTuple):
 
 
 class NodeKind(enum.StrEnum):
-    """What a trace may record. Hooks and child runs will join these two."""
+    """What a trace may record. `CLOSE`: a body waits until its hook is closed. Child runs will join these."""
 
     STEP = "step"
     SLEEP = "sleep"
+    HOOK = "hook"
+    CLOSE = "close"
 
 
 CANCEL: Final = NodeId("cancel")
@@ -68,6 +71,64 @@ CALL_OPTIONS: Final = "options"
 """Under which name the options of one call of a step are stored beside its arguments."""
 TIMER: Final = "timer"
 """The name of a sleep that nobody awaits: a timer of the body's event loop, as of `asyncio.timeout`."""
+
+
+_PAYLOAD: Final = "payload"
+
+
+def payload_id(number: int) -> NodeId:
+    """What stands, among the events of a run, for the payload with this number."""
+    return NodeId(f"{_PAYLOAD}:{number}")
+
+
+def payload_number(event_id: NodeId) -> int | None:
+    """The number of a payload; `None` of any other event."""
+    kind, _, number = event_id.partition(":")
+    return int(number) if kind == _PAYLOAD else None
+
+
+class Namespace(enum.StrEnum):
+    """By which door payloads come to a hook: `CODE`: `resume_hook` and typed hooks."""
+
+    CODE = "code"
+
+
+class HookKey(NamedTuple):
+    """What a hook is found by.
+
+    Attributes:
+        namespace: By which door payloads come to it.
+        token_hash: SHA-256 of its token, in hexadecimal digits.
+    """
+
+    namespace: Namespace
+    token_hash: str
+
+    @classmethod
+    def of(cls, namespace: Namespace, token: str) -> HookKey:
+        """Make the key of a token."""
+        return cls(namespace, hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class HookInfo:
+    """A hook as a reader sees it.
+
+    Attributes:
+        run_id: The run that has made it.
+        workflow: The registered name of its workflow.
+        name: What `define_hook` was given; `hook` of one made by `create_hook`.
+        metadata: What the body has said of it.
+        created_at: When it was made, UTC.
+        expires_at: From when on it takes nothing, UTC; `None`: it does not expire.
+    """
+
+    run_id: RunId
+    workflow: str
+    name: str
+    metadata: Any
+    created_at: datetime
+    expires_at: datetime | None
 
 
 class NodeStatus(enum.StrEnum):

@@ -128,7 +128,8 @@ def build_plan(trace: Trace) -> Plan:
                 f"w:{wait.path}",
                 JoinKind.WAIT,
                 members,
-                len(members),
+                # Nobody counts a payload: it tells the body by itself.
+                len(members) + int(wait.is_for_payload),
                 line=wait.line,
                 reason=wait.reason,
             )

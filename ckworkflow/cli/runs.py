@@ -5,7 +5,7 @@ Not here: reading it (`ckworkflow.inspection`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ckworkflow.engine.core import Engine
-    from ckworkflow.inspection import RunDetails, RunSummary, StepDetails
+    from ckworkflow.inspection import OpenHook, RunDetails, RunSummary, StepDetails
     from ckworkflow.model import StepInfo
 
 __all__ = ["runs"]
@@ -185,9 +185,18 @@ def _status(run: RunSummary) -> str:
         return f"{run.status.value}, to be cancelled"
     if run.held_until is not None:
         return f"{run.status.value}, held until {words.moment(run.held_until)}"
+    if run.is_idle and run.open_hooks:
+        until = run.sleeping_until
+        ends = "" if until is None else f" until {words.moment(until)}"
+        return f"{run.status.value}, waiting for {_hook_names(run)}{ends}"
     if run.sleeping_until is None:
         return run.status.value
     return f"{run.status.value}, sleeping until {words.moment(run.sleeping_until)}"
+
+
+def _hook_names(run: RunSummary) -> str:
+    names = list(dict.fromkeys(hook.name for hook in run.open_hooks))
+    return f"{'hook' if len(names) == 1 else 'hooks'} {', '.join(names)}"
 
 
 def _held(run: RunSummary) -> str | None:
@@ -210,7 +219,8 @@ def _text(shown: RunDetails, *, is_whole: bool) -> Iterator[str]:
     elif not run.status.is_final:
         yield from (f"{queues.advice(*waiting)}." for waiting in shown.unconsumed_queues.items())
     yield ""
-    yield from _step_text(shown.steps, is_whole=is_whole)
+    open_hooks = {hook.node_id for hook in shown.summary.open_hooks}
+    yield from _step_text(shown.steps, open_hooks, is_whole=is_whole)
     traceback = shown.traceback
     if traceback is not None and not _is_as_asked(run):
         yield ""
@@ -253,35 +263,41 @@ def _header(shown: RunDetails) -> Iterator[tuple[str, str]]:
         yield from (("caused by", cause.line) for cause in run.failure.causes)
 
 
-def _step_text(steps: Sequence[StepDetails], *, is_whole: bool) -> Iterator[str]:
+def _step_text(
+    steps: Sequence[StepDetails], open_hooks: Container[str], *, is_whole: bool
+) -> Iterator[str]:
     if not steps:
         yield "No steps."
         return
     header, *lines = table(
         ("NODE", "STEP", "STATUS", "ATTEMPTS", "STARTED", "TOOK", "DUE", "RESULT"),
-        [_cells(step) for step in steps],
+        [_cells(step, open_hooks) for step in steps],
     )
     yield header
     yield from lines if is_whole else fold(lines, [step.info for step in steps])
 
 
-def _cells(step: StepDetails) -> tuple[str, ...]:
+def _cells(step: StepDetails, open_hooks: Container[str]) -> tuple[str, ...]:
     info = step.info
     return (
         info.node_id,
         words.last_part(info.name),
-        _step_status(info),
+        _step_status(info, is_open=info.node_id in open_hooks),
         str(info.attempt) if info.kind is NodeKind.STEP else "-",
         words.moment(info.started_at),
         "-" if step.took is None else words.short_span(step.took),
         # Of a node that is recorded, or let go of, it is history.
-        words.moment(info.due_at) if info.status in (NodeStatus.PLANNED, NodeStatus.RUNNING) else "-",
+        words.moment(info.due_at)
+        if info.status in (NodeStatus.PLANNED, NodeStatus.RUNNING) or info.node_id in open_hooks
+        else "-",
         words.shorten(_result(step), _RESULT_WIDTH),
     )
 
 
-def _step_status(info: StepInfo) -> str:
-    """The state of a node; of a step that was told to stop, whether it has."""
+def _step_status(info: StepInfo, *, is_open: bool) -> str:
+    """The state of a node; of a step that was told to stop, whether it has, and of a hook, whether it is open."""
+    if info.kind is NodeKind.HOOK and info.status is NodeStatus.COMPLETED:
+        return "open" if is_open else "closed"
     if info.cancelled_at is None:
         return info.status.value
     return "stopping" if info.finished_at is None else "stopped"
@@ -304,6 +320,7 @@ def _summary(run: RunSummary) -> dict[str, Any]:
         "workflow": run.workflow,
         "status": run.status.value,
         "sleeping_until": run.sleeping_until,
+        "open_hooks": [_hook(hook) for hook in run.open_hooks],
         "held_until": run.held_until,
         "held": _held(run),
         "error": None if run.failure is None else run.failure.line,
@@ -314,6 +331,16 @@ def _summary(run: RunSummary) -> dict[str, Any]:
         "created_at": run.created_at,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
+    }
+
+
+def _hook(hook: OpenHook) -> dict[str, Any]:
+    return {
+        "node_id": hook.node_id,
+        "name": hook.name,
+        "metadata": hook.metadata,
+        "created_at": hook.created_at,
+        "expires_at": hook.expires_at,
     }
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -29,23 +30,27 @@ from ckworkflow.engine.answer import Answer, MayRun, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.budget import BodyStoppedError
 from ckworkflow.engine.events import Event, News, is_surprise, outcome_of, read_news
+from ckworkflow.engine.hooks import write_hooks
 from ckworkflow.engine.start import choose_plain, end_text, make_body
 from ckworkflow.errors import (
     BodyAwaitError,
     BodyStuckError,
     BodyTimeoutError,
+    DatabaseUnavailableError,
+    HookConflictError,
     NotAwaitedError,
     RefusedValueError,
     ReplayDivergenceError,
     UnreadableValueError,
 )
-from ckworkflow.model import Ending, Json, NodeId, NodeStatus, RunId, RunStatus
+from ckworkflow.model import Ending, Json, NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import build_plan
-from ckworkflow.store import events, nodes, plans, records, runs
+from ckworkflow.store import events, hooks, nodes, plans, records, runs
+from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.records import Followup
 from ckworkflow.store.runs import RunRow
 from ckworkflow.store.transaction import Transaction
-from ckworkflow.tracing import Known, Outcome, ReplayNeededError, Tracer
+from ckworkflow.tracing import Known, Outcome, Payload, ReplayNeededError, Tracer
 
 if TYPE_CHECKING:
     from ckworkflow.engine.claims import Claimed
@@ -78,6 +83,8 @@ class _Snapshot:
     """The number of the last of them that was told as a surprise."""
     spins: int
     """How many continuations there are with this one since the body was told something."""
+    has_hooks: bool
+    """Whether the body has ever made a hook."""
     held: holding.Hold | None
     """The hold that has just ended."""
 
@@ -137,6 +144,20 @@ def go_on(
     return answer.here or found
 
 
+def go_on_here(engine: Engine, run_id: RunId, workflow: str, answer: Answer) -> None:
+    """Do what follows from a commit about a run that nobody may be looking at now: its body goes on here, if this process knows it.
+
+    If not, or if the database cannot be reached by now, a clock has it go on.
+    """
+    if answer.must_advance and workflow not in registry.workflows:
+        engine.wake_at(engine.database.about_now())
+        return
+    try:
+        go_on(engine, run_id, answer)
+    except DatabaseUnavailableError as error:
+        logger.warning("run %s: its body is told later: %s", run_id, error, extra={"run_id": run_id})
+
+
 def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRun | None) -> Answer:
     """Make one continuation."""
     try:
@@ -155,10 +176,19 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         engine.notify(run_id)
         return _DONE
     tracer = told.tracer
+    work = partial(_commit, engine, run_id=run_id, snapshot=snapshot, told=told, may_run=may_run)
+    # Hooks are rows that runs share: they are written alone.
+    is_alone = snapshot.has_hooks or bool(told.trace.hooks.changes)
     try:
-        answer = engine.database.transact_run(
-            run_id, lambda tx: _commit(engine, tx, run_id, snapshot, told, may_run)
+        answer = (
+            engine.database.transact(work) if is_alone else engine.database.transact_run(run_id, work)
         )
+    except hooks.TokenTakenError as taken:
+        tracer.close()
+        engine.database.transact(
+            partial(_refuse_hook, engine, run_id=run_id, snapshot=snapshot, taken=taken)
+        )
+        return _AGAIN
     except plans.StalePlanError:
         tracer.close()
         engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot, withholds=True))
@@ -219,13 +249,13 @@ def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holdin
         )
     return _Snapshot(
         epoch, read_news(engine, tx, run), run.workflow, run.source_hash, run.created_at, run.cancel_delivered, run.delivered,
-        run.last_surprise or 0, spins, held,
+        run.last_surprise or 0, spins, run.has_hooks, held,
     )  # fmt: skip
 
 
 def _count_events(tx: Transaction, run: RunRow) -> int:
     recorded, _ = events.load_news(tx, run.run_id)
-    return run.delivered + len(recorded) + int(run.has_untold_request)
+    return run.delivered + len(recorded) + (run.untold_payloads or 0) + int(run.has_untold_request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,17 +307,23 @@ def _known_here(trace: Trace) -> Trace:
 
 
 def _replay(
-    engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome], strict: int, outruns: int
-) -> _Told:
+    engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome | Payload], strict: int,
+    outruns: int,
+) -> _Told:  # fmt: skip
     workflow = registry.require_workflow(snapshot.workflow)
-    rows, tree, request = engine.database.read(
+    rows, (text, secret), request, payloads = engine.database.read(
         lambda tx: (
             nodes.load_nodes(tx, run_id).get(),
-            codec.loads(runs.read_input(tx, run_id)),
+            runs.read_input(tx, run_id),
             None if snapshot.cancel_delivered is None else runs.read_request(tx, run_id),
+            hooks.load_told(tx, run_id) if snapshot.has_hooks else [],
         )
     )
-    delivered: list[Event] = [row for row in rows if row.delivered is not None]
+    tree = codec.loads(text)
+    delivered: list[Event] = [
+        row for row in rows if row.delivered
+    ]  # 0: no event, but a hook that was made
+    delivered += payloads
     if request is not None:
         delivered.append(request)
     delivered.sort(key=lambda event: event.delivered or 0)
@@ -302,6 +338,7 @@ def _replay(
             codec.loads(row.args),
             row.delivered is not None,
             row.cancelled_at is not None and row.status is not NodeStatus.ABANDONED,
+            failures.loads(row.error) if row.kind is NodeKind.HOOK and row.error is not None else None,
         )
         for row in rows
         if row.status is not NodeStatus.PLANNED or row.attempt
@@ -315,6 +352,7 @@ def _replay(
             known=known,
             is_same_source=workflow.source_hash == snapshot.source_hash,
             outruns=outruns,
+            secret=secret,
         )
         try:
             trace = _known_here(_resume(engine, snapshot, tracer, [*history, *news], strict))
@@ -329,7 +367,7 @@ def _replay(
 
 
 def _resume(
-    engine: Engine, snapshot: _Snapshot, tracer: Tracer, outcomes: list[Outcome], strict: int
+    engine: Engine, snapshot: _Snapshot, tracer: Tracer, outcomes: list[Outcome | Payload], strict: int
 ) -> Trace:
     running = snapshot.news.stoppable
     return engine.budget.run(
@@ -338,7 +376,8 @@ def _resume(
 
 
 def _commit(
-    engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, told: _Told, may_run: MayRun | None
+    engine: Engine, tx: Transaction, *, run_id: RunId, snapshot: _Snapshot, told: _Told,
+    may_run: MayRun | None,
 ) -> Answer:  # fmt: skip
     run, news = runs.lock_run(tx, run_id, engine.database).get(), snapshot.news
     if run.status.is_final or run.epoch != snapshot.epoch:
@@ -393,6 +432,8 @@ def write_trace(
     end = end_text(trace)
     if end is not None:
         values["plan"] = end
+    delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
+    run = write_hooks(tx, run, trace, values, told=delivered)
     is_over = trace.end is not None and not trace.end.after
     if is_over:
         if running is not None and trace.let_go:
@@ -401,7 +442,6 @@ def write_trace(
         if engine.end_run(tx, run, end):
             return Answer(has_ended=True)
     plan = build_plan(trace)
-    delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
     followup = plans.apply_plan(
         tx, run, plan, trace.nodes, epoch=run.epoch, told_at=told_at, told=delivered, is_new=is_new, choose=choose,
         owner=engine.owner, old_joins=old_joins, let_go=trace.let_go, stopping=trace.stopping,
@@ -425,10 +465,9 @@ def write_trace(
     engine.wake_at(wake_at)
     body = Body(tracer, run.epoch, signals, delivered, told_at, set())
     if is_released and (followup.is_all or is_new) and not trace.stopping:
-        kept = {name: value for name, value in values.items() if name in RunRow._fields}
         body.waits_for, body.joins = set(plan.nodes) - followup.timers.keys(), followup.join_rows
         body.timers = followup.timers
-        body.run = run._replace(**{**kept, "wake_at": wake_at})
+        body.run = runs.with_values(run, {**values, "wake_at": wake_at})
     return Answer(
         pieces, must_advance=not is_released, taken=followup.begun, body=body, stops=bool(followup.stops)
     )
@@ -471,6 +510,9 @@ def foresee(
     except Exception:  # noqa: BLE001  # whatever it is, the normal path meets it again, and reports it
         body.tracer.close()
         return None
+    if trace.hooks.changes:  # written alone, by the normal path
+        body.tracer.close()
+        return None
     return Foreseen(body, trace, at)
 
 
@@ -498,7 +540,13 @@ class Foreseen:
         return self._body.run
 
     def commit(self, engine: Engine, tx: Transaction, run: RunRow, may_run: MayRun | None) -> Answer:
-        """Write the trace, after the record; see `write_trace`."""
+        """Write the trace, after the record; see `write_trace`.
+
+        Raises:
+            ExpectationError: The run ends, and has hooks: that is written alone.
+        """
+        if run.has_hooks and self._trace.end is not None:
+            raise ExpectationError
         *before, _ = self._body.recorded
         number = events.deliver(tx, run, [node_id for node_id, _ in before], at=self._at) + 1
         self._answer = write_trace(
@@ -554,6 +602,21 @@ def _release(
             tx, run_id, lease_owner=None, lease_until=None, spins=spins,
             wake_at=run.look_at(run.now + (wait or engine.settings.redispatch_after)),
         )  # fmt: skip
+
+
+def _refuse_hook(
+    engine: Engine, tx: Transaction, *, run_id: RunId, snapshot: _Snapshot, taken: hooks.TokenTakenError
+) -> None:
+    """Write that a hook cannot be made, and give the lease back: the body is traced again, and told so."""
+    run = runs.lock_run(tx, run_id, engine.database).get()
+    if run.epoch == snapshot.epoch and not run.status.is_final:
+        error = failures.dumps(HookConflictError(taken.holder))
+        position = plans.first_position(run.epoch, run.delivered)
+        hooks.refuse(tx, run, taken.made, error=error, position=position)
+        if not run.has_hooks:
+            runs.update_run(tx, run_id, untold_payloads=0)
+    # It has come further: that is no turning in circles.
+    _release(engine, tx, run_id, snapshot, is_counted=False, withholds=True)
 
 
 def _hold(

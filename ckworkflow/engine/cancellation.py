@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from ckworkflow.definition import registry
 from ckworkflow.definition.options import OnCancel
 from ckworkflow.engine import failures
-from ckworkflow.engine.advance import go_on
+from ckworkflow.engine.advance import go_on_here
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.called import with_options_of
-from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError, RunTerminatedError
+from ckworkflow.errors import RunNotFoundError, RunTerminatedError
 from ckworkflow.model import Ending, NodeId, RunId, RunStatus
-from ckworkflow.store import events, nodes, runs
+from ckworkflow.store import events, hooks, nodes, runs
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
@@ -62,7 +62,7 @@ def cancel(engine: Engine, run_id: RunId, *, reason: str | None, grace: timedelt
             return None
         return _request(engine, tx, run, reason, grace), run.workflow
 
-    return _carry_out(engine, run_id, engine.database.transact_run(run_id, work))
+    return _carry_out(engine, run_id, engine.database.transact(work))  # alone: it may close hooks
 
 
 def terminate(engine: Engine, run_id: RunId, *, reason: str | None) -> bool:
@@ -76,7 +76,7 @@ def terminate(engine: Engine, run_id: RunId, *, reason: str | None) -> bool:
         run = runs.lock_run(tx, run_id, engine.database).get()
         return None if run.status.is_final else (end_now(engine, tx, run, reason), run.workflow)
 
-    return _carry_out(engine, run_id, engine.database.transact_run(run_id, work))
+    return _carry_out(engine, run_id, engine.database.transact(work))
 
 
 def cancel_all(
@@ -163,7 +163,8 @@ def _request(
     events.withhold(tx, run.run_id)
     # After all that is recorded: that has happened before.
     recorded_at = events.last_recorded(tx, run.run_id)
-    requested_at = max(at for at in (run.now, run.body_time, recorded_at) if at is not None)
+    received_at = hooks.last_received(tx, run.run_id) if run.untold_payloads else None
+    requested_at = max(at for at in (run.now, run.body_time, recorded_at, received_at) if at is not None)
     runs.update_run(
         tx, run.run_id, cancel_requested_at=requested_at, cancel_reason=reason, signals=run.signals + 1, wake_at=run.now,
         spins=0, spins_since=None,  # what it is told now is new, and may be what ends its turning in circles
@@ -173,7 +174,7 @@ def _request(
 
 
 def _carry_out(engine: Engine, run_id: RunId, found: tuple[Answer, str] | None) -> bool:
-    """Do what follows from a request, here if this process knows the workflow: nobody else may be looking at the run now."""
+    """Do what follows from a request."""
     if found is None:
         return False
     answer, workflow = found
@@ -184,11 +185,5 @@ def _carry_out(engine: Engine, run_id: RunId, found: tuple[Answer, str] | None) 
             workflow,
             extra={"run_id": run_id, "workflow": workflow},
         )
-    if answer.must_advance and workflow not in registry.workflows:
-        engine.wake_at(engine.database.about_now())
-        return True
-    try:
-        go_on(engine, run_id, answer)
-    except DatabaseUnavailableError as error:  # the run was asked, and a clock has its body go on
-        logger.warning("run %s: its body is told later: %s", run_id, error, extra={"run_id": run_id})
+    go_on_here(engine, run_id, workflow, answer)
     return True

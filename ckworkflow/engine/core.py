@@ -26,10 +26,11 @@ from ckworkflow.engine.queues import QueueWatch, WorkerLook
 from ckworkflow.engine.resolve import resolve_tree
 from ckworkflow.engine.suspects import Suspects
 from ckworkflow.engine.watch import LEAST_WHERE_RUNS_END, SHORTEST_SECONDS, RunWatch
+from ckworkflow.engine.wording import counted
 from ckworkflow.errors import UnreadableValueError, UnserializableValueError
 from ckworkflow.model import Ending, NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
-from ckworkflow.store import nodes, plans, records, runs, schema, windows
+from ckworkflow.store import hooks, nodes, plans, records, runs, schema, windows
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import UnresolvableError
@@ -49,6 +50,8 @@ LONGEST_GAP = 2
 FEW = 3
 """So many steps at most are published without what follows them."""
 LONGEST_BACKOFF = timedelta(minutes=5)
+LOOK_DAILY = timedelta(days=1)
+"""When a clock looks at a run that waits for nothing but payloads: whoever sends one has it looked at."""
 
 
 class LastHeartbeat:
@@ -121,7 +124,8 @@ class Engine:
         self.watch = RunWatch(self.database)
         self.active: set[tuple[RunId, NodeId]] = set()
         """The steps that this process runs now."""
-        self._endings: dict[RunId, tuple[str, Ending]] = {}
+        self._endings: dict[RunId, tuple[str, Ending, int]] = {}
+        """Of the runs that have ended: their workflow, and how many payloads nobody has taken."""
         self.last_heartbeat = LastHeartbeat()
         self.detector = FailureDetector(settings.silence, LONGEST_GAP * settings.heartbeat)
         """Of the processes that have died; the clock's thread alone uses it."""
@@ -233,12 +237,15 @@ class Engine:
         """Write when the run must be looked at again, and other columns of it with that.
 
         Only ever earlier than what is there; a time that has passed means that the clock is about to look, and
-        works out the rest. With `is_all` there is nothing else under way: a run that only sleeps need not be looked at before its time.
+        works out the rest. With `is_all` there is nothing else under way: a run that only sleeps, or waits for payloads, need not be
+        looked at before its time.
         """
         settings = self.settings
         held = set(carried)
-        only_sleeps = is_all and followup.asleep and not followup.begun
-        times = [] if only_sleeps else [run.now + settings.look_again_after]
+        only_waits = (
+            is_all and not followup.begun and (followup.asleep or (run.has_hooks and not followup.ready))
+        )
+        times = [] if only_waits else [run.now + settings.look_again_after]
         if run.terminate_at is not None:
             times.append(run.terminate_at)
         if followup.ready or followup.wakes_body or followup.ends_run:
@@ -247,7 +254,7 @@ class Engine:
             due_at + (settings.redispatch_after if node_id in held else timedelta())
             for node_id, due_at in followup.asleep.items()
         )
-        wake_at = min(times)
+        wake_at = min(times, default=run.now + LOOK_DAILY)
         if run.wake_at is not None and run.wake_at <= wake_at:
             wake_at = run.wake_at
         else:
@@ -337,31 +344,40 @@ class Engine:
     def try_to_end(
         self, tx: Transaction, run: RunRow, *, known: Mapping[NodeId, str] | None = None
     ) -> bool:
-        """Do what `end_run` does; leave a result that cannot be rebuilt here to a continuation, which is held for it."""
+        """Do what `end_run` does, in a transaction that others may share.
+
+        A result that cannot be rebuilt here is left to a continuation, which is held for it; so is the end of a run that has hooks,
+        which are rows that runs share.
+        """
+        if run.has_hooks:
+            return False
         try:
             return self.end_run(tx, run, known=known)
         except UnreadableValueError:
             return False
 
     def finish(self, tx: Transaction, run: RunRow, ending: Ending, **values: object) -> None:
-        """Write the final state of a run, and perhaps other columns of it."""
+        """Write the final state of a run, and perhaps other columns of it; of one that has hooks, in a transaction of its own."""
+        left_over = hooks.close_all(tx, run) if run.has_hooks else 0
         runs.finish_run(tx, run.run_id, ending, now=run.now, **values)
         plans.abandon_rest(tx, run)
         # The transaction may be run again, or undone: `notify` says it.
-        self._endings[run.run_id] = run.workflow, ending
+        self._endings[run.run_id] = run.workflow, ending, left_over
 
-    def _log_ending(self, run_id: RunId, workflow: str, ending: Ending) -> None:
+    def _log_ending(self, run_id: RunId, workflow: str, ending: Ending, left_over: int) -> None:
         level, how, error = logging.INFO, str(ending.status), ending.error
         if ending.status is RunStatus.FAILED and error is not None:
             level = logging.WARNING
             how = f"failed: {failures.outline(error)}. `ckworkflow runs show {run_id}` has the message"
             how += f"\n{failures.with_traceback(error)}" if self.settings.log_tracebacks else ""
+        left = f". Its body has not taken {counted(left_over, 'payload')}" if left_over else ""
         logger.log(
             level,
-            "run %s (%s) %s",
+            "run %s (%s) %s%s",
             run_id,
             workflow,
             how,
+            left,
             extra={"run_id": run_id, "workflow": workflow},
         )
 

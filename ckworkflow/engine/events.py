@@ -1,12 +1,13 @@
 """Events: what the body of a run is told, in which order, and at what time.
 
-An event is a node that is recorded: a step that has ended, a sleep whose time has come; or a request to cancel the run. Whoever continues the body reads all that is
+An event is a node that is recorded: a step that has ended, a sleep whose time has come, a hook that is closed; or what was sent to a
+hook; or a request to cancel the run. Whoever continues the body reads all that is
 new, and takes with it every sleep that is due by then, so that nothing that was noticed late is told late. The order is
 fixed once, here; a replay follows the numbers that it was given.
 
 Where the body has run ahead of a success, a step that comes after it may have begun: then that success is told before all others,
 so that the body comes to what has begun. The others are told in the order in which they happened: a sleep at the time at
-which it was due, a step when it ended, a request when it was made.
+which it was due, a step when it ended, a payload when it was sent, a request when it was made.
 
 Not here: telling the body (`ckworkflow.engine.advance`).
 """
@@ -24,11 +25,12 @@ from ckworkflow.definition.options import OnCancel
 from ckworkflow.engine import failures
 from ckworkflow.engine.called import find_step
 from ckworkflow.model import CANCEL, TIMER, NodeId, NodeKind, NodeStatus
-from ckworkflow.store import events, nodes, records, runs
+from ckworkflow.store import events, hooks, nodes, records, runs
+from ckworkflow.store.hooks import PayloadRow
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
 from ckworkflow.store.runs import Request
-from ckworkflow.tracing import Outcome
+from ckworkflow.tracing import Outcome, Payload
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Event", "News", "is_surprise", "outcome_of", "read_news"]
 
 
-Event = NodeRow | Request
+Happened = NodeRow | PayloadRow
+Event = Happened | Request
 
 
 class News(NamedTuple):
@@ -81,12 +84,15 @@ def read_news(engine: Engine, tx: Transaction, run: RunRow) -> News:
     """Read what the body of a locked run is to be told, and put what is planned out of reach if that holds a surprise."""
     taken = _take_due(engine, tx, run)
     recorded, begun = events.load_news(tx, run.run_id)
-    if len(recorded) > 1:
-        recorded = in_order(recorded, *events.load_begun(tx, run.run_id))
-    rows: Sequence[Event] = recorded
+    happened: Sequence[Happened] = recorded
+    if run.untold_payloads:
+        happened = [*recorded, *hooks.load_untold(tx, run.run_id)]
+    if len(happened) > 1:
+        happened = in_order(happened, *events.load_begun(tx, run.run_id))
+    rows: Sequence[Event] = happened
     request = runs.read_request(tx, run.run_id) if run.has_untold_request else None
     if request is not None:
-        rows = with_request(recorded, request)
+        rows = with_request(happened, request)
     strict = max((place for place, row in enumerate(rows, 1) if is_surprise(row)), default=0)
     if strict:
         events.withhold(tx, run.run_id)
@@ -114,38 +120,51 @@ def _take_due(engine: Engine, tx: Transaction, run: RunRow) -> int | None:
     return run.signals + int(wakes)
 
 
+_SLEEP, _STEP, _PAYLOAD, _CLOSE = range(4)
+"""Of what happened at the same time: the order in which the body is told."""
+_RANKS: Mapping[NodeKind, int] = {NodeKind.SLEEP: _SLEEP, NodeKind.CLOSE: _CLOSE}
+
+
+def happened_at(row: Happened) -> datetime:
+    """When something happened: of a sleep, when it was due."""
+    if isinstance(row, PayloadRow):
+        return row.received_at
+    return (row.due_at if row.kind is NodeKind.SLEEP else None) or row.finished_at or _NEVER
+
+
 def in_order(
-    rows: Collection[NodeRow], begun: Collection[str], fired: Mapping[str, Sequence[str]] = _NO_JOINS
-) -> list[NodeRow]:
+    rows: Collection[Happened], begun: Collection[str], fired: Mapping[str, Sequence[str]] = _NO_JOINS
+) -> list[Happened]:
     """Put events in the order in which the body is told.
 
     Args:
-        rows: The recorded nodes.
+        rows: The recorded nodes, and the payloads.
         begun: The nodes that have begun.
         fired: The joins that have let nodes begin, with these.
     """
 
-    def following(row: NodeRow) -> list[str]:
-        """The nodes after one that have begun."""
+    def following(row: Happened) -> list[str]:
+        """The nodes after a success that have begun."""
+        if isinstance(row, PayloadRow) or row.status is not NodeStatus.COMPLETED:
+            return []
         targets = nodes.load_targets(row.next)
         after = [each for target in targets for each in fired.get(target, (target,))]
         return [each for each in after if each in begun]
 
-    def place(row: NodeRow) -> tuple[object, ...]:
-        is_sleep = row.kind is NodeKind.SLEEP
-        finished_at = row.finished_at or _NEVER
-        if row.status is NodeStatus.COMPLETED and following(row):
-            return 0, finished_at, row.due_at if is_sleep else finished_at, row.position, row.node_id
-        happened_at = (row.due_at if is_sleep else None) or finished_at
-        return 1, happened_at, not is_sleep, row.position, row.node_id
+    def place(row: Happened) -> tuple[object, ...]:
+        if isinstance(row, PayloadRow):
+            return 1, row.received_at, _PAYLOAD, row.number
+        if following(row):
+            return 0, row.finished_at or _NEVER, happened_at(row), row.position, row.node_id
+        return 1, happened_at(row), _RANKS.get(row.kind, _STEP), row.position, row.node_id
 
     found = sorted(rows, key=place)
     # Times are estimates of several processes: what has let something begin is told before it.
-    before: dict[str, list[NodeRow]] = {}
+    before: dict[str, list[Happened]] = {}
     for row in found:
-        for each in following(row) if row.status is NodeStatus.COMPLETED else ():
+        for each in following(row):
             before.setdefault(each, []).append(row)
-    ordered: dict[NodeId, NodeRow] = {}
+    ordered: dict[NodeId, Happened] = {}
     stack = found[::-1]
     while stack:
         row = stack.pop()
@@ -157,28 +176,23 @@ def in_order(
     return list(ordered.values())
 
 
-def with_request(rows: Sequence[NodeRow], request: Request) -> list[Event]:
+def with_request(rows: Sequence[Happened], request: Request) -> list[Event]:
     """Put a request among events that are in order: behind what has happened by then, and what something has begun after."""
-    after = [
-        place
-        for place, row in enumerate(rows, 1)
-        if ((row.due_at if row.kind is NodeKind.SLEEP else None) or row.finished_at or _NEVER)
-        <= request.requested_at
-    ]
+    after = [place for place, row in enumerate(rows, 1) if happened_at(row) <= request.requested_at]
     place = max(after, default=0)
     return [*rows[:place], request, *rows[place:]]
 
 
 def is_surprise(row: Event) -> bool:
     """Whether an event may change the way of tasks that have run ahead, by itself."""
-    if isinstance(row, Request):
+    if not isinstance(row, NodeRow):
         return True
     if row.status is NodeStatus.FAILED or row.cancelled_at is not None:
         return not row.fails_as_value
     return row.kind is NodeKind.SLEEP and row.name == TIMER
 
 
-def outcome_of(row: Event, at: datetime) -> Outcome:
+def outcome_of(row: Event, at: datetime) -> Outcome | Payload:
     """Return an event as the body is told of it.
 
     Args:
@@ -191,6 +205,8 @@ def outcome_of(row: Event, at: datetime) -> Outcome:
     if isinstance(row, Request):
         error = asyncio.CancelledError() if row.reason is None else asyncio.CancelledError(row.reason)
         return Outcome(CANCEL, None, error, at)
+    if isinstance(row, PayloadRow):
+        return Payload(row.number, row.key, codec.loads(row.body), at, row.is_taken)
     if row.cancelled_at is not None:  # whatever it gave
         return Outcome(NodeId(row.node_id), None, asyncio.CancelledError(), at)
     if row.status is NodeStatus.COMPLETED:

@@ -16,6 +16,7 @@ from ckworkflow.engine.advance import advance
 from ckworkflow.engine.answer import Answer, carry_out
 from ckworkflow.engine.cancellation import end_now
 from ckworkflow.engine.claims import claim_next
+from ckworkflow.engine.core import LOOK_DAILY
 from ckworkflow.engine.host import one_by_one
 from ckworkflow.engine.liveness import HOLD
 from ckworkflow.engine.wording import listed
@@ -247,6 +248,8 @@ def _wake_at(
             is_held = row.node_id in carried
             times.append(row.due_at + (settings.redispatch_after if is_held else timedelta()))
     sleeping = [row for row in rows if row.due_at is not None and row.due_at > run.now]
-    if sleeping and len(sleeping) == len([row for row in rows if row.unmet == 0]) and not must_advance:
-        return min(times[1:])  # nothing but sleeps: a year from now is soon enough
+    only_waits = len(sleeping) == len([row for row in rows if row.unmet == 0]) and not must_advance
+    if only_waits and (sleeping or run.has_hooks):
+        # Nothing but sleeps, and payloads to come: a year from now is soon enough.
+        return min(times[1:], default=run.now + LOOK_DAILY)
     return min(times)

@@ -15,11 +15,12 @@ from ckworkflow.definition import Workflow, check_main, registry
 from ckworkflow.engine import budget, failures
 from ckworkflow.engine.answer import Answer, carry_out
 from ckworkflow.engine.bodies import Body
+from ckworkflow.engine.hooks import write_hooks
 from ckworkflow.engine.resolve import has_references
 from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError
 from ckworkflow.model import Ending, NodeKind, RunId, RunStatus
 from ckworkflow.plan import build_plan
-from ckworkflow.store import plans, runs
+from ckworkflow.store import hooks, plans, runs
 from ckworkflow.store.runs import RunRow
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import Trace, Tracer
@@ -96,9 +97,10 @@ def _commit_run(engine: Engine, beginning: _Beginning, trace: Trace | Exception 
     host = engine.host
     choose = choose_plain(host.may_run if host.runs_steps else None)
     try:
-        answer = engine.database.transact_run(
-            run_id, lambda tx: _commit(engine, tx, beginning, trace, choose)
-        )
+        answer = _write(engine, beginning, trace, choose)
+    except hooks.TokenTakenError:  # its first continuation tells the body
+        tracer.close()
+        return _commit_run(engine, beginning, None)
     except BaseException as error:
         tracer.close()
         if isinstance(error, Exception) and runs.was_inserted(error, engine.database, run_id):
@@ -114,6 +116,15 @@ def _commit_run(engine: Engine, beginning: _Beginning, trace: Trace | Exception 
     if here is not None:
         host.run(here)
     return run_id
+
+
+def _write(
+    engine: Engine, beginning: _Beginning, trace: Trace | Exception | None, choose: plans.Choose | None
+) -> Answer:
+    work = lambda tx: _commit(engine, tx, beginning, trace, choose)  # noqa: E731
+    if isinstance(trace, Trace) and trace.hooks.changes:  # written alone: hooks are rows that runs share
+        return engine.database.transact(work)
+    return engine.database.transact_run(beginning.run_id, work)
 
 
 def _first_trace(
@@ -203,7 +214,8 @@ def _commit(
         run_id=run_id, status=RunStatus.PENDING, workflow=workflow.name, source_hash=workflow.source_hash,
         plan=None, wake_at=wake_at, signals=0, seen=0, delivered=0, dispatches=0, epoch=1,
         created_at=beginning.started_at, started_at=None, spins=0, spins_since=None, held=None,
-        told_at=None, last_surprise=None, cancel_requested_at=None, cancel_delivered=None, terminate_at=None, now=now,
+        told_at=None, last_surprise=None, cancel_requested_at=None, cancel_delivered=None, terminate_at=None,
+        untold_payloads=None, now=now,
     )  # fmt: skip
     input_ = codec.dumps(beginning.tree)
     if isinstance(trace, Exception):
@@ -216,19 +228,21 @@ def _commit(
         engine.wake_at(now)
         return Answer()
     end = end_text(trace)
+    values: dict[str, Any] = {}
     if end is not None and trace.end is not None and not trace.end.after:
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at, started_at=now)
+        run = write_hooks(tx, run, trace, values, told=0)
         engine.end_run(tx, run, end)
         return Answer(has_ended=True)
     plan = build_plan(trace)
     runs.insert_run(tx, run, input_=input_, wake_at=wake_at, plan=end)
+    run = write_hooks(tx, run, trace, values, told=0)
     followup = plans.apply_plan(
         tx, run, plan, trace.nodes, epoch=1, told_at=run.body_time, is_new=True, old_joins=[],
         owner=engine.owner, choose=choose,
     )  # fmt: skip
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))
     has_news = followup.wakes_body or followup.ends_run
-    values: dict[str, Any] = {}
     if not followup.ready:
         values.update(status=RunStatus.RUNNING, started_at=now)  # it sleeps, or its first step has begun
     if has_news:
@@ -242,7 +256,7 @@ def _commit(
     values["wake_at"] = wake_at
     body = Body(
         beginning.tracer, 1, int(has_news), 0, run.body_time, set(plan.nodes) - followup.timers.keys(),
-        followup.timers, followup.join_rows, run._replace(**values),
+        followup.timers, followup.join_rows, runs.with_values(run, values),
     )  # fmt: skip
     engine.wake_at(wake_at)
     return Answer(pieces, taken=followup.begun, body=body)

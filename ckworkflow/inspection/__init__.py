@@ -13,10 +13,11 @@ from ckworkflow.inspection.reading import (
     read_steps,
     read_summaries,
 )
-from ckworkflow.inspection.run import RunDetails, RunSummary, StepDetails
+from ckworkflow.inspection.run import OpenHook, RunDetails, RunSummary, StepDetails
 
 __all__ = [
     "Failure",
+    "OpenHook",
     "RunDetails",
     "RunSummary",
     "StepDetails",

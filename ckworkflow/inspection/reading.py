@@ -9,15 +9,16 @@ from ckworkflow import codec
 from ckworkflow.engine import failures, holding, queues
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.inspection.failure import Failure
-from ckworkflow.inspection.run import RunDetails, RunSummary, StepDetails
+from ckworkflow.inspection.run import OpenHook, RunDetails, RunSummary, StepDetails
 from ckworkflow.model import NodeKind, NodeStatus, RunStatus, StepInfo
-from ckworkflow.store import nodes, processes, runs
+from ckworkflow.store import hooks, nodes, processes, runs
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from ckworkflow.engine.core import Engine
     from ckworkflow.model import RunId
+    from ckworkflow.store.hooks import HookRow
     from ckworkflow.store.nodes import NodeRow
     from ckworkflow.store.runs import RunRecord
     from ckworkflow.store.transaction import Transaction
@@ -60,13 +61,15 @@ def read_summaries(
         limit: How many, at most.
     """
 
-    def read(tx: Transaction) -> tuple[datetime, list[tuple[RunRecord, list[NodeRow]]]]:
+    def read(tx: Transaction) -> tuple[datetime, list[tuple[RunRecord, list[NodeRow], list[HookRow]]]]:
         now = engine.database.now(tx)
         records = runs.list_runs(tx, status=status, workflow=workflow, limit=limit)
-        return now, [(record, _live_rows(tx, record)) for record in records]
+        return now, [
+            (record, _live_rows(tx, record), _open_hooks(tx, record, now)) for record in records
+        ]
 
     now, found = engine.database.read(read)
-    return [_summary(record, live, now) for record, live in found]
+    return [_summary(record, live, hooks, now) for record, live, hooks in found]
 
 
 def read_details(engine: Engine, run_id: RunId, *, queue_of: Callable[[str], str | None]) -> RunDetails:
@@ -87,12 +90,16 @@ def read_details(engine: Engine, run_id: RunId, *, queue_of: Callable[[str], str
         rows = nodes.load_nodes(tx, run_id).get()
         waiting = () if record.status.is_final else _waiting(rows, now)
         unconsumed = queues.unconsumed(engine, tx, waiting, queue_of)
-        return _Found(record, rows, now, processes.has_live_worker(tx, now=now), unconsumed)
+        return _Found(
+            record, rows, _open_hooks(tx, record, now), now, processes.has_live_worker(tx, now=now), unconsumed
+        )  # fmt: skip
 
     found = engine.database.read(read)
     record = found.record
     return RunDetails(
-        _summary(record, [row for row in found.rows if row.status in nodes.LIVE], found.now),
+        _summary(
+            record, [row for row in found.rows if row.status in nodes.LIVE], found.hooks, found.now
+        ),
         input=codec.loads(record.input),
         return_value=None if record.output is None else codec.loads(record.output),
         steps=tuple(map(_details, found.rows)),
@@ -107,6 +114,7 @@ class _Found(NamedTuple):
 
     record: RunRecord
     rows: list[NodeRow]
+    hooks: list[HookRow]
     now: datetime
     is_worker_alive: bool
     unconsumed: dict[str, list[str]]
@@ -130,7 +138,13 @@ def _live_rows(tx: Transaction, record: RunRecord) -> list[NodeRow]:
     return nodes.load_nodes(tx, record.run_id, statuses=nodes.LIVE).get()
 
 
-def _summary(record: RunRecord, live: list[NodeRow], now: datetime) -> RunSummary:
+def _open_hooks(tx: Transaction, record: RunRecord, now: datetime) -> list[HookRow]:
+    return hooks.open_hooks(tx, record.run_id, now=now) if record.has_hooks else []
+
+
+def _summary(
+    record: RunRecord, live: list[NodeRow], open_hooks: list[HookRow], now: datetime
+) -> RunSummary:
     """Say how a run stands; `live` are its live nodes."""
     is_final = record.status.is_final
     return RunSummary(
@@ -138,6 +152,11 @@ def _summary(record: RunRecord, live: list[NodeRow], now: datetime) -> RunSummar
         record.workflow,
         record.status,
         sleeping_until=_sleeping_until(live, now) if record.status is RunStatus.RUNNING else None,
+        open_hooks=tuple(
+            OpenHook(row.node_id, row.name, codec.loads(row.metadata), row.created_at, row.expires_at)
+            for row in open_hooks
+        ),
+        is_idle=not is_final and not any(map(_is_busy, live)),
         held_body=None if is_final else holding.read(record.held),
         held_steps=() if is_final else tuple(holding.held_steps(live)),
         failure=_failure(record.error),
@@ -169,14 +188,20 @@ def _failure(stored: str | None) -> Failure | None:
 
 def _sleeping_until(live: Iterable[NodeRow], now: datetime) -> datetime | None:
     """Return when the first of a run's sleeps ends, if it does nothing but sleep."""
-    ends = []
-    for row in live:
-        if row.kind is NodeKind.SLEEP:
-            if row.status is NodeStatus.RUNNING and row.due_at is not None and row.due_at > now:
-                ends.append(row.due_at)
-        elif row.status is NodeStatus.RUNNING or not row.unmet:
-            return None
-    return min(ends, default=None)
+    rows = list(live)
+    if any(map(_is_busy, rows)):
+        return None
+    ends = [
+        row.due_at
+        for row in rows
+        if row.kind is NodeKind.SLEEP and row.status is NodeStatus.RUNNING and row.due_at is not None
+    ]
+    return min((end for end in ends if end > now), default=None)
+
+
+def _is_busy(row: NodeRow) -> bool:
+    """Whether a live node is a step that runs, or could."""
+    return row.kind is NodeKind.STEP and (row.status is NodeStatus.RUNNING or not row.unmet)
 
 
 def _waiting(rows: Iterable[NodeRow], now: datetime) -> list[str]:

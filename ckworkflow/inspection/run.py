@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ckworkflow.engine.holding import Hold, StepHold
     from ckworkflow.inspection.failure import Failure
-    from ckworkflow.model import Json, RunId, RunStatus, StepInfo
+    from ckworkflow.model import Json, NodeId, RunId, RunStatus, StepInfo
 
-__all__ = ["RunDetails", "RunSummary", "StepDetails"]
+__all__ = ["OpenHook", "RunDetails", "RunSummary", "StepDetails"]
+
+
+class OpenHook(NamedTuple):
+    """A hook that takes payloads.
+
+    Attributes:
+        node_id: Its place in the body.
+        name: What it is called.
+        metadata: What the body has said of it, as it is stored.
+        created_at: When it was made, UTC.
+        expires_at: From when on it takes nothing, UTC; `None`: it does not expire.
+    """
+
+    node_id: NodeId
+    name: str
+    metadata: Json
+    created_at: datetime
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +42,8 @@ class RunSummary:
         workflow: The full name of its workflow.
         status: Its state.
         sleeping_until: When the first of its sleeps ends, if it does nothing but sleep.
+        open_hooks: Its hooks that take payloads, in the order in which they were made.
+        is_idle: Whether none of its steps runs, or could.
         held_body: Why its body is not continued, if it is held.
         held_steps: Its steps that are held, in the order of the body, and why.
         failure: Why it failed, or what its body raised when it was cancelled.
@@ -40,6 +60,8 @@ class RunSummary:
     workflow: str
     status: RunStatus
     sleeping_until: datetime | None
+    open_hooks: tuple[OpenHook, ...]
+    is_idle: bool
     held_body: Hold | None
     held_steps: tuple[StepHold, ...]
     failure: Failure | None

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ckworkflow.model import CANCEL, NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import CANCEL, NodeId, NodeKind, NodeStatus, RunId, payload_number
 from ckworkflow.plan import JoinKind
+from ckworkflow.store import hooks
 from ckworkflow.store.nodes import (
     COLUMNS,
     HERE,
@@ -87,11 +88,19 @@ _FIRED = Prepared(
 
 
 def deliver(tx: Transaction, run: RunRow, event_ids: Iterable[NodeId], *, at: datetime) -> int:
-    """Number what the body was told of in one continuation, nodes and `CANCEL`, in that order; return the last number."""
+    """Number what the body was told of in one continuation, nodes, payloads and `CANCEL`, in that order; return the last number."""
     numbers = {event_id: number for number, event_id in enumerate(event_ids, run.delivered + 1)}
     last = run.delivered + len(numbers)
     if (number := numbers.pop(CANCEL, None)) is not None:
         update_run(tx, run.run_id, cancel_delivered=number, cancel_delivered_at=at)
+    if run.untold_payloads:
+        payloads = [
+            (payload, numbers.pop(event_id))
+            for event_id in list(numbers)
+            if (payload := payload_number(event_id)) is not None
+        ]
+        hooks.deliver(tx, run.run_id, payloads, at=at)
+        update_run(tx, run.run_id, untold_payloads=run.untold_payloads - len(payloads))
     if numbers:
         updates = [
             {"b_run": run.run_id, "b_node": node_id, "v_number": number, "v_at": at}

@@ -31,6 +31,16 @@ _POSITIONS = 1_000_000
 Of one continuation and the next, the number of leases grows or that of the events that the body was told: their sum numbers them."""
 
 
+def first_position(epoch: int, told: int) -> int:
+    """The `position` of the first node that a continuation plans.
+
+    Args:
+        epoch: Of its lease.
+        told: How many events the body has got with it.
+    """
+    return (epoch + told) * _POSITIONS
+
+
 class StalePlanError(Exception):
     """A node was claimed between the trace and its commit in another shape: trace again."""
 
@@ -131,7 +141,7 @@ def apply_plan(
     updates: list[Values] = []
     ready: dict[datetime, list[NodeId]] = {}
     """What may begin, by the time from which a sleep among it counts."""
-    traced, first = list(traced), (epoch + told) * _POSITIONS
+    traced, first = list(traced), first_position(epoch, told)
     encoded = {node.node_id: codec.dumps(node.args) for node in traced}
     for index, node in enumerate(traced):
         if node.node_id in timers:
@@ -262,6 +272,8 @@ def _begin(
     after: After | None,
 ) -> bool:
     """Begin a new node that waits for nothing; `False` if more than its own row must be written for that."""
+    if insert["kind"] is NodeKind.CLOSE:
+        return False  # it ends at once
     if insert["kind"] is NodeKind.SLEEP:
         due_at = sleep_end(args, base)
         if due_at <= run.now:
@@ -322,7 +334,10 @@ def _count_unmet(
     }
     after_at: dict[NodeId, datetime] = {}
     unmet = {node_id: node.unmet for node_id, node in plan.nodes.items()}
-    remaining = {join_id: len(join.members - completed.keys()) for join_id, join in plan.joins.items()}
+    remaining = {
+        join_id: join.remaining - len(join.members & completed.keys())
+        for join_id, join in plan.joins.items()
+    }
     for node_id in completed.keys() & plan.nodes.keys():
         for target in plan.nodes[node_id].next:
             if target in unmet:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
+from ckworkflow.store import hooks
 from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import (
@@ -345,6 +346,9 @@ def _begin(
 ) -> None:  # fmt: skip
     rows = [row for asked in beginning for row in asked.get() if not row.unmet]
     for row in sorted(rows, key=lambda row: row.position):
+        if row.kind is NodeKind.CLOSE:
+            _finish_close(tx, run, row, followup)
+            continue
         if row.kind is not NodeKind.SLEEP:
             followup.ready.append(row.node_id)
             followup.rows[row.node_id] = row
@@ -366,6 +370,23 @@ def _begin(
                 is_carried=False,
             )  # fmt: skip
             followup.asleep[row.node_id] = due_at
+
+
+def _finish_close(tx: Transaction, run: RunRow, row: NodeRow, followup: Followup) -> None:
+    """Record that a hook is closed: after all that it has accepted."""
+    last = hooks.last_received(tx, run.run_id) if run.untold_payloads else None
+    at = run.now if last is None else max(run.now, last)
+    update_node(
+        tx,
+        run.run_id,
+        row.node_id,
+        status=NodeStatus.COMPLETED,
+        output="null",
+        started_at=at,
+        finished_at=at,
+    )
+    for _ in feeding(tx, run, load_targets(row.next), base=run.now, followup=followup):
+        pass
 
 
 def release_withheld(tx: Transaction, run: RunRow, followup: Followup) -> None:

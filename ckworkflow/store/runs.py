@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -52,7 +52,13 @@ class RunRow(NamedTuple):
     cancel_requested_at: datetime | None
     cancel_delivered: int | None
     terminate_at: datetime | None
+    untold_payloads: int | None
     now: datetime
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether its body has ever made a hook."""
+        return self.untold_payloads is not None
 
     @property
     def body_time(self) -> datetime:
@@ -82,6 +88,11 @@ class RunRow(NamedTuple):
         return self.has_unread_events and self.held in (None, ONLY_STEPS_HELD)
 
 
+def with_values(run: RunRow, values: Mapping[str, Any]) -> RunRow:
+    """Return a run as it is once these columns are written."""
+    return run._replace(**{name: value for name, value in values.items() if name in RunRow._fields})
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run as a reader sees it."""
@@ -100,6 +111,7 @@ class RunRecord:
     cancel_requested_at: datetime | None
     cancel_reason: str | None
     terminate_at: datetime | None
+    has_hooks: bool
 
 
 def insert_run(
@@ -248,7 +260,7 @@ def list_runs(
 _RECORD = (
     runs.c.id, runs.c.workflow, runs.c.status, runs.c.input, runs.c.output, runs.c.error, runs.c.wake_at,
     runs.c.created_at, runs.c.started_at, runs.c.finished_at, runs.c.held,
-    runs.c.cancel_requested_at, runs.c.cancel_reason, runs.c.terminate_at,
+    runs.c.cancel_requested_at, runs.c.cancel_reason, runs.c.terminate_at, runs.c.untold_payloads.is_not(None),
 )  # fmt: skip
 
 
@@ -284,8 +296,8 @@ _LIVE_OF = sa.select(runs.c.id).where(
 )
 
 
-def read_input(tx: Transaction, run_id: RunId) -> str:
-    """Read the encoded arguments of a run.
+def read_input(tx: Transaction, run_id: RunId) -> tuple[str, str | None]:
+    """Read the encoded arguments of a run, and from what the tokens of its hooks are derived, if any is.
 
     Raises:
         RunNotFoundError: No run has this id.
@@ -293,10 +305,10 @@ def read_input(tx: Transaction, run_id: RunId) -> str:
     row = tx.execute(_INPUT, {"b_run": run_id}).one_or_none()
     if row is None:
         raise RunNotFoundError(run_id)
-    return str(row[0])
+    return str(row[0]), row[1]
 
 
-_INPUT = Prepared(sa.select(runs.c.input).where(_HERE))
+_INPUT = Prepared(sa.select(runs.c.input, runs.c.secret).where(_HERE))
 
 
 def update_run(tx: Transaction, run_id: RunId, **values: object) -> None:

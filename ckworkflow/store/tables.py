@@ -102,6 +102,10 @@ runs = sa.Table(
     sa.Column("cancel_delivered_at", UtcDateTime),
     # When it ends as cancelled if its body has not ended by then. NULL: it has all the time that it needs.
     sa.Column("terminate_at", UtcDateTime),
+    # How many payloads of its hooks the body has not been told. NULL: it has never made a hook.
+    sa.Column("untold_payloads", sa.Integer),
+    # From which the tokens of hooks are derived that the body has given none. NULL: none was.
+    sa.Column("secret", sa.Text),
     # The invariant of the whole project, held by the database itself.
     sa.CheckConstraint(
         "wake_at IS NOT NULL OR status IN ('completed', 'failed', 'cancelled')",
@@ -225,6 +229,77 @@ joins = sa.Table(
     # Of a `wait`: where the body waits, and why it does, in words.
     sa.Column("line", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+)
+
+# Where payloads come in that a run waits for. A hook is a node, too, which is complete with the commit that makes it.
+hooks = sa.Table(
+    "hooks",
+    metadata,
+    sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("node_id", sa.Text, primary_key=True),
+    # By which door payloads come; one kind of door never opens another.
+    sa.Column("namespace", sa.Text, nullable=False),
+    # SHA-256 of the token, which is nowhere here.
+    sa.Column("token_hash", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    # What the body has said of it, for whoever asks for the hook by its token.
+    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    # From then on it takes nothing, and its token is free. NULL: never.
+    sa.Column("expires_at", UtcDateTime),
+    # NULL: it is open.
+    sa.Column("closed_at", UtcDateTime),
+    # A token has at most one open hook.
+    sa.Index(
+        "ux_hooks_open",
+        "namespace",
+        "token_hash",
+        unique=True,
+        sqlite_where=sa.text("closed_at IS NULL"),
+        postgresql_where=sa.text("closed_at IS NULL"),
+    ),
+    # For a payload that is sent again when its hook was closed.
+    sa.Index("ix_hooks_token", "namespace", "token_hash", "created_at"),
+)
+
+# What was sent to the hooks of a run. A payload belongs to the run and the token, and outlives the hook.
+hook_payloads = sa.Table(
+    "hook_payloads",
+    metadata,
+    sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    # The run's `signals` with it: the order in which they came.
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("namespace", sa.Text, nullable=False),
+    sa.Column("token_hash", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    # Of the body, in bytes.
+    sa.Column("size", sa.Integer, nullable=False),
+    # Names one sending: of the same run and token, another with this key is the same.
+    sa.Column("dedup_key", sa.Text),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    # The number under which the body was told of it, and when. NULL: it has not been told yet.
+    sa.Column("delivered", sa.Integer),
+    sa.Column("delivered_at", UtcDateTime),
+    # Whether the body has taken it from its queue.
+    sa.Column("is_taken", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index(
+        "ux_hook_payloads_dedup_key",
+        "run_id",
+        "namespace",
+        "token_hash",
+        "dedup_key",
+        unique=True,
+        sqlite_where=sa.text("dedup_key IS NOT NULL"),
+        postgresql_where=sa.text("dedup_key IS NOT NULL"),
+    ),
+    # What is left in the queues of a run, however long it is.
+    sa.Index(
+        "ix_hook_payloads_untaken",
+        "run_id",
+        "number",
+        sqlite_where=sa.text("is_taken = 0"),
+        postgresql_where=sa.text("NOT is_taken"),
+    ),
 )
 
 processes = sa.Table(

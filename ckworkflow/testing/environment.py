@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ckworkflow.engine.core import Publish
     from ckworkflow.engine.installation import EmbeddedWorker
     from ckworkflow.engine.settings import Settings
-    from ckworkflow.inspection import RunDetails
+    from ckworkflow.inspection import OpenHook, RunDetails
     from ckworkflow.integration import Integration
 
 __all__ = ["Environment", "NotSettledError", "RunWaitsError", "environment"]
@@ -319,6 +319,21 @@ class Environment:
             raise RunWaitsError(run.run_id, self._what_it_waits_for(details))
         return min(asleep)
 
+    async def wait_for_hook(self, run: Run[Any]) -> OpenHook:
+        """Settle, and return the first of the hooks of a run that take payloads.
+
+        Raises:
+            RunWaitsError: It has none.
+            AssertionError: It has ended.
+        """
+        await self.settle()
+        details = self._details(run.run_id)
+        if details.summary.status.is_final:
+            raise AssertionError(f"run {run.run_id} has no hook: it has {details.summary.status}")
+        if not details.summary.open_hooks:
+            raise RunWaitsError(run.run_id, self._what_it_waits_for(details))
+        return details.summary.open_hooks[0]
+
     @contextmanager
     def replaced(self, step: Step[..., Any], function: Callable[..., Any]) -> Iterator[None]:
         """Call another function in place of a step's, inside: `with env.replaced(send, lambda *_: None):`.
@@ -527,6 +542,13 @@ class Environment:
                     )
         if not waits and running and (due := self._next_due()) is not None:
             waits.append((due, f"waits for {', '.join(running)}, which waits for another run"))
+        hooks = [f"{hook.name} ({hook.node_id})" for hook in summary.open_hooks]
+        sending = f"waits for what is sent to hook {' or '.join(hooks)}: resume it"
+        if waits and hooks:
+            due, what = min(waits)
+            return f'{sending}; or {what}: await env.advance("{_roughly(due - now)}")'
+        if hooks and not running:
+            return sending
         if waits:
             due, what = min(waits)
             return f'{what}. Let time pass: await env.advance("{_roughly(due - now)}")'

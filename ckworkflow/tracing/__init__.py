@@ -3,18 +3,37 @@
 from ckworkflow.tracing import ops
 from ckworkflow.tracing.calls import Call, GatherCall, NodeCall, WorkflowCall
 from ckworkflow.tracing.deferred import Deferred, UnresolvableError, holds_part, project, reference
-from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
+from ckworkflow.tracing.hooks import Hook
+from ckworkflow.tracing.nodes import (
+    ClosedHook,
+    End,
+    HookChange,
+    HookChanges,
+    Known,
+    MadeHook,
+    Outcome,
+    Payload,
+    Trace,
+    TracedNode,
+    Wait,
+)
 from ckworkflow.tracing.ops import current, recognise
 from ckworkflow.tracing.tracer import ReplayNeededError, Tracer
 
 __all__ = [
     "Call",
+    "ClosedHook",
     "Deferred",
     "End",
     "GatherCall",
+    "Hook",
+    "HookChange",
+    "HookChanges",
     "Known",
+    "MadeHook",
     "NodeCall",
     "Outcome",
+    "Payload",
     "ReplayNeededError",
     "Trace",
     "TracedNode",

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ckworkflow import codec
 from ckworkflow.errors import ReplayDivergenceError, UnreadableValueError
 from ckworkflow.tracing.deferred import UnresolvableError, project
+from ckworkflow.tracing.nodes import Known, Outcome, Payload
 
 if TYPE_CHECKING:
-    from ckworkflow.model import Json, NodeId, RunId
-    from ckworkflow.tracing.calls import NodeCall
-    from ckworkflow.tracing.nodes import Known, Outcome
+    from ckworkflow.model import Json, NodeId, NodeKind, RunId
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +38,12 @@ class History:
         self.unmet = dict(known)
         self._outcomes: dict[NodeId, Outcome] = {}
 
-    def note(self, outcomes: Iterable[Outcome]) -> None:
+    def note(self, outcomes: Iterable[Outcome | Payload]) -> None:
         """Note what the replay is told: arguments may refer to it."""
-        self._outcomes = {outcome.node_id: outcome for outcome in outcomes}
+        self._outcomes = {each.node_id: each for each in outcomes if isinstance(each, Outcome)}
 
-    def meet(self, node_id: NodeId, call: NodeCall) -> None:
-        """Compare a call with the node that is recorded in its place, if one is.
+    def meet(self, node_id: NodeId, kind: NodeKind, name: str, args: Json) -> Known | None:
+        """Compare what a body does with the node that is recorded in its place, and return that; `None`: none is.
 
         Raises:
             ReplayDivergenceError: It is another one, or has other arguments though the source is the same.
@@ -52,26 +51,27 @@ class History:
         """
         known = self.unmet.pop(node_id, None)
         if known is None:
-            return
-        if (known.kind, known.name) != (call.kind, call.name):
-            raise self._divergence(node_id, known, call.name)
-        if known.args == call.args:
-            return
+            return None
+        if (known.kind, known.name) != (kind, name):
+            raise self._divergence(node_id, known, name)
+        if known.args == args:
+            return known
         try:
-            if self._plain(known.args) == self._plain(call.args):
-                return
+            if self._plain(known.args) == self._plain(args):
+                return known
         except UnresolvableError:
             pass  # a part that a result no longer has: other arguments
         except UnreadableValueError:
             if self._is_same_source:
                 raise
         if self._is_same_source:
-            raise self._divergence(node_id, known, f"{call.name} with other arguments")
+            raise self._divergence(node_id, known, f"{name} with other arguments")
         logger.warning(
             "run %s: the replayed step %s (%s) has other arguments; its recorded result counts",
-            self._run_id, call.name, node_id,
-            extra={"run_id": self._run_id, "node_id": node_id, "step": call.name},
+            self._run_id, name, node_id,
+            extra={"run_id": self._run_id, "node_id": node_id, "step": name},
         )  # fmt: skip
+        return known
 
     def check_met(self, early: Collection[NodeId], *, has_ended: bool) -> None:
         """Check the nodes whose outcome came before the body had come to them: one that was delivered it has met before.

@@ -26,6 +26,7 @@ from ckworkflow.duration import LONGEST
 from ckworkflow.errors import BodyAwaitError, BodyStuckError
 from ckworkflow.tracing.abandon import abandon, holds_no_frames
 from ckworkflow.tracing.calls import Call
+from ckworkflow.tracing.places import line_of
 from ckworkflow.tracing.stuck import where_they_stand
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ class TraceLoop(asyncio.AbstractEventLoop):
         if delay < _TURN_SECONDS:
             self._ready.append(handle)
         elif delay <= LONGEST.total_seconds():
-            line = _line_of(sys._getframe(1))
+            line = line_of(sys._getframe(1))
             key, span = id(handle), timedelta(seconds=round(delay, 6))
             self._timers[key] = self.tracer.set_timer(span, lambda: self._ring(handle), line=line)
         return handle
@@ -327,13 +328,6 @@ class TraceLoop(asyncio.AbstractEventLoop):
         raise self.refuse("a task factory, as of eager tasks", "Make tasks with asyncio.create_task().")
 
 
-def _line_of(frame: FrameType | None) -> int:
-    """The line outside asyncio that a call is for; 0 if the loop itself makes it."""
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _MACHINERY:
-        frame = frame.f_back
-    return 0 if frame is None else frame.f_lineno
-
-
 def _maker_of(frame: FrameType | None) -> FrameType | None:
     """The frame of `asyncio.wait_for` or `as_completed`, if one of them makes a task of what it was given."""
     while frame is not None and frame.f_globals is vars(asyncio.tasks):
@@ -345,7 +339,6 @@ def _maker_of(frame: FrameType | None) -> FrameType | None:
 
 _TURN_SECONDS: Final = 5e-7
 """A timer that is shorter is a turn of the loop: moments are kept in microseconds."""
-_MACHINERY: Final = frozenset({"asyncio", "ckworkflow"})
 _iterator: Final = getattr(asyncio.tasks, "_AsCompletedIterator", None)  # from Python 3.13 on
 _MAKERS: Final = {
     asyncio.wait_for.__code__,

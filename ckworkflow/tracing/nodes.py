@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckworkflow import codec
+from ckworkflow.model import payload_id
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ckworkflow.model import Json, NodeId, NodeKind
+    from ckworkflow.model import HookKey, Json, NodeId, NodeKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,89 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Payload:
+    """What was sent to a hook, as the body is told of it.
+
+    Attributes:
+        number: Its number among those of its run.
+        key: What it was sent to.
+        body: It, encoded.
+        at: The time of the continuation that delivered it.
+        is_taken: Whether the database knows that the body takes it.
+    """
+
+    number: int
+    key: HookKey
+    body: Json
+    at: datetime
+    is_taken: bool = False
+
+    @property
+    def node_id(self) -> NodeId:
+        """What stands for it among the nodes."""
+        return payload_id(self.number)
+
+    @property
+    def error(self) -> None:
+        """None of its own."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeHook:
+    """A hook that a body has made.
+
+    Attributes:
+        node_id: Its place in the body.
+        name: What it is called.
+        args: What a replay must find the same.
+        line: Line of the call in the body's file.
+        key: What it is found by.
+        metadata: What the body has said of it, encoded.
+        expires_at: From when on it takes nothing; `None`: it does not expire.
+    """
+
+    node_id: NodeId
+    name: str
+    args: Json
+    line: int
+    key: HookKey
+    metadata: Json
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedHook:
+    """A hook that a body has closed, or that has expired."""
+
+    node_id: NodeId
+    key: HookKey
+
+
+HookChange = MadeHook | ClosedHook
+
+
+@dataclass(frozen=True, slots=True)
+class HookChanges:
+    """What a body has done with its hooks since it was told something last.
+
+    Attributes:
+        changes: The hooks that it has made and closed, in that order.
+        taken: The numbers of the payloads that it has taken, as far as that is news.
+        secret: From what it has derived tokens, if that was made for it.
+    """
+
+    changes: tuple[HookChange, ...] = ()
+    taken: tuple[int, ...] = ()
+    secret: str | None = None
+
+    @property
+    def makes_hooks(self) -> bool:
+        """Whether a hook was made."""
+        return any(isinstance(change, MadeHook) for change in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A node that the database has and whose shape can no longer change: claimed, or delivered."""
 
@@ -40,6 +124,8 @@ class Known:
     is_delivered: bool
     is_stopping: bool = False
     """Whether the body has cancelled its await while it ran, and waits or has waited for its end."""
+    refusal: BaseException | None = None
+    """Of a hook that could not be made: why."""
 
 
 @dataclass(slots=True)
@@ -80,12 +166,13 @@ class TracedNode:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A boundary: a task of the body can go on once all these nodes are recorded."""
+    """A boundary: a task of the body can go on once all these nodes are recorded; or once a payload comes."""
 
     path: str
     nodes: frozenset[NodeId]
     line: int
     reason: str
+    is_for_payload: bool = False
 
     @property
     def is_of_timer(self) -> bool:
@@ -118,6 +205,7 @@ class Trace:
         end: How it ended, if it did.
         let_go: The nodes that it has come to and wants no longer, and has not been told of.
         stopping: The steps among `nodes` whose await was cancelled while they ran: it is only waited until they have ended.
+        hooks: What the body has done with its hooks.
     """
 
     nodes: tuple[TracedNode, ...]
@@ -125,3 +213,4 @@ class Trace:
     end: End | None
     let_go: frozenset[NodeId] = frozenset()
     stopping: frozenset[NodeId] = frozenset()
+    hooks: HookChanges = field(default_factory=HookChanges)

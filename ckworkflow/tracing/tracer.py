@@ -37,8 +37,9 @@ from ckworkflow.tracing.calls import Call, NodeCall, OtherCall, WorkflowCall
 from ckworkflow.tracing.deferred import Deferred, holds_deferred, reference
 from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
 from ckworkflow.tracing.history import History
+from ckworkflow.tracing.hooks import Hooks
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
-from ckworkflow.tracing.nodes import End, Known, Outcome, Trace, TracedNode, Wait
+from ckworkflow.tracing.nodes import End, Known, Outcome, Payload, Trace, TracedNode, Wait
 from ckworkflow.tracing.stuck import where_they_stand
 from ckworkflow.tracing.tasks import AnyCoroutine, TaskState, Waiter
 
@@ -79,6 +80,7 @@ class Tracer:
         is_same_source: Whether the body is the one that recorded them.
         outruns: How often a surprise has found that the body had run ahead: after each further surprise it waits twice as long
             before it runs ahead again, or each of many would cost a replay.
+        secret: From what the tokens of its hooks are derived; `None`: none has been yet.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Tracer:
         is_same_source: bool = True,
         outruns: int = 0,
         segment_limit: int = SEGMENT_LIMIT,
+        secret: str | None = None,
     ) -> None:
         self.run_id, self.workflow = run_id, workflow
         self.loop = TraceLoop(self)  # type: ignore[abstract]  # `loop` fills in the rest by name
@@ -102,6 +105,7 @@ class Tracer:
         self.is_lost = False
         """Whether it is inside a call of `resume` that nobody waits for any more, and so cannot be closed."""
         self.unawaited = Unawaited(self)
+        self.hooks = Hooks(self, secret)
         self.has_lent = False
         self._body = body
         self._calls = 0
@@ -111,7 +115,7 @@ class Tracer:
         self._limit = segment_limit
         self._root: TraceTask | None = None
         self._beside = TaskState("~", is_stepwise=True)
-        self._coming: dict[NodeId, Outcome] = {}
+        self._coming: dict[NodeId, Outcome | Payload] = {}
         self._early: dict[NodeId, Outcome] = {}
         self.outruns = outruns
         self._patience = min(1 << outruns, LONGEST_PATIENCE) if outruns else 0
@@ -137,9 +141,10 @@ class Tracer:
     # -- the engine's side ------------------------------------------------------------------------
 
     def resume(
-        self, outcomes: Sequence[Outcome] = (), *, strict: int = 0, running: Iterable[NodeId] = ()
-    ) -> Trace:
-        """Tell the body of outcomes, in this order, and run it as far as it goes.
+        self, outcomes: Sequence[Outcome | Payload] = (), *, strict: int = 0,
+        running: Iterable[NodeId] = (),
+    ) -> Trace:  # fmt: skip
+        """Tell the body of outcomes and payloads, in this order, and run it as far as it goes.
 
         Args:
             outcomes: On the first call everything delivered before and everything new; later only what
@@ -160,6 +165,7 @@ class Tracer:
         if self._root is not None and (self._is_outrun(outcomes, strict) or self.has_ended):
             raise ReplayNeededError(strict)
         self.loop.forget_done()
+        self.hooks.begin()
         self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
         self._stoppable.update(running)
         self._is_strict = self._is_strict or strict > 0
@@ -195,6 +201,7 @@ class Tracer:
             self._end,
             let_go,
             frozenset(self.undelivered(self._stopping)),
+            self.hooks.changes,
         )
         if self._end is None and not trace.waits:
             raise self.loop.fail(
@@ -236,7 +243,7 @@ class Tracer:
         if getattr(self, "is_alive", False):
             self.close()
 
-    def _is_outrun(self, outcomes: Sequence[Outcome], strict: int) -> bool:
+    def _is_outrun(self, outcomes: Sequence[Outcome | Payload], strict: int) -> bool:
         """Whether a task has run past an await at which it must stand."""
         if strict:
             return self._has_run_ahead()
@@ -275,9 +282,12 @@ class Tracer:
         if self.loop.fault is not None:
             raise self.loop.fault
 
-    def _deliver(self, outcome: Outcome) -> None:
+    def _deliver(self, outcome: Outcome | Payload) -> None:
         self._now = outcome.at
         self._coming.pop(outcome.node_id, None)
+        if isinstance(outcome, Payload):
+            self.hooks.tell(outcome)
+            return
         if outcome.node_id == CANCEL:
             if self._root is not None:  # which may have ended; then nothing comes of it
                 self._root.cancel(*() if outcome.error is None else outcome.error.args)
@@ -360,6 +370,7 @@ class Tracer:
         for waiter in self.waiters.values():
             if waiter.nodes:
                 yield Wait(waiter.path, frozenset(waiter.nodes), waiter.line, waiter.reason)
+        yield from self.hooks.waits.values()
         if self._ending and not self._is_cut:
             yield Wait(
                 "0", frozenset(self._ending), 0, "the body ends, and others may still be under way"
@@ -440,12 +451,7 @@ class Tracer:
 
     def sleep_call(self, wait: timedelta | datetime, *, frame: FrameType) -> NodeCall:
         """What `sleep` gives back in a body."""
-        tree: Json = (
-            {"seconds": wait.total_seconds()}
-            if isinstance(wait, timedelta)
-            else {"until": wait.astimezone(UTC).isoformat()}
-        )
-        return NodeCall(self, NodeKind.SLEEP, "sleep", tree, frame.f_lineno).made_by(frame)
+        return NodeCall(self, NodeKind.SLEEP, "sleep", _wait_tree(wait), frame.f_lineno).made_by(frame)
 
     def workflow_call(
         self, body: Callable[[], AnyCoroutine], name: str, *, frame: FrameType
@@ -487,19 +493,22 @@ class Tracer:
         return self.place().next_child()
 
     def set_timer(
-        self, delay: timedelta, ring: Callable[[], object], *, line: int
-    ) -> Callable[[], object]:
+        self, wait: timedelta | datetime, ring: Callable[[], object], *, line: int,
+        node_id: NodeId | None = None, reason: str = "a timer runs",
+    ) -> Callable[[], object]:  # fmt: skip
         """Make a durable timer, which begins now; return a function that cancels it.
 
         Args:
-            delay: How long it takes.
+            wait: How long it takes, or until when.
             ring: Called when its time has come.
             line: Line of the body's file that it is for.
+            node_id: Its identity, if it has one already.
+            reason: What it is for, in words.
         """
-        call = NodeCall(self, NodeKind.SLEEP, TIMER, {"seconds": delay.total_seconds()}, line)
+        call = NodeCall(self, NodeKind.SLEEP, TIMER, _wait_tree(wait), line)
         call.use()
-        node = self.add_node(call, self.place().next_node(), after=())
-        waiter = Waiter(self, node.node_id, line, "a timer runs")
+        node = self.add_node(call, node_id or self.place().next_node(), after=())
+        waiter = Waiter(self, node.node_id, line, reason)
 
         def due() -> None:
             waiter.close()
@@ -520,9 +529,7 @@ class Tracer:
         fails_as_value: bool = False,
     ) -> TracedNode:  # fmt: skip
         """Record a call as the node of this identity; settle it if its outcome came before it."""
-        if self._history.unmet:
-            with self._faults():
-                self._history.meet(node_id, call)
+        self.meet(node_id, call.kind, call.name, call.args)
         state = self.place()
         node = TracedNode(
             node_id,
@@ -542,6 +549,17 @@ class Tracer:
         if after is None:
             state.frontier = {node_id}
         return node
+
+    def meet(self, node_id: NodeId, kind: NodeKind, name: str, args: Json) -> Known | None:
+        """Return the node that is recorded in a place of the body, if it is what the body does there; `None`: none is.
+
+        Raises:
+            ReplayDivergenceError: It is something else.
+        """
+        if not self._history.unmet:
+            return None
+        with self._faults():
+            return self._history.meet(node_id, kind, name, args)
 
     def is_alone(self) -> bool:
         """Whether the root task runs, and no other is unfinished."""
@@ -738,6 +756,13 @@ class Tracer:
     def random_bits(self) -> bytes:
         """32 bytes that are the same in every replay."""
         return hashlib.sha256(f"{self.run_id}/{self.state().next_random()}".encode()).digest()
+
+
+def _wait_tree(wait: timedelta | datetime) -> Json:
+    """A length of time, or a moment, as the arguments of a sleep."""
+    if isinstance(wait, timedelta):
+        return {"seconds": wait.total_seconds()}
+    return {"until": wait.astimezone(UTC).isoformat()}
 
 
 def _error_of(task: asyncio.Task[Any]) -> BaseException | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from ckworkflow.life import RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES, Change
+from ckworkflow.life import CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES, Change
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
 
@@ -59,7 +59,13 @@ def _told(what: str, changes: Iterable[Change[object]]) -> set[tuple[str, str, s
     return {(what, str(each.before or "-"), str(each.after or "-")) for each in changes}
 
 
-ALLOWED = _told("run", RUN_CHANGES) | _told("step", STEP_CHANGES) | _told("sleep", SLEEP_CHANGES)  # type: ignore[arg-type]
+ALLOWED = (
+    _told("run", RUN_CHANGES)
+    | _told("step", STEP_CHANGES)
+    | _told("sleep", SLEEP_CHANGES)
+    | _told("hook", HOOK_CHANGES)
+    | _told("close", CLOSE_CHANGES)
+)
 
 
 def check(database: Database) -> None:

@@ -105,13 +105,14 @@ def test_a_schema_that_does_not_fit_stops_the_worker(
     workers = worker_home()
     database = Database(f"sqlite:///{tmp_path / 'runs.sqlite3'}")
     schema.ensure(database)
-    newer = sa.insert(schema_info).values(revision=10, oldest_code=9)
+    needed = schema.CODE_REVISION + 1
+    newer = sa.insert(schema_info).values(revision=needed + 1, oldest_code=needed)
     database.transact(lambda tx: tx.execute(newer))
     database.dispose()
 
     said = refusal(workers, "-P", pool)
     assert (
-        "its revision 10 may be used from code revision 9 on, and this is "
+        f"its revision {needed + 1} may be used from code revision {needed} on, and this is "
         f"{schema.CODE_REVISION}. Upgrade ckworkflow"
     ) in said
 

@@ -89,7 +89,7 @@ def cancel(desk: Desk, run_id: Any, **options: Any) -> bool:
 def request_alone(desk: Desk, run_id: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commit a request, and die before anything follows from it."""
     with monkeypatch.context() as patches:
-        patches.setattr(cancellation, "go_on", lambda *_: None)
+        patches.setattr(cancellation, "go_on_here", lambda *_: None)
         cancel(desk, run_id)
 
 

@@ -92,17 +92,22 @@ def test_a_second_upgrade_changes_nothing(sqlite: Database) -> None:
 
 def test_code_that_is_too_old_for_the_database_says_so_and_stops(sqlite: Database) -> None:
     schema.ensure(sqlite)
-    sqlite.transact(lambda tx: tx.execute(sa.insert(schema_info).values(revision=10, oldest_code=9)))
+    newer = schema.CODE_REVISION + 1
+    sqlite.transact(
+        lambda tx: tx.execute(sa.insert(schema_info).values(revision=newer + 1, oldest_code=newer))
+    )
 
     with pytest.raises(
-        SchemaVersionError, match=r"revision 10 may be used from code revision 9 on.*Upgrade"
+        SchemaVersionError,
+        match=rf"revision {newer + 1} may be used from code revision {newer} on.*Upgrade",
     ):
         schema.ensure(sqlite)
 
 
 def test_code_within_the_range_of_a_newer_database_goes_on(sqlite: Database) -> None:
     schema.ensure(sqlite)
-    sqlite.transact(lambda tx: tx.execute(sa.insert(schema_info).values(revision=9, oldest_code=1)))
+    newer = schema.CODE_REVISION + 1
+    sqlite.transact(lambda tx: tx.execute(sa.insert(schema_info).values(revision=newer, oldest_code=1)))
 
     schema.ensure(sqlite)
 
@@ -374,4 +379,4 @@ def test_two_upgrades_at_once_are_one(old_server: Database) -> None:
 
     assert differences(old_server) == []
     revisions = sa.select(schema_info.c.revision).order_by(schema_info.c.revision)
-    assert old_server.read(lambda tx: tx.execute(revisions).scalars().all()) == [1, 2, 3, 5, 6, 7, 8]
+    assert old_server.read(lambda tx: tx.execute(revisions).scalars().all()) == [1, 2, 3, 5, 6, 7, 8, 9]

@@ -1,0 +1,144 @@
+"""Sending to a hook: one transaction under the lock of its run, and the body goes on here.
+
+A payload that was accepted reaches the body, or is counted as left over: it is in SQL with the `signals` that wake the body, and a
+continuation that has not read it is not the last. It reaches no other run: the hook is looked at again under the lock.
+
+Crash windows: before the commit nothing was sent, and the sender is told so; after it the run's `wake_at` has come, and a
+clock has the body go on. A sender that hears nothing of a commit sends again under the same `dedup_key`, and is accepted once.
+
+Not here: what the body does with it (`ckworkflow.tracing.hooks`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ckworkflow import codec
+from ckworkflow.engine.advance import go_on_here
+from ckworkflow.engine.answer import Answer
+from ckworkflow.errors import HookFullError, HookNotFoundError, RunNotFoundError
+from ckworkflow.model import HookInfo, HookKey
+from ckworkflow.store import hooks, runs
+
+if TYPE_CHECKING:
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.store.hooks import HookRow
+    from ckworkflow.store.transaction import Transaction
+
+__all__ = ["find", "info", "resume"]
+
+
+class Room(NamedTuple):
+    """How much may be left untaken in the hooks of a run.
+
+    Attributes:
+        payloads: How many.
+        size: Their bytes, together.
+        words: Both, for a person.
+    """
+
+    payloads: int
+    size: int
+    words: str
+
+
+ROOM: Final = Room(1_000, 16 * 1024 * 1024, "1,000 payloads, or 16 MB of them,")
+
+
+class _ChangedError(Exception):
+    """The hook that was found has ended, or another has its token by now: look again."""
+
+
+def find(engine: Engine, key: HookKey) -> HookInfo:
+    """Return the open hook of a token.
+
+    Raises:
+        HookNotFoundError: There is none.
+    """
+
+    def look(tx: Transaction) -> HookRow | None:
+        found = hooks.find_open(tx, key)
+        return found if found is not None and found.is_open(engine.database.now(tx)) else None
+
+    found = engine.database.read(look)
+    if found is None:
+        raise HookNotFoundError
+    return info(found)
+
+
+def info(row: HookRow) -> HookInfo:
+    """Return a hook as a reader sees it."""
+    metadata = codec.decode(codec.loads(row.metadata))
+    return HookInfo(row.run_id, row.workflow, row.name, metadata, row.created_at, row.expires_at)
+
+
+def resume(engine: Engine, key: HookKey, body: str, *, dedup_key: str | None) -> HookInfo:
+    """Send a payload; return the hook that has it.
+
+    Args:
+        engine: The engine.
+        key: What the hook is found by.
+        body: The payload, encoded.
+        dedup_key: Names this sending: what was accepted under it before, of the same run and token, is not sent again.
+
+    Raises:
+        HookNotFoundError: No open hook has the token.
+        HookFullError: Its run has too much that its body has not taken.
+        RefusedValueError: The database refuses the payload, since it is too large.
+        DatabaseUnavailableError: The database cannot be reached; nobody knows whether the payload was accepted.
+    """
+    while True:
+        hook, is_repeated = engine.database.read(lambda tx: _look(engine, tx, key, dedup_key))
+        if is_repeated:
+            return info(hook)
+        try:
+            answer = engine.database.transact_run(
+                hook.run_id, partial(_send, engine, hook=hook, key=key, body=body, dedup_key=dedup_key)
+            )
+        except (_ChangedError, RunNotFoundError):
+            continue
+        go_on_here(engine, hook.run_id, hook.workflow, answer)
+        return info(hook)
+
+
+def _look(engine: Engine, tx: Transaction, key: HookKey, dedup_key: str | None) -> tuple[HookRow, bool]:
+    """Find the hook that a payload is for; and whether the payload was accepted before, by one that has ended."""
+    found = hooks.find_open(tx, key)
+    if found is not None and found.is_open(engine.database.now(tx)):
+        return found, False
+    if dedup_key is not None:
+        last = hooks.find_last(tx, key)
+        if last is not None and hooks.was_accepted(tx, last.run_id, key, dedup_key):
+            return last, True
+    raise HookNotFoundError
+
+
+def _send(
+    engine: Engine, tx: Transaction, *, hook: HookRow, key: HookKey, body: str, dedup_key: str | None
+) -> Answer:
+    run = runs.lock_run(tx, hook.run_id, engine.database).get()
+    again = hooks.find_open(tx, key)
+    if (
+        again is None
+        or (again.run_id, again.node_id) != (hook.run_id, hook.node_id)
+        or not again.is_open(run.now)
+    ):
+        raise _ChangedError
+    if dedup_key is not None and hooks.was_accepted(tx, run.run_id, key, dedup_key):
+        return Answer()
+    count, size = hooks.untaken(tx, run.run_id)
+    own = len(body.encode())
+    if count >= ROOM.payloads or size + own > ROOM.size:
+        raise HookFullError(run.run_id, ROOM.words)
+    last = hooks.last_received(tx, run.run_id) if run.untold_payloads else None
+    hooks.add_payload(
+        tx, run, key, number=run.signals + 1, body=body, size=own, dedup_key=dedup_key,
+        # Never before what the body was told, nor before what came earlier.
+        received_at=max(at for at in (run.now, run.body_time, last) if at is not None),
+    )  # fmt: skip
+    runs.update_run(
+        tx, run.run_id, signals=run.signals + 1, untold_payloads=(run.untold_payloads or 0) + 1, wake_at=run.now,
+        spins=0, spins_since=None,  # what it is told now is new
+    )  # fmt: skip
+    return Answer(must_advance=True)
