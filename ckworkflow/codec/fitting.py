@@ -75,8 +75,10 @@ def _is_class(schema: type) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    problems: Any = getattr(error, "errors", None)
-    if callable(problems) and type(error).__module__.startswith("pydantic"):
-        found = problems(include_url=False)
-        return "; ".join(f"{each['msg']} - at `$.{'.'.join(map(str, each['loc']))}`" for each in found)
+    if type(error).__module__.partition(".")[0].startswith("pydantic"):
+        found: Any = error
+        problems = found.errors(include_url=False)
+        return "; ".join(
+            f"{each['msg']} - at `$.{'.'.join(map(str, each['loc']))}`" for each in problems
+        )
     return describe(error)
