@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckworkflow import FatalError, get_run, sleep, step, workflow
+from ckworkflow import FatalError, create_hook, get_run, resume_hook, sleep, step, workflow
 from ckworkflow.hooks import use_step
 from effects import effect, linger
 
@@ -221,6 +221,31 @@ async def cancelled():
     return 0
 
 
+@step(max_retries=0)
+async def tell(label: str, token: str, value: int) -> None:
+    """Send to a hook, once however often this runs."""
+    effect(label)
+    await resume_hook(token, value, dedup_key=use_step().idempotency_key)
+
+
+@workflow
+async def conversation():
+    """The run sends to itself: payloads are taken, left when the hook is closed, and taken from the next one."""
+    async with create_hook(metadata="talk") as hook:
+        total = 0
+        for number in range(2):
+            await tell(f"told {number}", hook.token, number + 1)
+            total += await hook
+        beside, _ = await asyncio.gather(hook.next(), tell("told beside", hook.token, 10))
+        await tell("left", hook.token, 100)
+        await hook.close()
+        total += beside + sum(hook.pending())
+    again = create_hook(hook.token, expires=LONG)
+    async for left in again:
+        total += left
+    return await add("total", total)
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """A workflow and what it must come to.
@@ -286,5 +311,6 @@ FLOWS = {
             in_order=[("charged", "refunded")],
         ),
         Flow(cancelled, 2, _once("first", "gives up", "cleaned up")),
+        Flow(conversation, 213, _once("told 0", "told 1", "told beside", "left", "total")),
     )
 }  # fmt: skip

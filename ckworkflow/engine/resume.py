@@ -11,6 +11,7 @@ Not here: what the body does with it (`ckworkflow.tracing.hooks`).
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,6 +25,7 @@ from ckworkflow.store import hooks, runs
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.store.hooks import HookRow
+    from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
 
 __all__ = ["find", "info", "resume"]
@@ -44,6 +46,9 @@ class Room(NamedTuple):
 
 
 ROOM: Final = Room(1_000, 16 * 1024 * 1024, "1,000 payloads, or 16 MB of them,")
+
+
+JUST_AFTER: Final = timedelta(microseconds=1)
 
 
 class _ChangedError(Exception):
@@ -131,14 +136,22 @@ def _send(
     own = len(body.encode())
     if count >= ROOM.payloads or size + own > ROOM.size:
         raise HookFullError(run.run_id, ROOM.words)
-    last = hooks.last_received(tx, run.run_id) if run.untold_payloads else None
     hooks.add_payload(
         tx, run, key, number=run.signals + 1, body=body, size=own, dedup_key=dedup_key,
-        # Never before what the body was told, nor before what came earlier.
-        received_at=max(at for at in (run.now, run.body_time, last) if at is not None),
+        received_at=_received_at(tx, run),
     )  # fmt: skip
     runs.update_run(
         tx, run.run_id, signals=run.signals + 1, untold_payloads=(run.untold_payloads or 0) + 1, wake_at=run.now,
         spins=0, spins_since=None,  # what it is told now is new
     )  # fmt: skip
     return Answer(must_advance=True)
+
+
+def _received_at(tx: Transaction, run: RunRow) -> datetime:
+    """The time of a payload that comes now: never before what the body was told, nor before what came earlier."""
+    at = max(run.now, run.body_time)
+    if run.untold_payloads and (last := hooks.last_received(tx, run.run_id)) is not None:
+        at = max(at, last)
+    if run.has_untold_request and run.cancel_requested_at is not None:
+        at = max(at, run.cancel_requested_at + JUST_AFTER)
+    return at
