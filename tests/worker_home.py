@@ -162,12 +162,16 @@ class Program:
 
     def ask(self, *request: Any) -> Any:
         """Send a request and read the answer."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        self.begin(*request)
         answer = self._read()
         assert "error" not in answer, f"{answer['error']}\n{self.home.logs()}"
         return answer["value"]
+
+    def begin(self, *request: Any) -> None:
+        """Send a request, and read nothing."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
 
     def leave(self) -> None:
         """Have it end in order, and return once it has begun to."""

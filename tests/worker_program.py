@@ -11,7 +11,15 @@ import sys
 import traceback
 from typing import Any
 
-from ckworkflow import codec, get_run_sync, start, start_sync
+from ckworkflow import (
+    HookFullError,
+    HookNotFoundError,
+    codec,
+    get_run_sync,
+    resume_hook_sync,
+    start,
+    start_sync,
+)
 from ckworkflow.testing import worker
 
 STARTS_AT_ONCE = 64  # so many commands of a busy bot are under way at the same time
@@ -38,6 +46,13 @@ def answer(request: list[Any]) -> Any:
             return get_run_sync(run_id).cancel(**options)
         case ["terminate", run_id]:
             return get_run_sync(run_id).terminate(reason="terminated")
+        case ["resume", token, payload, dedup_key]:
+            try:
+                return resume_hook_sync(token, payload, dedup_key=dedup_key).run_id
+            except HookNotFoundError:
+                return "no hook"
+            except HookFullError:
+                return "full"
     raise ValueError(request)
 
 
