@@ -137,6 +137,28 @@ def sleepers(side: Side, count: int) -> list[float]:
     return [count / seconds, (side.memory() - before) / MEGABYTE]
 
 
+def _taken(name: str) -> Callable[[Side, int], list[float]]:
+    """Milliseconds of something that is done so many times, one after the other."""
+
+    def measure(side: Side, times: int) -> list[float]:
+        taken = side.call(name, times=times, pause=0.05)["seconds"]
+        return [1e3 * median(taken), 1e3 * percentile(taken, 0.95)]
+
+    return measure
+
+
+def _resumes(side: Side, runs: int) -> list[float]:
+    return [runs / side.call("resumes", runs=runs)["seconds"]]
+
+
+def waiters(side: Side, count: int) -> list[float]:
+    """Starts a second, and by how many megabytes the worker has grown."""
+    side.call("waiters", count=WARM_SLEEPERS)
+    before = side.memory()
+    seconds = side.call("waiters", count=count)["seconds"]
+    return [count / seconds, (side.memory() - before) / MEGABYTE]
+
+
 def _idle(side: Side, seconds: int) -> list[float]:
     before = side.processor_seconds()
     time.sleep(seconds)
@@ -191,6 +213,20 @@ WORKLOADS: Sequence[Workload] = (
             Metric("worker grows by", "MB", {RAW: at_most(1)}),
         ],
         sleepers, quick=2000, full=10_000, is_rate=True, is_waiting=True, is_fresh=True,
+    ),
+    Workload(
+        "resume", [Metric("to the next step", "ms", {RAW: at_most(20)}), Metric("to the next step, p95", "ms")],
+        _taken("resume"), quick=50, full=200, peers=(),
+    ),
+    Workload("resumes", [Metric("payloads", "1/s", {RAW: at_least(1000)})], _resumes, quick=500, full=2000, is_rate=True, peers=()),
+    Workload(
+        "waiters",
+        [Metric("starts", "1/s", {RAW: at_least(1000)}), Metric("worker grows by", "MB", {RAW: at_most(1)})],
+        waiters, quick=2000, full=100_000, is_rate=True, is_waiting=True, is_fresh=True, peers=(), is_extra=True,
+    ),
+    Workload(
+        "cancel", [Metric("until it is", "ms", {RAW: at_most(50)}), Metric("until it is, p95", "ms")],
+        _taken("cancel"), quick=50, full=200, peers=(),
     ),
     Workload("idle", [Metric("of one core", "%")], _idle, quick=3, full=10, is_waiting=True, is_extra=True),
 )  # fmt: skip

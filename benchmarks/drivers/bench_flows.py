@@ -7,6 +7,11 @@ import time
 
 from ckworkflow import sleep, step, workflow
 
+try:
+    from ckworkflow import create_hook
+except ImportError:  # an older source, beside which ours is measured
+    create_hook = None  # type: ignore[assignment]
+
 
 @step
 async def noop(number: int) -> int:
@@ -97,3 +102,16 @@ async def sleeper(seconds: float) -> int:
     """Sleep for days."""
     await sleep(seconds)
     return await noop(0)
+
+
+@workflow
+async def answered(token: str) -> float:
+    """Wait for a payload, then read the clock."""
+    await create_hook(token)
+    return await clock()
+
+
+@workflow
+async def waiting(token: str) -> None:
+    """Wait for a payload that never comes."""
+    await create_hook(token)

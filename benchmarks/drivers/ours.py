@@ -16,6 +16,11 @@ import bench_flows as flows
 from protocol import serve
 
 from ckworkflow import Run, start
+
+try:
+    from ckworkflow import resume_hook
+except ImportError:  # an older source, beside which ours is measured
+    resume_hook = None  # type: ignore[assignment]
 from ckworkflow.testing import worker
 
 TIMEOUT_SECONDS = 600.0
@@ -106,6 +111,66 @@ async def sleepers(count: int, seconds: float) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
+async def resume(times: int, pause: float) -> dict[str, list[float]]:
+    """From a payload to the clock of the body's next step, one run at a time."""
+    taken = []
+    for number in range(times):
+        token = f"resume {number} {time.time()}"
+        run = await start(flows.answered, token)
+        await asyncio.sleep(pause)
+        began = time.time()
+        await resume_hook(token, number)
+        taken.append(await run.return_value(TIMEOUT_SECONDS) - began)
+    return {"seconds": taken}
+
+
+async def resumes(runs: int) -> dict[str, float]:
+    """Payloads for many runs that wait, as fast as it goes: seconds until the last one is accepted."""
+    names = [f"resumes {number} {time.time()}" for number in range(runs)]
+    gate = asyncio.Semaphore(STARTS_AT_ONCE)
+
+    async def begin(token: str) -> None:
+        async with gate:
+            await start(flows.answered, token)
+
+    async def send(token: str) -> None:
+        async with gate:
+            await resume_hook(token, 1)
+
+    await asyncio.gather(*map(begin, names))
+    began = time.perf_counter()
+    await asyncio.gather(*map(send, names))
+    return {"seconds": time.perf_counter() - began}
+
+
+async def waiters(count: int) -> dict[str, float]:
+    """Start runs that wait for a payload; keeps nothing of them."""
+    left = iter(range(count))
+    base = time.time()
+
+    async def command() -> None:
+        for number in left:
+            await start(flows.waiting, f"waiter {base} {number}")
+
+    began = time.perf_counter()
+    await asyncio.gather(*[command() for _ in range(STARTS_AT_ONCE)])
+    return {"seconds": time.perf_counter() - began}
+
+
+async def cancel(times: int, pause: float) -> dict[str, list[float]]:
+    """From the request to cancel a run that sleeps until its status says so."""
+    taken = []
+    for _ in range(times):
+        run = await start(flows.sleeper, 86_400.0)
+        await asyncio.sleep(pause)
+        began = time.perf_counter()
+        await run.cancel()
+        while await run.status() != "cancelled":  # noqa: ASYNC110  # what is measured is what a caller sees
+            await asyncio.sleep(0.001)
+        taken.append(time.perf_counter() - began)
+    return {"seconds": taken}
+
+
 def main() -> None:
     """Serve the workloads."""
     logging.basicConfig(level=logging.WARNING)
@@ -113,7 +178,9 @@ def main() -> None:
         if "--embedded" in sys.argv:
             stack.enter_context(worker())
         runner = stack.enter_context(asyncio.Runner())
-        bodies = {f.__name__: f for f in (chains, lone, long, wide, timers, awaits, sleepers)}
+        bodies = {f.__name__: f for f in (
+            chains, lone, long, wide, timers, awaits, sleepers, resume, resumes, waiters, cancel,
+        )}  # fmt: skip
         serve({name: lambda f=f, **k: runner.run(f(**k)) for name, f in bodies.items()})
 
 
