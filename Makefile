@@ -102,6 +102,7 @@ check: $(DEV_READY)
 	$(RUN) mypy
 	$(RUN) pyright --pythonpath $(VENV)/bin/python
 	cd examples/seed_bot && $(RUN) mypy --config-file ../../pyproject.toml .
+	cd examples/patterns && $(RUN) mypy --config-file ../../pyproject.toml .
 	$(RUN) lint-imports
 	$(RUN) python -m pytest -q tests/test_public_names.py
 
