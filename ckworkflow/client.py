@@ -8,16 +8,18 @@ executor may be full of something else, and a body could keep one for good.
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from ckworkflow import inspection, tracing
 from ckworkflow.background import Lost, OffLoop
+from ckworkflow.context import current_step
 from ckworkflow.definition import Workflow, registry
 from ckworkflow.duration import parse_span
 from ckworkflow.engine import cancellation, outcomes
 from ckworkflow.engine.installation import current
-from ckworkflow.engine.start import start_run
+from ckworkflow.engine.start import encode_input, start_run
 from ckworkflow.errors import HookContextError, RunNotFoundError
 from ckworkflow.foreign import show
 from ckworkflow.model import RunId
@@ -25,11 +27,13 @@ from ckworkflow.scrub import scrub_head
 from ckworkflow.store.schema import NoRunsYetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from datetime import timedelta
+    from types import FrameType
 
     from ckworkflow.engine.core import Engine
     from ckworkflow.model import RunStatus, StepInfo
+    from ckworkflow.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,10 @@ _threads = OffLoop(8, "ckworkflow-client")
 
 async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
     """Start a run of a workflow and return once it is committed.
+
+    In the body of a workflow it starts a *child*, with the commit of the continuation: `await run.return_value()` and `await run.cancel()`
+    work there, durably, and if the body is told that it is to be cancelled, so is the child. In a step it starts a run of its own, once
+    however often the attempt is repeated.
 
     Works with the broker down: the run is in SQL, and is published when the broker is back. Never blocks
     the running loop.
@@ -61,9 +69,12 @@ async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) 
         DatabaseUnavailableError: The database cannot be reached or cannot do its work; nothing was started.
         SchemaVersionError: The database's schema does not fit this ckworkflow.
     """
-    _refuse_in_body("start")
-    run_id = await _threads.run_body(lambda lost: _start(workflow, args, kwargs, lost))
-    return Run(run_id)
+    tracer = tracing.current()
+    if tracer is not None:
+        return await _start_child(tracer, workflow, args, kwargs, frame=sys._getframe(1))  # noqa: SLF001  # where the body calls
+    run_id = _id_in_step()
+    found = await _threads.run_body(lambda lost: _start(workflow, args, kwargs, lost, run_id))
+    return Run(found)
 
 
 def start_sync(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncRun[R]:
@@ -73,7 +84,7 @@ def start_sync(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -
         CkWorkflowError: As `start`.
     """
     _refuse_in_body("start_sync")
-    return SyncRun(_start(workflow, args, kwargs))
+    return SyncRun(_start(workflow, args, kwargs, run_id=_id_in_step()))
 
 
 async def get_run(run_id: str) -> Run[Any]:
@@ -218,6 +229,35 @@ class Run(Generic[R]):
         return await _threads.run(lambda: _steps(self.run_id))
 
 
+class _ChildRun(Run[R]):
+    """A run as the body has it that has started it."""
+
+    def __init__(self, child: tracing.Child) -> None:
+        super().__init__(child.run_id)
+        self._child = child
+
+    async def status(self) -> RunStatus:
+        raise _in_step("Run.status")
+
+    async def exists(self) -> bool:
+        raise _in_step("Run.exists")
+
+    async def steps(self) -> list[StepInfo]:
+        raise _in_step("Run.steps")
+
+    async def terminate(self, *, reason: str | None = None) -> bool:  # noqa: ARG002  # refused
+        raise _in_step("Run.terminate")
+
+    def return_value(self, timeout: float | None = None) -> Coroutine[Any, Any, R]:
+        return self._child.return_value(timeout, frame=sys._getframe(1))  # noqa: SLF001  # where the body calls
+
+    def cancel(
+        self, *, reason: str | None = None, grace: str | float | timedelta | None = None
+    ) -> Coroutine[Any, Any, bool]:
+        span = None if grace is None else parse_span(grace)
+        return self._child.cancel(_reason(reason), span, frame=sys._getframe(1))  # noqa: SLF001  # as above
+
+
 class SyncRun(Generic[R]):
     """One execution of a workflow, for sync code: the methods of `Run`, which block.
 
@@ -260,25 +300,42 @@ class SyncRun(Generic[R]):
 
 
 def _refuse_in_body(function: str) -> None:
-    """Refuse what a body must not do: it may run again, and would start another run each time."""
+    """Refuse what a body must not do: it may run again, and would do it each time."""
     if tracing.current() is not None:
-        instead = (
-            "Await the workflow itself (`await other(...)`), which makes it a part of this run, or call it in a @step."
-            if function.startswith("start")
-            else "Call it in a @step and await that."
-        )
-        raise HookContextError(
-            function, f"this is the body of a workflow, which may be run again. {instead}"
-        )
+        raise _in_step(function)
+
+
+def _in_step(function: str) -> HookContextError:
+    instead = (
+        "Use `await start(...)`." if function == "start_sync" else "Call it in a @step and await that."
+    )
+    return HookContextError(
+        function, f"this is the body of a workflow, which may be run again. {instead}"
+    )
 
 
 def _start(
-    workflow: object, args: tuple[Any, ...], kwargs: dict[str, Any], lost: Lost[RunId] | None = None
-) -> RunId:
+    workflow: object, args: tuple[Any, ...], kwargs: dict[str, Any], lost: Lost[RunId] | None = None,
+    run_id: RunId | None = None,
+) -> RunId:  # fmt: skip
     engine = current().engine
-    run_id = start_run(engine, workflow, args, kwargs, lost)
-    engine.worker_look.after_start(engine, run_id)
-    return run_id
+    found = start_run(engine, workflow, args, kwargs, lost, run_id=run_id)
+    engine.worker_look.after_start(engine, found)
+    return found
+
+
+async def _start_child(
+    tracer: Tracer, workflow: Workflow[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], *,
+    frame: FrameType | None,
+) -> Run[R]:  # fmt: skip
+    tree = encode_input(workflow, args, kwargs)
+    return _ChildRun(await tracer.children.start(workflow.name, tree, frame=frame))
+
+
+def _id_in_step() -> RunId | None:
+    """The id of a run that a step starts: the same for each attempt; `None`: no step runs here."""
+    step = current_step.get(None)
+    return None if step is None else step.next_run_id()
 
 
 def _engine(run_id: RunId) -> Engine:

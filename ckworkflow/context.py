@@ -10,19 +10,23 @@ Not here: what stands behind them (`ckworkflow.worker` gives the `Services`).
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckworkflow import tracing
 from ckworkflow.errors import HookContextError
+from ckworkflow.model import RunId
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import discord
 
-    from ckworkflow.model import NodeId, RunId
+    from ckworkflow.model import NodeId
 
 __all__ = [
     "CommandKit",
@@ -108,6 +112,12 @@ class StepContext:
     idempotency_key: str
     started_at: datetime
     services: Services
+    _starts: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False, compare=False)
+
+    def next_run_id(self) -> RunId:
+        """The id of the next run that this attempt starts: the same in each attempt, if it starts them in one order."""
+        place = f"{self.idempotency_key}/{next(self._starts)}"
+        return RunId(hashlib.sha256(place.encode()).hexdigest()[:32])
 
     @property
     def is_cancelled(self) -> bool:

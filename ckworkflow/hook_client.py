@@ -1,9 +1,9 @@
 """Hooks: what a run waits for that somebody outside sends.
 
 The body makes one (`create_hook`, or `create` of what `define_hook` gave) and waits for it; a command, a listener or a step
-sends to its token (`resume_hook`, `resume`).
+sends to its token (`resume_hook`, `resume`). To a webhook (`create_webhook`) anybody sends who has its URL.
 
-Not here: what a hook is to a body (`ckworkflow.tracing.hooks`).
+Not here: what a hook is to a body (`ckworkflow.tracing.hooks`), and who receives what is sent to a URL (`ckworkflow.web`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ckworkflow.errors import HookContextError, HookNotFoundError, HookPayloadEr
 from ckworkflow.foreign import show
 from ckworkflow.model import HookInfo, HookKey, Namespace
 from ckworkflow.store.schema import NoRunsYetError
-from ckworkflow.tracing import Hook
+from ckworkflow.tracing import Hook, Webhook
 from ckworkflow.tracing.hooks import HookSpec
+from ckworkflow.webhook import WebhookRequest, from_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Hook",
     "HookDefinition",
+    "Webhook",
+    "WebhookRequest",
     "create_hook",
+    "create_webhook",
     "define_hook",
     "get_hook",
     "get_hook_sync",
@@ -46,6 +50,8 @@ T = TypeVar("T")
 
 UNTYPED: Final = "hook"
 """What a hook is called that was not defined."""
+WEBHOOK: Final = "webhook"
+"""What a webhook is called."""
 LONGEST_TOKEN = 1_000
 LONGEST_KEY = 200
 """Characters of a dedup key."""
@@ -76,6 +82,33 @@ def create_hook(
     `HookConflictError` is raised where the hook is awaited first, or its `async with` begins: another open hook has the token.
     """
     return _make("create_hook", UNTYPED, lambda value: value, token, metadata, expires, sys._getframe(1))  # noqa: SLF001  # where the body calls
+
+
+def create_webhook(
+    *, metadata: Any = None, expires: str | float | timedelta | datetime | None = None
+) -> Webhook:
+    """Make a hook to which HTTP requests are sent, in the body of a workflow; each one that comes is a `WebhookRequest`.
+
+    Write `async with create_webhook() as hook:`, hand `hook.url` to a step that tells the service, and `request = await hook`.
+
+    Its token cannot be chosen: whoever has the URL can send. Only requests reach it, never `resume_hook`. They are received by
+    `ckworkflow web`, the bot (`workflow_web_port`), or an application of yours (`ckworkflow.web.webhook_app`).
+
+    Args:
+        metadata: As for `create_hook`.
+        expires: As for `create_hook`; after that a request is answered with 404.
+
+    Raises:
+        HookContextError: No body of a workflow is running.
+        InvalidSettingError: `workflow_web_url` is not set, which says where webhooks are found.
+        InvalidDurationError: `expires` is no duration, or not in the future.
+        UnserializableValueError: `metadata` cannot be stored.
+    """
+    made = _make(
+        "create_webhook", WEBHOOK, from_tree, None, metadata, expires, sys._getframe(1), _web_url  # noqa: SLF001  # where the body calls
+    )  # fmt: skip
+    assert isinstance(made, Webhook)
+    return made
 
 
 class HookDefinition(Generic[T]):
@@ -226,6 +259,7 @@ def get_hook_sync(token: str) -> HookInfo:
 def _make(
     function: str, name: str, fit: Callable[[object], Any], token: str | None, metadata: object,
     expires: str | float | timedelta | datetime | None, frame: FrameType,
+    base: Callable[[], str | None] | None = None,
 ) -> Hook[Any]:  # fmt: skip
     tracer = tracing.current()
     if tracer is None:
@@ -236,7 +270,8 @@ def _make(
     wait = None if expires is None else parse_wait(expires)
     checked = None if token is None else _checked("token", token, LONGEST_TOKEN)
     tree = codec.encode(metadata, path="metadata")
-    spec = HookSpec(name, Namespace.CODE, checked, tree, wait, fit)
+    namespace = Namespace.CODE if base is None else Namespace.HTTP
+    spec = HookSpec(name, namespace, checked, tree, wait, fit, base)
     return tracer.hooks.make(spec, frame=frame)
 
 
@@ -264,6 +299,10 @@ def _refuse_in_body(function: str) -> None:
             function,
             "this is the body of a workflow, which may be run again. Call it in a @step and await that.",
         )
+
+
+def _web_url() -> str | None:
+    return current().engine.settings.web.url
 
 
 def _engine() -> Engine:

@@ -15,6 +15,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from ckworkflow.model import NodeStatus, RunStatus
 
 __all__ = [
+    "CHILD_CHANGES",
     "CLOSE_CHANGES",
     "HOOK_CHANGES",
     "RUN_CHANGES",
@@ -109,6 +110,17 @@ HOOK_CHANGES: Final = (
     Change(None, NodeStatus.FAILED, "another hook has its token"),
 )
 """Of a node that is a hook. Whether the hook is open is in its own row."""
+
+CHILD_CHANGES: Final = (
+    Change(None, NodeStatus.RUNNING, "the run is started, with the same commit"),
+    Change(NodeStatus.RUNNING, NodeStatus.COMPLETED, "the run has completed, and said so"),
+    Change(NodeStatus.RUNNING, NodeStatus.FAILED, "the run has failed or was cancelled, and said so"),
+    Change(NodeStatus.RUNNING, NodeStatus.ABANDONED, "the body has ended before it"),
+    Change(NodeStatus.ABANDONED, NodeStatus.RUNNING, "wanted again"),
+    Change(NodeStatus.ABANDONED, NodeStatus.COMPLETED, "wanted again, and the run has completed"),
+    Change(NodeStatus.ABANDONED, NodeStatus.FAILED, "wanted again, and the run has failed or was cancelled"),
+)
+"""Of a node that is a run which the body has started. A request to cancel such a run is a node that is complete at once."""
 
 CLOSE_CHANGES: Final = (
     Change(None, NodeStatus.PLANNED, "traced"),

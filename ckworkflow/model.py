@@ -57,12 +57,17 @@ class NodeRef(NamedTuple):
 
 
 class NodeKind(enum.StrEnum):
-    """What a trace may record. `CLOSE`: a body waits until its hook is closed. Child runs will join these."""
+    """What a trace may record. `CLOSE`: a body waits until its hook is closed. `CHILD`: a run that a body has started.
+
+    `CANCEL`: a body has asked such a run to end.
+    """
 
     STEP = "step"
     SLEEP = "sleep"
     HOOK = "hook"
     CLOSE = "close"
+    CHILD = "child"
+    CANCEL = "cancel"
 
 
 CANCEL: Final = NodeId("cancel")
@@ -71,6 +76,11 @@ CALL_OPTIONS: Final = "options"
 """Under which name the options of one call of a step are stored beside its arguments."""
 TIMER: Final = "timer"
 """The name of a sleep that nobody awaits: a timer of the body's event loop, as of `asyncio.timeout`."""
+
+
+def child_id(run_id: RunId, node_id: NodeId) -> RunId:
+    """The id of the run that the body of another starts at a place: the same in each replay."""
+    return RunId(hashlib.sha256(f"{run_id}/{node_id}/child".encode()).hexdigest()[:32])
 
 
 _PAYLOAD: Final = "payload"
@@ -88,9 +98,10 @@ def payload_number(event_id: NodeId) -> int | None:
 
 
 class Namespace(enum.StrEnum):
-    """By which door payloads come to a hook: `CODE`: `resume_hook` and typed hooks."""
+    """By which door payloads come to a hook: `CODE`: `resume_hook` and typed hooks. `HTTP`: requests to a webhook."""
 
     CODE = "code"
+    HTTP = "http"
 
 
 class HookKey(NamedTuple):
@@ -178,8 +189,8 @@ class StepInfo:
 
     Attributes:
         node_id: Its place in the body: path of asyncio tasks, then ordinal (`0:2`, `0.1:1`).
-        kind: A step or a sleep.
-        name: The registered name of the step; `sleep` for a sleep.
+        kind: A step, a sleep, a hook, a run that the body has started, and so on.
+        name: The registered name of the step, or of the workflow of the run; `sleep` for a sleep; what the hook is called.
         status: See `NodeStatus`.
         attempt: Tries so far; 0 when none has begun.
         due_at: When a sleep ends or a waiting attempt may begin, UTC; else `None`.
@@ -188,6 +199,7 @@ class StepInfo:
         error: One line about the last failure.
         cancelled_at: Since when a step that ran is to stop, UTC: its await was cancelled, or its run has ended; else `None`. What it
             gave all the same is given to nobody.
+        child_run_id: Of a run that the body has started: its id; else `None`.
     """
 
     node_id: NodeId
@@ -200,3 +212,4 @@ class StepInfo:
     finished_at: datetime | None
     error: str | None
     cancelled_at: datetime | None = None
+    child_run_id: RunId | None = None

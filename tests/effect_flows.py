@@ -12,7 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckworkflow import FatalError, create_hook, get_run, resume_hook, sleep, step, workflow
+from ckworkflow import (
+    FatalError,
+    RunCancelledError,
+    create_hook,
+    get_run,
+    resume_hook,
+    sleep,
+    start,
+    step,
+    workflow,
+)
 from ckworkflow.hooks import use_step
 from effects import effect, linger
 
@@ -246,6 +256,24 @@ async def conversation():
     return await add("total", total)
 
 
+@workflow
+async def nap():
+    await sleep(60)
+
+
+@workflow
+async def family():
+    """Two children are waited for, and the third one is asked to end."""
+    one, two, napping = await start(chain), await start(short_sleep), await start(nap)
+    total = sum(await asyncio.gather(one.return_value(), two.return_value()))
+    await napping.cancel(reason="enough")
+    try:
+        await napping.return_value()
+    except RunCancelledError:
+        total += 1000
+    return await add("total", total)
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """A workflow and what it must come to.
@@ -312,5 +340,9 @@ FLOWS = {
         ),
         Flow(cancelled, 2, _once("first", "gives up", "cleaned up")),
         Flow(conversation, 213, _once("told 0", "told 1", "told beside", "left", "total")),
+        Flow(family, 1113, _once("total")),
     )
 }  # fmt: skip
+
+ONLY_CHILDREN = {flow.name: flow for flow in (Flow(nap, None, {}, ends="cancelled"),)}
+"""What only other runs start."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ckworkflow import life
-from ckworkflow.life import CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES
+from ckworkflow.life import CHILD_CHANGES, CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES
 from ckworkflow.store import tables
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def test_the_diagrams_of_the_internals_are_drawn_from_the_tables() -> None:
     drawn = re.findall(
         r"```mermaid\n(.*?)\n```", (ROOT / "docs" / "internals.md").read_text(), re.DOTALL
     )
-    tables = (RUN_CHANGES, STEP_CHANGES, SLEEP_CHANGES, HOOK_CHANGES, CLOSE_CHANGES)
+    tables = (RUN_CHANGES, STEP_CHANGES, SLEEP_CHANGES, HOOK_CHANGES, CLOSE_CHANGES, CHILD_CHANGES)
     assert drawn == [life.diagram(table) for table in tables]
 
 
@@ -83,7 +83,7 @@ def test_the_internals_explain_every_counter() -> None:
         "finished_at",
     }
     seen |= {"run_id", "node_id", "kind", "name", "line", "args"}
-    later = {"key", "attributes", "parent"}
+    later = {"key", "attributes"}
     columns = {column.name for table in (tables.runs, tables.nodes) for column in table.columns}
     assert columns - seen - later == explained & columns
 

@@ -306,8 +306,10 @@ def _step_status(info: StepInfo, *, is_open: bool) -> str:
 def _result(step: StepDetails) -> str:
     """What a step returned, or the last error that it raised."""
     is_returned = step.info.finished_at is not None and step.info.error is None
-    if is_returned and step.info.kind is NodeKind.STEP:
+    if is_returned and step.info.kind in (NodeKind.STEP, NodeKind.CHILD):
         return words.value(step.result)
+    if step.info.child_run_id is not None and step.info.error is None:
+        return f"run {step.info.child_run_id}"
     return step.info.error or "-"
 
 
@@ -369,5 +371,6 @@ def _step(step: StepDetails) -> dict[str, Any]:
         "finished_at": info.finished_at,
         "error": info.error,
         "cancelled_at": info.cancelled_at,
+        "child_run_id": info.child_run_id,
         "result": step.result,
     }

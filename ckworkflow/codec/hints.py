@@ -13,6 +13,8 @@ from typing import Final
 from ckworkflow.codec.classes import builtin_base
 from ckworkflow.foreign import describe
 
+OWN_HINT: Final = "__ckworkflow_hint__"
+"""The attribute of a class of ours that says what to pass in place of its objects."""
 CYCLE: Final = "It contains itself (a cycle): pass a tree, or ids in place of links."
 
 # In this order: a step is callable, a coroutine is an iterator in spirit, an exception may be a mapping.
@@ -43,6 +45,9 @@ def raised(error: BaseException) -> str:
 
 def hint(value: object) -> str:
     """Return what to pass in place of a value; empty when only general advice can be given."""
+    for cls in type(value).__mro__:
+        if OWN_HINT in vars(cls):
+            return str(vars(cls)[OWN_HINT])
     base = builtin_base(type(value))
     if base is not None:
         return f"Only {base.__name__} itself keeps its type: pass {base.__name__}(<path>) instead."

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,6 +29,7 @@ from ckworkflow.engine import failures, holding
 from ckworkflow.engine.answer import Answer, MayRun, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.budget import BodyStoppedError
+from ckworkflow.engine.children import leave_notes, leave_to_children, write_children
 from ckworkflow.engine.events import Event, News, is_surprise, outcome_of, read_news
 from ckworkflow.engine.hooks import write_hooks
 from ckworkflow.engine.start import choose_plain, end_text, make_body
@@ -387,6 +388,7 @@ def _commit(
     delivered = snapshot.deliver(tx, run)
     if news.has_request:
         run = run._replace(cancel_delivered=delivered)
+    orphans = told.trace.orphans if news.has_request else frozenset()
     values: dict[str, Any] = {
         "delivered": delivered,
         "seen": news.signals,
@@ -403,7 +405,7 @@ def _commit(
             plans.refuse_unmet(tx, run, told.met)
     return write_trace(
         engine, tx, run, told.tracer, told.trace, seen=news.signals, values=values,
-        choose=choose_plain(may_run), running=news.running,
+        choose=choose_plain(may_run), running=news.running, orphans=orphans,
     )  # fmt: skip
 
 
@@ -411,7 +413,7 @@ def write_trace(
     engine: Engine, tx: Transaction, run: RunRow, tracer: Tracer, trace: Trace, *, seen: int,
     values: dict[str, Any], is_new: bool = False, choose: plans.Choose | None = None,
     old_joins: JoinRows | None = None, timers: Mapping[NodeId, datetime] | None = None,
-    running: Container[NodeId] | None = None,
+    running: Container[NodeId] | None = None, orphans: Collection[NodeId] = (),
 ) -> Answer:  # fmt: skip
     """Write what a body came to: its plan, or the end of its run.
 
@@ -428,29 +430,31 @@ def write_trace(
         old_joins: The joins that the run has, where that is known.
         timers: With `is_new`, its timers.
         running: The steps that ran when its news was read.
+        orphans: The children that are to be cancelled with it.
     """
     end = end_text(trace)
     if end is not None:
         values["plan"] = end
     delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
-    run = write_hooks(tx, run, trace, values, told=delivered)
+    run = _write_beside(engine, tx, run, trace, values, told=delivered, orphans=orphans)
     is_over = trace.end is not None and not trace.end.after
     if is_over:
         if running is not None and trace.let_go:
             plans.refuse_begun(tx, run, trace.let_go, running)
         runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
-            return Answer(has_ended=True)
+            return Answer(has_ended=True, children=write_children(tx, run, trace, told=delivered))
     plan = build_plan(trace)
     followup = plans.apply_plan(
         tx, run, plan, trace.nodes, epoch=run.epoch, told_at=told_at, told=delivered, is_new=is_new, choose=choose,
         owner=engine.owner, old_joins=old_joins, let_go=trace.let_go, stopping=trace.stopping,
         running=running, timers=timers or {},
     )  # fmt: skip
+    children = write_children(tx, run, trace, told=delivered, planned=plan.nodes)
     if followup.ends_run:
         runs.update_run(tx, run.run_id, **values)
         if engine.end_run(tx, run, end):
-            return Answer(has_ended=True)
+            return Answer(has_ended=True, children=children)
         followup.wakes_body = True
     followup.wakes_body |= is_over  # only the body can work out its result
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(run.epoch) if is_new else None)
@@ -458,7 +462,9 @@ def write_trace(
     signals = run.signals + int(followup.wakes_body)
     if followup.wakes_body:
         values["signals"] = signals
-    wake_at = engine.schedule(tx, run, followup, carried, is_all=is_new, **values)
+    wake_at = engine.schedule(
+        tx, run, followup, carried, is_all=is_new, has_children=bool(children), **values
+    )
     if followup.is_overdue:
         wake_at = run.now  # the clock ends it, which it did not while the body was told
         runs.update_run(tx, run.run_id, wake_at=wake_at)
@@ -469,8 +475,24 @@ def write_trace(
         body.timers = followup.timers
         body.run = runs.with_values(run, {**values, "wake_at": wake_at})
     return Answer(
-        pieces, must_advance=not is_released, taken=followup.begun, body=body, stops=bool(followup.stops)
-    )
+        pieces, must_advance=not is_released, taken=followup.begun, body=body, stops=bool(followup.stops),
+        children=children,
+    )  # fmt: skip
+
+
+def _write_beside(
+    engine: Engine, tx: Transaction, run: RunRow, trace: Trace, values: dict[str, Any], *, told: int,
+    orphans: Collection[NodeId],
+) -> RunRow:  # fmt: skip
+    """Write what a body came to beside its plan, to its hooks and to its children; return the run with it."""
+    run = write_hooks(tx, run, trace, values, told=told)
+    request = runs.read_request(tx, run.run_id) if orphans else None
+    reason = None if request is None else request.reason
+    if not leave_notes(tx, run, trace, told=told, orphans=orphans, reason=reason):
+        return run
+    values["has_notes"] = True
+    engine.owes_notes(run.run_id)
+    return run._replace(has_notes=True)
 
 
 # -- foreseen continuations -----------------------------------------------------------------------
@@ -659,7 +681,8 @@ def _cancel(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot,
     if run.epoch != snapshot.epoch or run.status.is_final or not run.has_untold_request:
         return False
     snapshot.deliver(tx, run)
-    engine.finish(tx, run, Ending(RunStatus.CANCELLED, error=error))
+    run = leave_to_children(tx, run, None)
+    engine.finish(tx, run, Ending(RunStatus.CANCELLED, error=error), has_notes=run.has_notes)
     return True
 
 

@@ -44,6 +44,7 @@ class Answer:
         is_refused: Of a record: nothing was written, or the node feeds nothing any more. The body is not to hear of it.
         retry_in: Of a record: when the attempt is to be repeated by a message; `None`: not by one.
         stops: Steps that run are to stop.
+        children: Runs that the body has started, and of which nothing is known yet.
         unclaimed: Of a recovery: the names of steps that were published before, and are again.
     """
 
@@ -57,6 +58,7 @@ class Answer:
     is_refused: bool = False
     retry_in: timedelta | None = None
     stops: bool = False
+    children: Sequence[RunId] = ()
     unclaimed: Sequence[str] = ()
 
     def decoded(self, engine: Engine, run_id: RunId, workflow: str) -> Answer:
@@ -78,7 +80,7 @@ class Answer:
     def is_only_here(self) -> bool:
         """Whether to run `here` is all that there is to do."""
         return self.here is not None and not (
-            self.pieces or self.must_advance or self.has_ended or self.stops
+            self.pieces or self.must_advance or self.has_ended or self.stops or self.children
         )
 
 
@@ -88,6 +90,11 @@ def carry_out(engine: Engine, run_id: RunId, answer: Answer) -> None:
         engine.bodies.keep(run_id, answer.body)
     if answer.has_ended:
         engine.notify(run_id)
+    if answer.children or engine.takes_notes(run_id):
+        from ckworkflow.engine import notes  # what follows is told by answers again: a circle
+
+        notes.begin(engine, answer.children)
+        notes.deliver(engine, run_id)
     engine.publish(run_id, answer.pieces)
     if answer.stops or (answer.has_ended and any(own == run_id for own, _ in engine.active.copy())):
         engine.host.tell_to_stop()

@@ -464,6 +464,11 @@ def _run_taken(
     return None
 
 
+def finish_record(engine: Engine, tx: Transaction, run: RunRow, followup: Followup) -> Answer:
+    """End a transaction that recorded something else than an attempt: the end of a child, say."""
+    return _finish_record(engine, tx, run, followup, None, frozenset(), {})
+
+
 def _finish_record(
     engine: Engine, tx: Transaction, run: RunRow, followup: Followup, following: Claimed | None,
     carries: frozenset[NodeRef], known: Mapping[NodeId, str],

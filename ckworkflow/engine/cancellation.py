@@ -24,6 +24,7 @@ from ckworkflow.engine import failures
 from ckworkflow.engine.advance import go_on_here
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.called import with_options_of
+from ckworkflow.engine.children import leave_to_children
 from ckworkflow.errors import RunNotFoundError, RunTerminatedError
 from ckworkflow.model import Ending, NodeId, RunId, RunStatus
 from ckworkflow.store import events, hooks, nodes, runs
@@ -128,6 +129,8 @@ def end_now(engine: Engine, tx: Transaction, run: RunRow, reason: str | None = N
     error = None
     if run.status is not RunStatus.PENDING:  # else there is nothing to clean up
         error = failures.dumps(RunTerminatedError(run.run_id))
+    run = leave_to_children(tx, run, reason)
+    values["has_notes"] = run.has_notes
     engine.finish(tx, run, Ending(RunStatus.CANCELLED, error=error), **values)
     return Answer(has_ended=True)
 

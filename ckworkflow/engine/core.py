@@ -30,8 +30,9 @@ from ckworkflow.engine.wording import counted
 from ckworkflow.errors import UnreadableValueError, UnserializableValueError
 from ckworkflow.model import Ending, NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
-from ckworkflow.store import hooks, nodes, plans, records, runs, schema, windows
+from ckworkflow.store import hooks, nodes, notes, plans, records, runs, schema, windows
 from ckworkflow.store.database import Database
+from ckworkflow.store.notes import Note, NoteKind
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import UnresolvableError
 
@@ -126,6 +127,7 @@ class Engine:
         """The steps that this process runs now."""
         self._endings: dict[RunId, tuple[str, Ending, int]] = {}
         """Of the runs that have ended: their workflow, and how many payloads nobody has taken."""
+        self._owing: set[RunId] = set()
         self.last_heartbeat = LastHeartbeat()
         self.detector = FailureDetector(settings.silence, LONGEST_GAP * settings.heartbeat)
         """Of the processes that have died; the clock's thread alone uses it."""
@@ -190,6 +192,17 @@ class Engine:
         if pieces:
             self._publish(run_id, pieces)
 
+    def owes_notes(self, run_id: RunId) -> None:
+        """Note that a run has something to tell another one, if the transaction is committed."""
+        self._owing.add(run_id)
+
+    def takes_notes(self, run_id: RunId) -> bool:
+        """Whether that was noted since the last time."""
+        if run_id not in self._owing:
+            return False
+        self._owing.discard(run_id)
+        return True
+
     def notify(self, run_id: RunId) -> None:
         """Tell waiting callers of this process, and the log, that a run has ended; called after the commit."""
         if (ending := self._endings.pop(run_id, None)) is not None:
@@ -200,6 +213,11 @@ class Engine:
         """Call back when a run must be looked at at a given time; return a function that ends this."""
         self._wakers.append(waker)
         return lambda: self._wakers.remove(waker)
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether a clock of this process looks at runs whose time has come."""
+        return bool(self._wakers)
 
     def wake_at(self, at: datetime) -> None:
         """Tell this process's clock of a time that it may not know yet."""
@@ -232,18 +250,21 @@ class Engine:
         carried: Iterable[NodeId] = (),
         *,
         is_all: bool = False,
+        has_children: bool = False,
         **values: object,
     ) -> datetime:
         """Write when the run must be looked at again, and other columns of it with that.
 
         Only ever earlier than what is there; a time that has passed means that the clock is about to look, and
         works out the rest. With `is_all` there is nothing else under way: a run that only sleeps, or waits for payloads, need not be
-        looked at before its time.
+        looked at before its time. With `has_children` it waits for runs, if for nothing else.
         """
         settings = self.settings
         held = set(carried)
         only_waits = (
-            is_all and not followup.begun and (followup.asleep or (run.has_hooks and not followup.ready))
+            is_all
+            and not followup.begun
+            and (followup.asleep or ((run.has_hooks or has_children) and not followup.ready))
         )
         times = [] if only_waits else [run.now + settings.look_again_after]
         if run.terminate_at is not None:
@@ -359,6 +380,14 @@ class Engine:
     def finish(self, tx: Transaction, run: RunRow, ending: Ending, **values: object) -> None:
         """Write the final state of a run, and perhaps other columns of it; of one that has hooks, in a transaction of its own."""
         left_over = hooks.close_all(tx, run) if run.has_hooks else 0
+        if run.parent is not None:
+            node_id = notes.parent_node(tx, run.run_id)
+            notes.leave(tx, run, [Note(NoteKind.ENDED, run.parent, node_id)])
+            values["has_notes"] = True
+        if run.has_notes or run.is_child:
+            # A clock delivers what is not delivered at once.
+            values["wake_at"] = run.now + self.redispatch_after(0)
+            self.owes_notes(run.run_id)
         runs.finish_run(tx, run.run_id, ending, now=run.now, **values)
         plans.abandon_rest(tx, run)
         # The transaction may be run again, or undone: `notify` says it.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.store.runs import RunRecord
 
-__all__ = ["wait", "wait_on_loop"]
+__all__ = ["error_of", "wait", "wait_on_loop"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,19 +174,29 @@ async def wait_on_loop(
 
 
 def _outcome(record: RunRecord) -> Any:
-    if record.status is RunStatus.COMPLETED:
+    error = error_of(record)
+    if error is None:
         return codec.decode(codec.loads(record.output or "null"))
+    raise error from error.__cause__
+
+
+def error_of(record: RunRecord) -> RunFailedError | RunCancelledError | None:
+    """Return what is raised where the result of a run that has ended is awaited; `None`: it has a result."""
+    if record.status is RunStatus.COMPLETED:
+        return None
     cause = failures.loads(record.error) if record.error else None
+    error: RunFailedError | RunCancelledError
     if record.status is RunStatus.CANCELLED:
         reason = record.cancel_reason
         if record.cancel_requested_at is None and isinstance(cause, asyncio.CancelledError):
             reason = str(cause) or None
-        raise RunCancelledError(
+        error = RunCancelledError(
             record.run_id, record.workflow, reason, is_terminated=isinstance(cause, RunTerminatedError)
-        ) from cause
-    raise RunFailedError(
-        record.run_id, record.workflow, failures.one_line(record.error) or ""
-    ) from cause
+        )
+    else:
+        error = RunFailedError(record.run_id, record.workflow, failures.one_line(record.error) or "")
+    error.__cause__ = cause
+    return error
 
 
 def _why_held(engine: Engine, record: RunRecord) -> str | None:

@@ -127,6 +127,8 @@ def recover(engine: Engine, run_id: RunId) -> None:
 def _follow(engine: Engine, found: Sequence[tuple[RunRow, Answer]], host: Host, spread: Spread) -> None:
     """Do what follows from the commit."""
     for run, answer in found:
+        if run.has_notes:
+            engine.owes_notes(run.run_id)
         if answer.here is not None:
             host.run(answer.here)
         carry_out(engine, run.run_id, answer)
@@ -141,6 +143,7 @@ def _follow(engine: Engine, found: Sequence[tuple[RunRow, Answer]], host: Host, 
 
 def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[tuple[RunRow, Answer]]:
     if run.status.is_final:
+        _look_again(engine, tx, run)
         return run, Answer()
     run_id, followup = run.run_id, Followup()
     if run.terminate_at is not None and run.terminate_at <= run.now:
@@ -207,6 +210,14 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
     return run, Answer(pieces, must_advance=must_advance, here=here, unclaimed=unclaimed)
 
 
+def _look_again(engine: Engine, tx: Transaction, run: RunRow) -> None:
+    """Have an ended run looked at again that has something to tell: ever later, as long as nobody can be told."""
+    if run.has_notes:
+        wake_at = run.now + engine.redispatch_after(run.dispatches)
+        runs.update_run(tx, run.run_id, wake_at=wake_at, dispatches=run.dispatches + 1)
+        engine.wake_at(wake_at)
+
+
 def _redispatch_backoff(engine: Engine, rows: Sequence[NodeRow]) -> int:
     """How many turns a message that was published and not claimed may be late before it is published again.
 
@@ -248,8 +259,10 @@ def _wake_at(
             is_held = row.node_id in carried
             times.append(row.due_at + (settings.redispatch_after if is_held else timedelta()))
     sleeping = [row for row in rows if row.due_at is not None and row.due_at > run.now]
-    only_waits = len(sleeping) == len([row for row in rows if row.unmet == 0]) and not must_advance
-    if only_waits and (sleeping or run.has_hooks):
-        # Nothing but sleeps, and payloads to come: a year from now is soon enough.
+    children = [row for row in rows if row.kind is NodeKind.CHILD]
+    waiting = len(sleeping) + len(children)
+    only_waits = waiting == len([row for row in rows if row.unmet == 0]) and not must_advance
+    if only_waits and not run.has_notes and (waiting or run.has_hooks):
+        # Nothing but sleeps, and what comes by itself: a year from now is soon enough.
         return min(times[1:], default=run.now + LOOK_DAILY)
     return min(times)

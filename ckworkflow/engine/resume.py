@@ -19,7 +19,7 @@ from ckworkflow import codec
 from ckworkflow.engine.advance import go_on_here
 from ckworkflow.engine.answer import Answer
 from ckworkflow.errors import HookFullError, HookNotFoundError, RunNotFoundError
-from ckworkflow.model import HookInfo, HookKey
+from ckworkflow.model import HookInfo, HookKey, RunId
 from ckworkflow.store import hooks, runs
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["find", "info", "resume"]
+__all__ = ["Room", "find", "info", "resume"]
 
 
 class Room(NamedTuple):
@@ -46,6 +46,7 @@ class Room(NamedTuple):
 
 
 ROOM: Final = Room(1_000, 16 * 1024 * 1024, "1,000 payloads, or 16 MB of them,")
+_NO_RUN: Final = RunId("")
 
 
 JUST_AFTER: Final = timedelta(microseconds=1)
@@ -78,7 +79,9 @@ def info(row: HookRow) -> HookInfo:
     return HookInfo(row.run_id, row.workflow, row.name, metadata, row.created_at, row.expires_at)
 
 
-def resume(engine: Engine, key: HookKey, body: str, *, dedup_key: str | None) -> HookInfo:
+def resume(
+    engine: Engine, key: HookKey, body: str, *, dedup_key: str | None, room: Room | None = None
+) -> HookInfo:
     """Send a payload; return the hook that has it.
 
     Args:
@@ -86,6 +89,7 @@ def resume(engine: Engine, key: HookKey, body: str, *, dedup_key: str | None) ->
         key: What the hook is found by.
         body: The payload, encoded.
         dedup_key: Names this sending: what was accepted under it before, of the same run and token, is not sent again.
+        room: How much its run may have untaken with it; `None`: `ROOM`.
 
     Raises:
         HookNotFoundError: No open hook has the token.
@@ -99,7 +103,10 @@ def resume(engine: Engine, key: HookKey, body: str, *, dedup_key: str | None) ->
             return info(hook)
         try:
             answer = engine.database.transact_run(
-                hook.run_id, partial(_send, engine, hook=hook, key=key, body=body, dedup_key=dedup_key)
+                hook.run_id,
+                partial(
+                    _send, engine, hook=hook, key=key, body=body, dedup_key=dedup_key, room=room or ROOM
+                ),
             )
         except (_ChangedError, RunNotFoundError):
             continue
@@ -108,20 +115,27 @@ def resume(engine: Engine, key: HookKey, body: str, *, dedup_key: str | None) ->
 
 
 def _look(engine: Engine, tx: Transaction, key: HookKey, dedup_key: str | None) -> tuple[HookRow, bool]:
-    """Find the hook that a payload is for; and whether the payload was accepted before, by one that has ended."""
+    """Find the hook that a payload is for; and whether the payload was accepted before, by one that has ended.
+
+    It asks the same of the database for a token that was never there as for one of a hook that has ended: whoever measures the
+    time learns nothing.
+    """
+    now = engine.database.now(tx)
     found = hooks.find_open(tx, key)
-    if found is not None and found.is_open(engine.database.now(tx)):
+    if found is not None and found.is_open(now):
         return found, False
     if dedup_key is not None:
         last = hooks.find_last(tx, key)
-        if last is not None and hooks.was_accepted(tx, last.run_id, key, dedup_key):
+        run_id = _NO_RUN if last is None else last.run_id
+        if hooks.was_accepted(tx, run_id, key, dedup_key) and last is not None:
             return last, True
     raise HookNotFoundError
 
 
 def _send(
-    engine: Engine, tx: Transaction, *, hook: HookRow, key: HookKey, body: str, dedup_key: str | None
-) -> Answer:
+    engine: Engine, tx: Transaction, *, hook: HookRow, key: HookKey, body: str, dedup_key: str | None,
+    room: Room,
+) -> Answer:  # fmt: skip
     run = runs.lock_run(tx, hook.run_id, engine.database).get()
     again = hooks.find_open(tx, key)
     if (
@@ -134,8 +148,8 @@ def _send(
         return Answer()
     count, size = hooks.untaken(tx, run.run_id)
     own = len(body.encode())
-    if count >= ROOM.payloads or size + own > ROOM.size:
-        raise HookFullError(run.run_id, ROOM.words)
+    if count >= room.payloads or size + own > room.size:
+        raise HookFullError(run.run_id, room.words)
     hooks.add_payload(
         tx, run, key, number=run.signals + 1, body=body, size=own, dedup_key=dedup_key,
         received_at=_received_at(tx, run),

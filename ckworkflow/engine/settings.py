@@ -4,10 +4,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ckworkflow.definition.options import DiscordErrors
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something may happen: so often at once, and on the average.
+
+    Attributes:
+        count: How often.
+        seconds: In which time.
+    """
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """Settings of webhooks.
+
+    Attributes:
+        url: Where they are found from outside, without a slash at the end; `None`: nowhere.
+        host: The address on which a server of ours listens.
+        port: The port on which the bot listens; `None`: it does not.
+        methods: The methods of requests that are accepted, in capital letters.
+        headers: Names of headers that are kept beside the usual ones, in lower-case letters.
+        dedup_header: The name of the header that names a sending, in lower-case letters; `None`: none does.
+        proxies: Networks whose `X-Forwarded-For` is believed.
+        peer_rate: How many requests an address may send; `None`: any number.
+        token_rate: How many may be sent to a webhook; `None`: any number.
+    """
+
+    url: str | None = None
+    host: str = "127.0.0.1"
+    port: int | None = None
+    methods: tuple[str, ...] = ("POST",)
+    headers: tuple[str, ...] = ()
+    dedup_header: str | None = None
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    peer_rate: Rate | None = Rate(600, 60)
+    token_rate: Rate | None = Rate(120, 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +69,7 @@ class Settings:
         discord_errors: What is made of Discord's errors where a step does not say; as the option of `@step`.
         log_tracebacks: Whether the log quotes messages and tracebacks of failed steps and runs.
         bodies_kept: Bodies that a process keeps alive between continuations; 0 always replays.
+        web: Of webhooks.
     """
 
     database_url: str = "sqlite:///ckworkflow.sqlite3"
@@ -42,6 +84,7 @@ class Settings:
     log_tracebacks: bool = False
     bodies_kept: int = 64
     discord_errors: DiscordErrors = None
+    web: WebSettings = WebSettings()
 
     @property
     def silence(self) -> timedelta:

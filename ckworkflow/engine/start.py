@@ -15,13 +15,13 @@ from ckworkflow.definition import Workflow, check_main, registry
 from ckworkflow.engine import budget, failures
 from ckworkflow.engine.answer import Answer, carry_out
 from ckworkflow.engine.bodies import Body
+from ckworkflow.engine.children import leave_notes, new_run, write_children
 from ckworkflow.engine.hooks import write_hooks
 from ckworkflow.engine.resolve import has_references
 from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError
 from ckworkflow.model import Ending, NodeKind, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import hooks, plans, runs
-from ckworkflow.store.runs import RunRow
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.tracing import Trace, Tracer
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 def start_run(
     engine: Engine, workflow: object, args: tuple[Any, ...], kwargs: Mapping[str, Any],
-    lost: Lost[RunId] | None = None,
+    lost: Lost[RunId] | None = None, *, run_id: RunId | None = None,
 ) -> RunId:  # fmt: skip
     """Commit a new run and publish its first steps.
 
@@ -48,6 +48,7 @@ def start_run(
         kwargs: As `args`.
         lost: Where this thread may be lost to the body: told if it is, and the run is started by what is done in its place
             (`Budget.run_here`).
+        run_id: Its id; a run that has it already is the one that was to be started. `None`: a new one.
 
     Raises:
         NotAWorkflowError: `workflow` is none.
@@ -57,20 +58,33 @@ def start_run(
         DatabaseUnavailableError: Nothing was started.
         SchemaVersionError: This code may not use the database.
     """
-    if not isinstance(workflow, Workflow):
-        raise NotAWorkflowError(workflow)
-    check_main(workflow)
-    workflow.bind(args, dict(kwargs))
-    tree: dict[str, Any] = {
-        "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
-        "kwargs": codec.encode(dict(kwargs), path="kwargs"),
-    }
+    tree = encode_input(workflow, args, kwargs)
+    assert isinstance(workflow, Workflow)
     engine.ensure_schema()
-    run_id = RunId(uuid.uuid4().hex)
+    run_id = run_id or RunId(uuid.uuid4().hex)
     started_at = engine.database.about_now()
     tracer = Tracer(run_id, make_body(workflow, tree), workflow=workflow.name, started_at=started_at)
     beginning = _Beginning(run_id, workflow, tree, tracer, started_at)
     return _commit_run(engine, beginning, _first_trace(engine, beginning, lost))
+
+
+def encode_input(workflow: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the arguments of a run that is to be started, and return them encoded.
+
+    Raises:
+        NotAWorkflowError: `workflow` is none.
+        MainModuleError: It lives in `__main__`.
+        TypeError: The arguments do not fit its signature.
+        UnserializableValueError: An argument cannot be stored.
+    """
+    if not isinstance(workflow, Workflow):
+        raise NotAWorkflowError(workflow)
+    check_main(workflow)
+    workflow.bind(args, dict(kwargs))
+    return {
+        "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
+        "kwargs": codec.encode(dict(kwargs), path="kwargs"),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +224,9 @@ def _commit(
     run_id, workflow = beginning.run_id, beginning.workflow
     now = engine.database.about_now()
     wake_at = now + engine.settings.redispatch_after
-    run = RunRow(
-        run_id=run_id, status=RunStatus.PENDING, workflow=workflow.name, source_hash=workflow.source_hash,
-        plan=None, wake_at=wake_at, signals=0, seen=0, delivered=0, dispatches=0, epoch=1,
-        created_at=beginning.started_at, started_at=None, spins=0, spins_since=None, held=None,
-        told_at=None, last_surprise=None, cancel_requested_at=None, cancel_delivered=None, terminate_at=None,
-        untold_payloads=None, now=now,
-    )  # fmt: skip
+    run = new_run(run_id, workflow.name, now)._replace(
+        source_hash=workflow.source_hash, created_at=beginning.started_at, wake_at=wake_at
+    )
     input_ = codec.dumps(beginning.tree)
     if isinstance(trace, Exception):
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
@@ -232,8 +242,12 @@ def _commit(
     if end is not None and trace.end is not None and not trace.end.after:
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at, started_at=now)
         run = write_hooks(tx, run, trace, values, told=0)
+        children = write_children(tx, run, trace, told=0)
+        if leave_notes(tx, run, trace, told=0, orphans=(), reason=None):
+            run = run._replace(has_notes=True)
+            runs.update_run(tx, run_id, has_notes=True)
         engine.end_run(tx, run, end)
-        return Answer(has_ended=True)
+        return Answer(has_ended=True, children=children)
     plan = build_plan(trace)
     runs.insert_run(tx, run, input_=input_, wake_at=wake_at, plan=end)
     run = write_hooks(tx, run, trace, values, told=0)
@@ -241,6 +255,10 @@ def _commit(
         tx, run, plan, trace.nodes, epoch=1, told_at=run.body_time, is_new=True, old_joins=[],
         owner=engine.owner, choose=choose,
     )  # fmt: skip
+    children = write_children(tx, run, trace, told=0, planned=plan.nodes)
+    if leave_notes(tx, run, trace, told=0, orphans=(), reason=None):
+        values["has_notes"] = True
+        engine.owes_notes(run_id)
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))
     has_news = followup.wakes_body or followup.ends_run
     if not followup.ready:
@@ -248,7 +266,9 @@ def _commit(
     if has_news:
         values.update(signals=1)
     run = run._replace(wake_at=None) if values or followup.asleep else run
-    wake_at = engine.schedule(tx, run, followup, carried, is_all=True, **values)
+    wake_at = engine.schedule(
+        tx, run, followup, carried, is_all=True, has_children=bool(children), **values
+    )
     if has_news:
         # Sleeps that have ended already. Workers run bodies on: the caller of start is not to wait for it.
         wake_at = now
@@ -259,4 +279,4 @@ def _commit(
         followup.timers, followup.join_rows, runs.with_values(run, values),
     )  # fmt: skip
     engine.wake_at(wake_at)
-    return Answer(pieces, taken=followup.begun, body=body)
+    return Answer(pieces, taken=followup.begun, body=body, children=children)

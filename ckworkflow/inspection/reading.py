@@ -10,7 +10,7 @@ from ckworkflow.engine import failures, holding, queues
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.inspection.failure import Failure
 from ckworkflow.inspection.run import OpenHook, RunDetails, RunSummary, StepDetails
-from ckworkflow.model import NodeKind, NodeStatus, RunStatus, StepInfo
+from ckworkflow.model import NodeKind, NodeStatus, RunStatus, StepInfo, child_id
 from ckworkflow.store import hooks, nodes, processes, runs
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def read_steps(engine: Engine, run_id: RunId) -> list[StepInfo]:
         _status(tx, run_id)
         return nodes.load_nodes(tx, run_id).get()
 
-    return [_info(row) for row in engine.database.read(read)]
+    return [_info(run_id, row) for row in engine.database.read(read)]
 
 
 def read_summaries(
@@ -102,7 +102,7 @@ def read_details(engine: Engine, run_id: RunId, *, queue_of: Callable[[str], str
         ),
         input=codec.loads(record.input),
         return_value=None if record.output is None else codec.loads(record.output),
-        steps=tuple(map(_details, found.rows)),
+        steps=tuple(_details(run_id, row) for row in found.rows),
         is_worker_alive=found.is_worker_alive,
         unconsumed_queues={queue: tuple(steps) for queue, steps in found.unconsumed.items()},
         read_at=found.now,
@@ -170,15 +170,16 @@ def _summary(
     )
 
 
-def _details(row: NodeRow) -> StepDetails:
+def _details(run_id: RunId, row: NodeRow) -> StepDetails:
     result = None if row.output is None else codec.loads(row.output)
-    return StepDetails(_info(row), result, _failure(row.error))
+    return StepDetails(_info(run_id, row), result, _failure(row.error))
 
 
-def _info(row: NodeRow) -> StepInfo:
+def _info(run_id: RunId, row: NodeRow) -> StepInfo:
     return StepInfo(
         row.node_id, row.kind, row.name, row.status, row.attempt, row.due_at, row.started_at,
         row.finished_at, failures.one_line(row.error), row.cancelled_at,
+        child_id(run_id, row.node_id) if row.kind is NodeKind.CHILD else None,
     )  # fmt: skip
 
 

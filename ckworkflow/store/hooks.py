@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from ckworkflow import codec
-from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind, NodeStatus, RunId, payload_id
+from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind, RunId, payload_id
+from ckworkflow.store.nodes import insert_done
 from ckworkflow.store.runs import LIVE
-from ckworkflow.store.tables import hook_payloads, hooks, nodes, runs
+from ckworkflow.store.tables import hook_payloads, hooks, runs
 from ckworkflow.store.transaction import Prepared, Row
 from ckworkflow.tracing import ClosedHook, MadeHook
 
@@ -108,18 +109,25 @@ def change(tx: Transaction, run: RunRow, changes: Sequence[HookChange], *, posit
         position: Of the first of the nodes that the body plans with it; hooks come before.
 
     Raises:
-        TokenTakenError: Another hook has the token. Commit nothing.
+        TokenTakenError: Another hook has the token: of several, that which the body meets first. Commit nothing.
     """
-    place = position - HIGHEST_PLACE
+    place, taken = position - HIGHEST_PLACE, list[TokenTakenError]()
     for each in sorted(
         changes, key=lambda change: change.key
     ):  # stable: those of one token stay in order
         if isinstance(each, ClosedHook):
             tx.execute(_CLOSE, {"b_run": run.run_id, "b_node": each.node_id, "v_at": run.now})
             continue
-        _make(tx, run, each)
+        try:
+            _make(tx, run, each)
+        except TokenTakenError as error:
+            taken.append(error)
+            continue
         _insert_node(tx, run, each, None, place)
         place += 1
+    if taken:
+        # What comes after the first of them in the body is not certain: it did not know of it when it went on.
+        raise min(taken, key=lambda error: changes.index(error.made))
 
 
 def refuse(tx: Transaction, run: RunRow, made: MadeHook, *, error: str, position: int) -> None:
@@ -154,15 +162,9 @@ def _make(tx: Transaction, run: RunRow, made: MadeHook) -> None:
 
 
 def _insert_node(tx: Transaction, run: RunRow, made: MadeHook, error: str | None, position: int) -> None:
-    tx.execute(
-        _INSERT_NODE,
-        {
-            "run_id": run.run_id, "node_id": made.node_id, "position": position, "kind": NodeKind.HOOK,
-            "name": made.name, "line": made.line, "generation": run.epoch, "args": codec.dumps(made.args),
-            "status": NodeStatus.COMPLETED if error is None else NodeStatus.FAILED, "unmet": 0, "next": "[]",
-            "output": "null" if error is None else None, "error": error, "delivered": 0, "delivered_at": run.body_time,
-            "created_at": run.now, "started_at": run.now, "finished_at": run.now, "due_at": made.expires_at,
-        },
+    insert_done(
+        tx, run, made.node_id, kind=NodeKind.HOOK, name=made.name, args=codec.dumps(made.args), line=made.line,
+        position=position, error=error, due_at=made.expires_at,
     )  # fmt: skip
 
 
@@ -178,17 +180,6 @@ _INSERT = Prepared(
     )
     .on_conflict_do_nothing()
     .returning(hooks.c.node_id)
-)  # fmt: skip
-_INSERT_NODE = Prepared(
-    sa.insert(nodes).values(
-        {
-            name: sa.bindparam(name)
-            for name in (
-                "run_id", "node_id", "position", "kind", "name", "line", "generation", "args", "status", "unmet",
-                "next", "output", "error", "delivered", "delivered_at", "created_at", "started_at", "finished_at", "due_at",
-            )
-        }
-    )
 )  # fmt: skip
 _CLOSE = Prepared(
     sa.update(hooks).where(*_HERE, hooks.c.closed_at.is_(None)).values(closed_at=sa.bindparam("v_at"))

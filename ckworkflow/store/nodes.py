@@ -17,6 +17,7 @@ from ckworkflow.store.tables import attempts, joins, nodes
 from ckworkflow.store.transaction import Asked, Parameters, Prepared, Row, Rows
 
 if TYPE_CHECKING:
+    from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
 
 LIVE = (NodeStatus.PLANNED, NodeStatus.RUNNING)
@@ -262,6 +263,38 @@ def _update(names: tuple[str, ...]) -> Prepared:
     return Prepared(
         sa.update(nodes).where(HERE).values({name: sa.bindparam(f"v_{name}") for name in names})
     )
+
+
+def insert_done(
+    tx: Transaction, run: RunRow, node_id: NodeId, *, kind: NodeKind, name: str, args: str, line: int, position: int,
+    error: str | None = None, due_at: datetime | None = None,
+) -> None:  # fmt: skip
+    """Add a node that is complete, or has failed, with the commit of the continuation that makes it: no event, and without a number."""
+    tx.execute(
+        _INSERT_DONE,
+        {
+            "run_id": run.run_id, "node_id": node_id, "position": position, "kind": kind, "name": name, "line": line,
+            "generation": run.epoch, "args": args, "status": NodeStatus.COMPLETED if error is None else NodeStatus.FAILED,
+            "unmet": 0, "next": "[]", "output": "null" if error is None else None, "error": error, "delivered": NO_EVENT,
+            "delivered_at": run.body_time, "created_at": run.now, "started_at": run.now, "finished_at": run.now,
+            "due_at": due_at,
+        },
+    )  # fmt: skip
+
+
+NO_EVENT: Final = 0
+"""What `delivered` says of such a node."""
+_INSERT_DONE = Prepared(
+    sa.insert(nodes).values(
+        {
+            name: sa.bindparam(name)
+            for name in (
+                "run_id", "node_id", "position", "kind", "name", "line", "generation", "args", "status", "unmet",
+                "next", "output", "error", "delivered", "delivered_at", "created_at", "started_at", "finished_at", "due_at",
+            )
+        }
+    )
+)  # fmt: skip
 
 
 def add_attempt(

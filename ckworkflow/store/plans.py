@@ -89,7 +89,7 @@ class _Stored:
         """The status of an abandoned node that the body wants after all."""
         if self.finished_at is not None:
             return NodeStatus.FAILED if self.output is None else NodeStatus.COMPLETED
-        has_begun = self.owner is not None or self.kind == NodeKind.SLEEP
+        has_begun = self.owner is not None or self.kind in (NodeKind.SLEEP, NodeKind.CHILD)
         return NodeStatus.RUNNING if has_begun else NodeStatus.PLANNED
 
 
@@ -274,6 +274,9 @@ def _begin(
     """Begin a new node that waits for nothing; `False` if more than its own row must be written for that."""
     if insert["kind"] is NodeKind.CLOSE:
         return False  # it ends at once
+    if insert["kind"] is NodeKind.CHILD:
+        insert.update(status=NodeStatus.RUNNING, started_at=run.now)
+        return True
     if insert["kind"] is NodeKind.SLEEP:
         due_at = sleep_end(args, base)
         if due_at <= run.now:
@@ -295,6 +298,13 @@ def _begin(
         followup.ready.append(row.node_id)
         followup.rows[row.node_id] = row
     return True
+
+
+def insert_let_go(tx: Transaction, run: RunRow, node: TracedNode, *, position: int) -> None:
+    """Add a node that has begun, and that the body has let go of in the same breath."""
+    insert = _insert(run, node, position, run.epoch, codec.dumps(node.args), "[]")
+    insert.update(status=NodeStatus.ABANDONED, started_at=run.now)
+    tx.execute_many(_INSERT_NODES, [insert])
 
 
 def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:

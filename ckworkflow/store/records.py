@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import AttemptOutcome, Ending, NodeId, NodeKind, NodeStatus, RunId
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
 from ckworkflow.store import hooks
 from ckworkflow.store.events import OUT_OF_REACH
@@ -370,6 +370,37 @@ def _begin(
                 is_carried=False,
             )  # fmt: skip
             followup.asleep[row.node_id] = due_at
+
+
+def finish_child(
+    tx: Transaction, run: RunRow, node_id: NodeId, ending: Ending, error: str | None, followup: Followup
+) -> bool:
+    """Record that a run has ended which the body has started; return whether that is news to the body.
+
+    Args:
+        tx: A transaction that has locked the run of the body.
+        run: That run.
+        node_id: The node of the run that has ended.
+        ending: How it has.
+        error: What the body gets, if it has not completed.
+        followup: Gets what that makes possible.
+    """
+    row = load_node(tx, run.run_id, node_id).get()
+    if row is None or row.kind is not NodeKind.CHILD or row.finished_at is not None:
+        return False
+    at = max(run.now, run.body_time)
+    status = NodeStatus.COMPLETED if error is None else NodeStatus.FAILED
+    if row.status is NodeStatus.ABANDONED:
+        status = row.status
+    output = ending.output if error is None else None
+    update_node(tx, run.run_id, node_id, status=status, output=output, error=error, finished_at=at)
+    if row.status is NodeStatus.ABANDONED:
+        return False
+    followup.wakes_body = True  # also if it waits for something else: it is an event
+    if error is None:
+        for _ in feeding(tx, run, load_targets(row.next), base=run.now, followup=followup):
+            pass
+    return True
 
 
 def _finish_close(tx: Transaction, run: RunRow, row: NodeRow, followup: Followup) -> None:

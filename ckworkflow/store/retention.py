@@ -120,6 +120,7 @@ def delete_old_runs(
 def _is_old(before: datetime, statuses: Sequence[RunStatus]) -> Sequence[sa.ColumnElement[bool]]:
     return (
         runs.c.finished_at < before,
+        runs.c.wake_at.is_(None),  # else it has something to tell another run
         runs.c.status.in_([status for status in statuses if status.is_final]),
     )
 

@@ -53,6 +53,8 @@ class RunRow(NamedTuple):
     cancel_delivered: int | None
     terminate_at: datetime | None
     untold_payloads: int | None
+    parent: RunId | None
+    has_notes: bool
     now: datetime
 
     @property
@@ -74,6 +76,11 @@ class RunRow(NamedTuple):
     def has_untold_request(self) -> bool:
         """Whether the run is to be cancelled, and its body has not been told so."""
         return self.cancel_requested_at is not None and self.cancel_delivered is None
+
+    @property
+    def is_child(self) -> bool:
+        """Whether the body of another run has started it."""
+        return self.parent is not None
 
     def look_at(self, at: datetime) -> datetime:
         """The time to look at the run that was to be looked at then: in time to terminate it."""
@@ -123,7 +130,11 @@ def insert_run(
         {
             "id": row.run_id, "workflow": row.workflow, "source_hash": row.source_hash, "status": row.status,
             "input": input_, "wake_at": wake_at, "epoch": row.epoch, "created_at": row.created_at,
-            **{name: values.pop(name, None) for name in ("output", "error", "plan", "started_at", "finished_at")},
+            "parent": row.parent,
+            **{
+                name: values.pop(name, None)
+                for name in ("output", "error", "plan", "started_at", "finished_at", "parent_node")
+            },
             "signals": values.pop("signals", 0),
         },
     )  # fmt: skip
@@ -226,7 +237,7 @@ _INSERT_RUN = Prepared(
             name: sa.bindparam(name)
             for name in (
                 "id", "workflow", "source_hash", "status", "input", "wake_at", "epoch", "created_at", "output",
-                "error", "plan", "started_at", "finished_at", "signals",
+                "error", "plan", "started_at", "finished_at", "signals", "parent", "parent_node",
             )
         }
     )
@@ -339,9 +350,10 @@ def finish_run(
     tx: Transaction, run_id: RunId, ending: Ending, *, now: datetime, **values: object
 ) -> None:
     """Write the final state of a locked run, and perhaps other columns of it."""
+    ended: dict[str, object] = {"wake_at": None, **values}
     update_run(
-        tx, run_id, status=ending.status, output=ending.output, error=ending.error, wake_at=None, finished_at=now,
-        lease_owner=None, lease_until=None, **values,
+        tx, run_id, status=ending.status, output=ending.output, error=ending.error, finished_at=now,
+        lease_owner=None, lease_until=None, **ended,
     )  # fmt: skip
 
 

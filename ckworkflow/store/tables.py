@@ -79,10 +79,14 @@ runs = sa.Table(
     sa.Column("lease_until", UtcDateTime),
     # Raised with each lease, and where a kept body must not go on; fences what is written under a lease.
     sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
-    # Reserved for a later release: nothing reads or writes these three yet.
+    # Reserved for a later release: nothing reads or writes these two yet.
     sa.Column("key", sa.Text),
     sa.Column("attributes", sa.Text),
+    # The run whose body has started this one, and the node there that waits for its end. NULL: none has.
     sa.Column("parent", sa.Text),
+    sa.Column("parent_node", sa.Text),
+    # Whether it has something to tell another run; then it has a `wake_at`, also after its end.
+    sa.Column("has_notes", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
@@ -104,7 +108,7 @@ runs = sa.Table(
     sa.Column("terminate_at", UtcDateTime),
     # How many payloads of its hooks the body has not been told. NULL: it has never made a hook.
     sa.Column("untold_payloads", sa.Integer),
-    # From which the tokens of hooks are derived that the body has given none. NULL: none was.
+    # From which the tokens of hooks are derived that the body has given none, and the URLs of webhooks. NULL: none was.
     sa.Column("secret", sa.Text),
     # The invariant of the whole project, held by the database itself.
     sa.CheckConstraint(
@@ -300,6 +304,21 @@ hook_payloads = sa.Table(
         sqlite_where=sa.text("is_taken = 0"),
         postgresql_where=sa.text("NOT is_taken"),
     ),
+)
+
+# What a run has to tell another one: no transaction changes two runs that exist.
+notes = sa.Table(
+    "notes",
+    metadata,
+    sa.Column("sender", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),  # ended, cancel
+    sa.Column("receiver", sa.Text, primary_key=True),
+    # Of an end: the node of the receiver that waits for it.
+    sa.Column("node_id", sa.Text),
+    # Of a request to cancel.
+    sa.Column("reason", sa.Text),
+    sa.Column("grace_seconds", sa.Float),
+    sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
 processes = sa.Table(

@@ -61,6 +61,8 @@ LATEST_YEAR = 5999
 SETTLE_SECONDS = 30.0
 """How long steps may run, in real time, until the test is told which."""
 MOST_CRASHES = 10_000
+MOST_RUNS = 1_000
+"""That a workflow may have started before its own start is known."""
 
 
 class RunWaitsError(AssertionError):
@@ -479,10 +481,10 @@ class Environment:
             run_id = start_run(self._running.engine, workflow, args, kwargs)
         except Crash:
             await self._crash()
-            begun = self._running.engine.database.read(lambda tx: runs.list_runs(tx, limit=1))
+            begun = self._running.engine.database.read(lambda tx: runs.list_runs(tx, limit=MOST_RUNS))
             # If nothing was started, nobody was told so.
             run_id = (
-                begun[0].run_id if begun else start_run(self._running.engine, workflow, args, kwargs)
+                begun[-1].run_id if begun else start_run(self._running.engine, workflow, args, kwargs)
             )
         while (outcome := await self._ended(run_id)) is None:
             pass

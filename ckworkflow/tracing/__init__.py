@@ -2,9 +2,11 @@
 
 from ckworkflow.tracing import ops
 from ckworkflow.tracing.calls import Call, GatherCall, NodeCall, WorkflowCall
+from ckworkflow.tracing.children import Child
 from ckworkflow.tracing.deferred import Deferred, UnresolvableError, holds_part, project, reference
-from ckworkflow.tracing.hooks import Hook
+from ckworkflow.tracing.hooks import Hook, Webhook
 from ckworkflow.tracing.nodes import (
+    CancelledChild,
     ClosedHook,
     End,
     HookChange,
@@ -22,6 +24,8 @@ from ckworkflow.tracing.tracer import ReplayNeededError, Tracer
 
 __all__ = [
     "Call",
+    "CancelledChild",
+    "Child",
     "ClosedHook",
     "Deferred",
     "End",
@@ -40,6 +44,7 @@ __all__ = [
     "Tracer",
     "UnresolvableError",
     "Wait",
+    "Webhook",
     "WorkflowCall",
     "current",
     "holds_part",

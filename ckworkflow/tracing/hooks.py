@@ -10,14 +10,11 @@ Not here: the rows (`ckworkflow.store.hooks`), and sending (`ckworkflow.engine.h
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
-import secrets
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar, cast
 
 from ckworkflow import codec
 from ckworkflow.duration import parse_wait
@@ -25,12 +22,15 @@ from ckworkflow.errors import (
     HookClosedError,
     HookExpiredError,
     InvalidDurationError,
+    InvalidSettingError,
     UnreadableValueError,
 )
 from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind
 from ckworkflow.tracing.calls import NodeCall, OtherCall
+from ckworkflow.tracing.derived import Derived
 from ckworkflow.tracing.nodes import ClosedHook, HookChange, HookChanges, MadeHook, Payload, Wait
 from ckworkflow.tracing.places import line_of
+from ckworkflow.webhook import WebhookRequest
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from ckworkflow.model import Json
     from ckworkflow.tracing.tracer import Tracer
 
-__all__ = ["Hook", "HookSpec", "Hooks"]
+__all__ = ["Hook", "HookSpec", "Hooks", "Webhook"]
 
 T = TypeVar("T")
 
-_TOKEN_BYTES = 16
+URL_SETTING: Final = "workflow_web_url"
+_NO_URL: Final = "create_webhook() needs it: it says where your webhooks are found from outside, such as 'https://bot.example.com/hooks'"
 
 
 class HookSpec(NamedTuple):
@@ -55,6 +56,7 @@ class HookSpec(NamedTuple):
         metadata: What is said of it, encoded.
         expires: After which time, or when, it takes nothing any more; `None`: never.
         fit: Makes what the body gets of a payload; raises `HookPayloadError`.
+        base: Of a webhook: says where webhooks are found, if that is configured.
     """
 
     name: str
@@ -63,6 +65,7 @@ class HookSpec(NamedTuple):
     metadata: Json
     expires: timedelta | datetime | None
     fit: Callable[[object], Any]
+    base: Callable[[], str | None] | None = None
 
 
 class HookCall(OtherCall):
@@ -131,12 +134,12 @@ class Hooks:
 
     Args:
         tracer: The body's.
-        secret: From what tokens are derived; `None`: none has been yet.
+        secret: From what tokens and the URLs of webhooks are derived (`Derived`); `None`: nothing was yet.
     """
 
     def __init__(self, tracer: Tracer, secret: str | None) -> None:
         self.tracer = tracer
-        self._secret, self._is_secret_new = secret, False
+        self._derived = Derived(secret)
         self._queues: dict[HookKey, _Queue] = {}
         self._changes: list[HookChange] = []
         self._taken: list[int] = []
@@ -147,23 +150,23 @@ class Hooks:
         """Forget the changes: they are committed, or this body would have been closed."""
         self._changes.clear()
         self._taken.clear()
-        self._is_secret_new = False
+        self._derived.begin()
 
     @property
     def changes(self) -> HookChanges:
         """What the body has done since `begin`."""
-        secret = self._secret if self._is_secret_new else None
-        return HookChanges(tuple(self._changes), tuple(self._taken), secret)
+        return HookChanges(tuple(self._changes), tuple(self._taken), self._derived.news)
 
     def tell(self, payload: Payload) -> None:
         """Give the body a payload."""
         self.queue(payload.key).put(payload)
 
     def make(self, spec: HookSpec, *, frame: FrameType) -> Hook[Any]:
-        """Make a hook.
+        """Make a hook; one whose specification has a base is a `Webhook`.
 
         Raises:
             InvalidDurationError: It would have expired by now.
+            InvalidSettingError: It is a webhook, and nothing says where webhooks are found.
         """
         state, now = self.tracer.place(), self.tracer.now()
         until = now + spec.expires if isinstance(spec.expires, timedelta) else spec.expires
@@ -173,12 +176,15 @@ class Hooks:
             )
         # Both at the call, whenever the hook is made: in each replay they are the same.
         node_id, timer_id = state.next_node(), None if until is None else state.next_node()
-        token = self._derive(node_id) if spec.token is None else spec.token
+        token = self._derived.token(node_id) if spec.token is None else spec.token
+        base = None if spec.base is None else self._derived.base(spec.base)
+        if spec.base is not None and base is None:
+            raise InvalidSettingError(URL_SETTING, None, _NO_URL)
         expires_at = None if until is None else until.astimezone(UTC)
         hook = Source(self, spec, node_id, timer_id, token, expires_at, frame.f_lineno)
         if self.tracer.is_settled(state):
             hook.make()
-        return Hook(hook)
+        return Hook(hook) if base is None else Webhook(hook, base)
 
     def queue(self, key: HookKey) -> _Queue:
         """The queue of a token."""
@@ -211,13 +217,6 @@ class Hooks:
         """Note that it waits no longer."""
         self.waits.pop(id(future), None)
 
-    def _derive(self, node_id: NodeId) -> str:
-        """128 bits that are the same in every replay, and that nobody guesses who does not know the secret."""
-        if self._secret is None:
-            self._secret, self._is_secret_new = secrets.token_hex(_TOKEN_BYTES), True
-        digest = hmac.digest(self._secret.encode(), node_id.encode(), "sha256")[:_TOKEN_BYTES]
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
 
 class Hook(Generic[T]):
     """A place where a run gets what somebody outside sends to its token; what `create_hook` and `define_hook(...).create` make.
@@ -226,6 +225,7 @@ class Hook(Generic[T]):
     """
 
     __slots__ = ("_source",)
+    __ckworkflow_hint__ = "Pass <path>.token, and send to that with resume_hook."
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -304,6 +304,28 @@ class Hook(Generic[T]):
 
     async def __aexit__(self, *_: object) -> None:
         await self._source.leave()
+
+
+class Webhook(Hook[WebhookRequest]):
+    """A hook to which HTTP requests are sent; what `create_webhook` makes.
+
+    It is awaited, iterated and closed as any `Hook`, and gives `WebhookRequest` objects.
+    """
+
+    __slots__ = ("_base",)
+    __ckworkflow_hint__ = "Pass <path>.url."
+
+    def __init__(self, source: Source, base: str) -> None:
+        super().__init__(source)
+        self._base = base
+
+    @property
+    def url(self) -> str:
+        """Where requests are sent: `workflow_web_url`, a slash and the token. It is a secret: whoever has it can send.
+
+        It never changes, also if the setting does: a webhook that is made after that has the new address.
+        """
+        return f"{self._base}/{self.token}"
 
 
 class Source:

@@ -9,7 +9,7 @@ from ckworkflow import codec
 from ckworkflow.model import payload_id
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from ckworkflow.model import HookKey, Json, NodeId, NodeKind
 
@@ -115,6 +115,29 @@ class HookChanges:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelledChild:
+    """A run that a body has started, and has asked to end.
+
+    Attributes:
+        node_id: The place of the request in the body.
+        child: The node of the run.
+        name: The name of its workflow.
+        args: What a replay must find the same.
+        line: Line of the call in the body's file.
+        reason: Why, for a person.
+        grace: When it is terminated, from then on; `None`: it has all the time that it needs.
+    """
+
+    node_id: NodeId
+    child: NodeId
+    name: str
+    args: Json
+    line: int
+    reason: str | None
+    grace: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A node that the database has and whose shape can no longer change: claimed, or delivered."""
 
@@ -206,6 +229,9 @@ class Trace:
         let_go: The nodes that it has come to and wants no longer, and has not been told of.
         stopping: The steps among `nodes` whose await was cancelled while they ran: it is only waited until they have ended.
         hooks: What the body has done with its hooks.
+        started: The nodes of runs that the body has started, as far as that is news; whether it still wants them or not.
+        cancelled: The runs that the body has started and has asked to end, as far as that is news.
+        orphans: Of the runs that it has started: those that had not ended when it was told that it is to be cancelled, if it was told so now.
     """
 
     nodes: tuple[TracedNode, ...]
@@ -214,3 +240,6 @@ class Trace:
     let_go: frozenset[NodeId] = frozenset()
     stopping: frozenset[NodeId] = frozenset()
     hooks: HookChanges = field(default_factory=HookChanges)
+    started: tuple[TracedNode, ...] = ()
+    cancelled: tuple[CancelledChild, ...] = ()
+    orphans: frozenset[NodeId] = frozenset()

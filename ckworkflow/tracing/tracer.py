@@ -34,6 +34,7 @@ from ckworkflow.errors import (
 )
 from ckworkflow.model import CALL_OPTIONS, CANCEL, TIMER, NodeKind
 from ckworkflow.tracing.calls import Call, NodeCall, OtherCall, WorkflowCall
+from ckworkflow.tracing.children import Children
 from ckworkflow.tracing.deferred import Deferred, holds_deferred, reference
 from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
 from ckworkflow.tracing.history import History
@@ -106,6 +107,7 @@ class Tracer:
         """Whether it is inside a call of `resume` that nobody waits for any more, and so cannot be closed."""
         self.unawaited = Unawaited(self)
         self.hooks = Hooks(self, secret)
+        self.children = Children(self)
         self.has_lent = False
         self._body = body
         self._calls = 0
@@ -166,6 +168,7 @@ class Tracer:
             raise ReplayNeededError(strict)
         self.loop.forget_done()
         self.hooks.begin()
+        self.children.begin()
         self._coming.update((outcome.node_id, outcome) for outcome in outcomes)
         self._stoppable.update(running)
         self._is_strict = self._is_strict or strict > 0
@@ -202,6 +205,9 @@ class Tracer:
             let_go,
             frozenset(self.undelivered(self._stopping)),
             self.hooks.changes,
+            self.children.started,
+            self.children.cancelled,
+            self.children.orphans,
         )
         if self._end is None and not trace.waits:
             raise self.loop.fail(
@@ -289,6 +295,7 @@ class Tracer:
             self.hooks.tell(outcome)
             return
         if outcome.node_id == CANCEL:
+            self.children.note_request()
             if self._root is not None:  # which may have ended; then nothing comes of it
                 self._root.cancel(*() if outcome.error is None else outcome.error.args)
             return
@@ -550,6 +557,10 @@ class Tracer:
             state.frontier = {node_id}
         return node
 
+    def knows(self, node_id: NodeId) -> bool:
+        """Whether the database holds a node in a place of the body, to which the body has not come yet."""
+        return node_id in self._history.unmet
+
     def meet(self, node_id: NodeId, kind: NodeKind, name: str, args: Json) -> Known | None:
         """Return the node that is recorded in a place of the body, if it is what the body does there; `None`: none is.
 
@@ -677,6 +688,8 @@ class Tracer:
         for node_id in nodes:
             if node_id in awaited or node_id not in self.live:
                 continue
+            if self.live[node_id].kind is NodeKind.CHILD:
+                continue  # it goes on, and its end is an event
             if node_id in self._stoppable:
                 stopping.add(node_id)
                 continue

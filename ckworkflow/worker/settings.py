@@ -5,7 +5,7 @@ user has set nothing: our defaults never override theirs. What belongs to ordina
 (the default queue, Redis' visibility timeout) is touched on our own app alone.
 
 Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packages`, `workflow_horizon`,
-`workflow_retention`, `workflow_discord_errors`, `workflow_log_tracebacks`. Any other name that begins with `workflow_` is
+`workflow_retention`, `workflow_discord_errors`, `workflow_log_tracebacks`, and those of webhooks (`web_settings`). Any other name that begins with `workflow_` is
 refused: it would be ignored.
 
 Not here: the worker's pool (`ckworkflow.worker.process.pools`), and who calls this (`ckworkflow.worker.wiring`).
@@ -34,6 +34,7 @@ from ckworkflow.engine.settings import Settings
 from ckworkflow.errors import InvalidDurationError, InvalidSettingError, UnsupportedBrokerError
 from ckworkflow.scrub import conceal, conceal_url, scrub
 from ckworkflow.store.location import path_in_url, read_url, shown
+from ckworkflow.worker import web_settings
 from ckworkflow.worker.broker.transport import SCHEME
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ _OWN_NAMES: Final = (
     "workflow_log_tracebacks",
     "workflow_packages",
     "workflow_retention",
+    *web_settings.NAMES,
 )
 _BROKER_FILE: Final = "ckworkflow-broker.sqlite3"
 _EMBEDDED_MARK: Final = "workflow_broker_is_default"
@@ -116,7 +118,7 @@ def read(app: Celery) -> Settings:
         InvalidSettingError: A setting that begins with `workflow_` is none of ours; or what the broker needs is not
             installed; or `workflow_packages` is not a list of names, or `workflow_retention` no time span of
             an hour at least, or `workflow_horizon` is set for quorum queues, or `workflow_discord_errors` makes no sense, or
-            `workflow_log_tracebacks` is neither True nor False.
+            `workflow_log_tracebacks` is neither True nor False, or one of webhooks makes no sense.
     """
     _refuse_unknown(app)
     check_broker(app)
@@ -127,6 +129,7 @@ def read(app: Celery) -> Settings:
         retention=_retention(app),
         discord_errors=_discord_errors(app),
         log_tracebacks=_log_tracebacks(app),
+        web=web_settings.read(app.conf),
     )
 
 

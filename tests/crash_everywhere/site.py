@@ -383,7 +383,7 @@ class Site:
         assert "error" not in answer, answer["error"]
         if "run" in answer:
             return str(answer["run"])
-        new = {row[0] for row in self.reader.all("SELECT id FROM runs")} - known
+        new = {row[0] for row in self.reader.all("SELECT id FROM runs WHERE parent IS NULL")} - known
         return new.pop() if new else None
 
     def status(self, run_id: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from ckworkflow.life import CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES, Change
+from ckworkflow.life import CHILD_CHANGES, CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES, Change
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
 
@@ -65,6 +65,8 @@ ALLOWED = (
     | _told("sleep", SLEEP_CHANGES)
     | _told("hook", HOOK_CHANGES)
     | _told("close", CLOSE_CHANGES)
+    | _told("child", CHILD_CHANGES)
+    | {("cancel", "-", "completed")}
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow.life import CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES
+from ckworkflow.life import CHILD_CHANGES, CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.store import schema
 from ckworkflow.store.database import Database
@@ -63,6 +63,7 @@ def test_a_change_that_they_do_not_know_is_found(database: Database, words: str)
         (SLEEP_CHANGES, set(NodeStatus) - {NodeStatus.FAILED}),
         (HOOK_CHANGES, {NodeStatus.COMPLETED, NodeStatus.FAILED}),
         (CLOSE_CHANGES, {NodeStatus.PLANNED, NodeStatus.COMPLETED}),
+        (CHILD_CHANGES, set(NodeStatus) - {NodeStatus.PLANNED}),
     ],
 )
 def test_every_state_is_reached_and_no_change_is_told_twice(changes: Any, states: set[Any]) -> None:

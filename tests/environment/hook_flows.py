@@ -251,6 +251,11 @@ async def forgets_to_wait(token: str) -> None:
 
 
 @workflow
+async def passes_its_hook() -> None:
+    await say(create_hook())
+
+
+@workflow
 async def sends_in_its_body() -> None:
     await resume_hook("x", 1)
 

@@ -506,6 +506,15 @@ def test_what_belongs_in_a_body_and_what_does_not():
     in_environment(test)
 
 
+def test_a_hook_itself_is_no_argument():
+    async def test(_env: Environment):
+        run = await start(flows.passes_its_hook)
+        with pytest.raises(RunFailedError, match=r"Hook, which cannot be stored. Pass args\[0\].token"):
+            await run.return_value()
+
+    in_environment(test)
+
+
 def test_what_cannot_be_sent():
     async def test(_env: Environment):
         await start(flows.wait_for_any, "t")

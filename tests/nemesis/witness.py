@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crash_everywhere.site import FINAL
-from effect_flows import FLOWS, Flow
+from effect_flows import FLOWS, ONLY_CHILDREN, Flow
 from effects import Effect, effects_of
 from nemesis.cluster import Cluster
 from nemesis.tuning import HEARTBEAT_SECONDS, LEASE_SECONDS, pid_of
@@ -103,7 +103,7 @@ class Witness:
     def judge(self) -> None:
         """Look at every run, once nothing is unfinished."""
         reader = self._cluster.reader
-        runs = reader.all("SELECT id, workflow, status, output, error FROM runs")
+        runs = reader.all("SELECT id, parent, workflow, status, output, error FROM runs")
         attempts: dict[str, dict[tuple[str, int], Ended]] = defaultdict(dict)
         for run_id, node_id, number, *rest in reader.all(
             "SELECT run_id, node_id, attempt, outcome, owner, extract(epoch FROM started_at)::float, "
@@ -117,9 +117,11 @@ class Witness:
             last[run_id][node_id] = number
         missing = self._cluster.started - {row[0] for row in runs}
         self.wrong += [f"{run_id} was started and is not there" for run_id in missing]
-        for run_id, workflow, *end in runs:
-            flow = FLOWS[workflow.rpartition(".")[2]]
-            if run_id in self._cluster.cancelled:
+        notes = reader.all("SELECT sender, kind, receiver FROM notes")
+        self.wrong += [f"{sender} has not told {receiver}: {kind}" for sender, kind, receiver in notes]
+        for run_id, parent, workflow, *end in runs:
+            flow = (FLOWS | ONLY_CHILDREN)[workflow.rpartition(".")[2]]
+            if run_id in self._cluster.cancelled or parent in self._cluster.cancelled:
                 flow = replace(flow, optional=frozenset(flow.effects))
                 if end[0] == "cancelled":
                     flow = replace(flow, ends=end[0])

@@ -1,0 +1,93 @@
+"""Notes: a run tells its parent that it has ended, and its children that they are to be cancelled.
+
+Whoever commits a note delivers it at once, in a transaction of the receiver alone; then it is crossed out, in one of the sender.
+
+Crash windows: before the commit there is no note; after it the sender has a `wake_at`, also if it has ended, and a clock delivers. Delivered and not
+crossed out: it is delivered again, which does nothing, since the node has its end, or the run its request. A receiver that is gone, or has
+ended, is told nothing.
+
+Not here: the rows (`ckworkflow.store.notes`), and when a note is left (`ckworkflow.engine.children`, `Engine.finish`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ckworkflow.engine import attempts, cancellation, failures, outcomes
+from ckworkflow.engine.advance import advance, go_on_here
+from ckworkflow.engine.answer import Answer
+from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
+from ckworkflow.model import Ending
+from ckworkflow.store import notes, records, runs
+from ckworkflow.store.notes import Note, NoteKind
+from ckworkflow.store.records import Followup
+
+if TYPE_CHECKING:
+    from ckworkflow.engine.core import Engine
+    from ckworkflow.model import RunId
+    from ckworkflow.store.runs import RunRecord
+    from ckworkflow.store.transaction import Transaction
+
+__all__ = ["begin", "deliver"]
+
+logger = logging.getLogger(__name__)
+
+
+def begin(engine: Engine, children: Sequence[RunId]) -> None:
+    """Begin runs of which nothing is known yet: the clock of this process does it, or, where it has none, this thread."""
+    if children and engine.has_clock:
+        engine.wake_at(engine.database.about_now())
+        return
+    for run_id in children:
+        try:
+            advance(engine, run_id)
+        except (RunNotFoundError, DatabaseUnavailableError):  # a clock of another process does it
+            return
+
+
+def deliver(engine: Engine, run_id: RunId) -> None:
+    """Deliver what a run has to tell; what cannot be delivered now, a clock delivers."""
+    try:
+        for note in engine.database.read(lambda tx: notes.notes_of(tx, run_id)):
+            _deliver(engine, run_id, note)
+            engine.database.transact_run(run_id, partial(_cross_out, engine, run_id=run_id, note=note))
+    except RunNotFoundError:  # deleted meanwhile: so it was delivered
+        return
+    except DatabaseUnavailableError as error:
+        logger.warning(
+            "run %s: what it has to tell is told later: %s", run_id, error, extra={"run_id": run_id}
+        )
+
+
+def _deliver(engine: Engine, sender: RunId, note: Note) -> None:
+    try:
+        if note.kind is NoteKind.CANCEL:
+            cancellation.cancel(engine, note.receiver, reason=note.reason, grace=note.grace)
+            return
+        ended = engine.database.read(lambda tx: runs.read_run(tx, sender))
+        answer, workflow = engine.database.transact_run(
+            note.receiver, partial(_tell_parent, engine, note=note, ended=ended)
+        )
+    except RunNotFoundError:  # nobody is there to be told
+        return
+    go_on_here(engine, note.receiver, workflow, answer)
+
+
+def _tell_parent(engine: Engine, tx: Transaction, *, note: Note, ended: RunRecord) -> tuple[Answer, str]:
+    run = runs.lock_run(tx, note.receiver, engine.database).get()
+    if run.status.is_final or note.node_id is None:
+        return Answer(), run.workflow
+    error = outcomes.error_of(ended)
+    text = None if error is None else failures.dumps(error)
+    followup = Followup()
+    ending = Ending(ended.status, ended.output, ended.error)
+    if not records.finish_child(tx, run, note.node_id, ending, text, followup):
+        return Answer(), run.workflow
+    return attempts.finish_record(engine, tx, run, followup), run.workflow
+
+
+def _cross_out(engine: Engine, tx: Transaction, *, run_id: RunId, note: Note) -> None:
+    notes.cross_out(tx, runs.lock_run(tx, run_id, engine.database).get(), note)
