@@ -248,10 +248,12 @@ class _ChildRun(Run[R]):
     async def terminate(self, *, reason: str | None = None) -> bool:  # noqa: ARG002  # refused
         raise _in_step("Run.terminate")
 
-    def return_value(self, timeout: float | None = None) -> Coroutine[Any, Any, R]:
+    def return_value(  # pyright: ignore[reportIncompatibleMethodOverride]  # awaited alike
+        self, timeout: float | None = None
+    ) -> Coroutine[Any, Any, R]:
         return self._child.return_value(timeout, frame=sys._getframe(1))  # noqa: SLF001  # where the body calls
 
-    def cancel(
+    def cancel(  # pyright: ignore[reportIncompatibleMethodOverride]  # awaited alike
         self, *, reason: str | None = None, grace: str | float | timedelta | None = None
     ) -> Coroutine[Any, Any, bool]:
         span = None if grace is None else parse_span(grace)

@@ -1,9 +1,9 @@
 """Hooks: what a run waits for that somebody outside sends.
 
 The body makes one (`create_hook`, or `create` of what `define_hook` gave) and waits for it; a command, a listener or a step
-sends to its token (`resume_hook`, `resume`). To a webhook (`create_webhook`) anybody sends who has its URL.
+sends to its token (`resume_hook`, `resume`). Requests to the URL of a webhook (`create_webhook`) come from outside.
 
-Not here: what a hook is to a body (`ckworkflow.tracing.hooks`), and who receives what is sent to a URL (`ckworkflow.web`).
+Not here: what a hook is to a body (`ckworkflow.tracing.hooks`), and receiving requests (`ckworkflow.web`).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def create_webhook(
 
     Write `async with create_webhook() as hook:`, hand `hook.url` to a step that tells the service, and `request = await hook`.
 
-    Its token cannot be chosen: whoever has the URL can send. Only requests reach it, never `resume_hook`. They are received by
+    Its token cannot be chosen: the URL is a secret. Only requests reach it, never `resume_hook`. They are received by
     `ckworkflow web`, the bot (`workflow_web_port`), or an application of yours (`ckworkflow.web.webhook_app`).
 
     Args:

@@ -118,7 +118,9 @@ CHILD_CHANGES: Final = (
     Change(NodeStatus.RUNNING, NodeStatus.ABANDONED, "the body has ended before it"),
     Change(NodeStatus.ABANDONED, NodeStatus.RUNNING, "wanted again"),
     Change(NodeStatus.ABANDONED, NodeStatus.COMPLETED, "wanted again, and the run has completed"),
-    Change(NodeStatus.ABANDONED, NodeStatus.FAILED, "wanted again, and the run has failed or was cancelled"),
+    Change(
+        NodeStatus.ABANDONED, NodeStatus.FAILED, "wanted again, and the run has failed or was cancelled"
+    ),
 )
 """Of a node that is a run which the body has started. A request to cancel such a run is a node that is complete at once."""
 

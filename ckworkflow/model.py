@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NewType
 
 if TYPE_CHECKING:
@@ -129,7 +129,6 @@ class HookInfo:
         run_id: The run that has made it.
         workflow: The registered name of its workflow.
         name: What `define_hook` was given; `hook` of one made by `create_hook`.
-        metadata: What the body has said of it.
         created_at: When it was made, UTC.
         expires_at: From when on it takes nothing, UTC; `None`: it does not expire.
     """
@@ -137,9 +136,18 @@ class HookInfo:
     run_id: RunId
     workflow: str
     name: str
-    metadata: Any
     created_at: datetime
     expires_at: datetime | None
+    _metadata: Callable[[], Any] = field(repr=False, compare=False)
+
+    @property
+    def metadata(self) -> Any:
+        """What the body has said of it.
+
+        Raises:
+            UnreadableValueError: This process cannot rebuild it.
+        """
+        return self._metadata()
 
 
 class NodeStatus(enum.StrEnum):

@@ -1,8 +1,8 @@
 """Requests to webhooks: what a body gets of one, and how it is stored.
 
-It is stored as plain JSON, whatever the class becomes later.
+It is stored as plain JSON, independent of the class.
 
-Not here: who receives requests (`ckworkflow.web`), and the hook that they are for (`ckworkflow.tracing.hooks`).
+Not here: receiving requests (`ckworkflow.web`), and the hook that they are for (`ckworkflow.tracing.hooks`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class WebhookRequest:
             return self.body.decode()
 
     def json(self) -> Any:
-        """Return what the body says as JSON, whatever its `content-type` is.
+        """Return what the body says as JSON. The `content-type` is not checked.
 
         Raises:
             ValueError: It is no JSON.

@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from ckworkflow import life
-from ckworkflow.life import CHILD_CHANGES, CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES
+from ckworkflow.life import (
+    CHILD_CHANGES,
+    CLOSE_CHANGES,
+    HOOK_CHANGES,
+    RUN_CHANGES,
+    SLEEP_CHANGES,
+    STEP_CHANGES,
+)
 from ckworkflow.store import tables
 
 ROOT = Path(__file__).parent.parent

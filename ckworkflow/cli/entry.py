@@ -3,7 +3,7 @@
 Both hold the same commands; they differ only in who has found the app. A named error is one sentence on
 standard error and exit code 1; a traceback is a bug, of ours or in the user's configuration.
 
-Not here: the commands (`plan`, `runs`, `database`), and which app is meant (`home`).
+Not here: the commands (`plan`, `runs`, `database`, `web`), and which app is meant (`home`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ckworkflow.cli.home import Home
 from ckworkflow.cli.plan import plan
 from ckworkflow.cli.printing import plain
 from ckworkflow.cli.runs import runs
+from ckworkflow.cli.web import web
 from ckworkflow.errors import CkWorkflowError
 from ckworkflow.scrub import scrub
 
@@ -64,7 +65,7 @@ def workflow(ctx: click.Context) -> None:
     ctx.obj = Home.of_app(ctx.obj.app) if is_named else Home.of_name(None)
 
 
-for _command in (plan, runs, db):
+for _command in (plan, runs, db, web):
     _ckworkflow.add_command(_command)
     workflow.add_command(_command)
 

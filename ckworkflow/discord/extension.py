@@ -3,12 +3,13 @@
 With no broker configured, the worker runs inside the bot: it starts once the client is logged in and its
 `setup_hook` is over, on the bot's own loop, and the bot is what `use_client()` gives. It does not wait for READY:
 steps need REST, and a bot of many guilds is minutes behind its login before it is ready. `load_extension` itself
-returns at once. With a broker, steps run in processes of their own, and there is nothing to do here.
+returns at once. With a broker, steps run in processes of their own. In both cases the bot receives webhooks if the settings ask for
+it, for as long; with a broker there is else nothing to do here.
 
 All state lives in this module, not in the shim that discord.py loads: discord.py executes an extension
 anew at each load and removes it from `sys.modules` at unload.
 
-Not here: the embedded worker itself, which is reached through a port (`Installation`).
+Not here: the embedded worker and the server of webhooks, which are reached through ports (`Installation`, `WebServer`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -60,12 +62,27 @@ class Installation(Protocol):
         ...
 
 
-class _Extension:
-    """The extension of one client that runs the worker inside itself."""
+class WebServer(Protocol):
+    """A server that receives webhooks, on the running loop."""
 
-    def __init__(self, client: discord.Client, installation: Installation) -> None:
+    async def start(self) -> object:
+        """Listen; raises what stands in the way."""
+        ...
+
+    async def stop(self) -> None:
+        """Answer what is being received, and listen no more."""
+        ...
+
+
+class _Extension:
+    """The extension of one client that runs the worker or the server of webhooks inside itself."""
+
+    def __init__(
+        self, client: discord.Client, installation: Installation, server: WebServer | None
+    ) -> None:
         self._client = client
         self._installation = installation
+        self._server = server
         self._loop = asyncio.get_running_loop()
         self._integration = LiveBotIntegration(client, self._loop)
         self._waiting: asyncio.Task[None] | None = None
@@ -76,7 +93,8 @@ class _Extension:
         self._has_signal_handler = False
 
     def load(self) -> None:
-        integration.install(self._integration)
+        if self._installation.is_embedded:
+            integration.install(self._integration)
         # On the instance, since a plain client has no listeners: discord.py calls `connect` when the login and
         # `setup_hook` are over, and everybody calls `close`.
         self._connect_as_before, self._close_as_before = self._client.connect, self._client.close
@@ -101,6 +119,8 @@ class _Extension:
             self._waiting.cancel()
         if self._starting is not None:
             await asyncio.gather(self._starting, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop()
         worker, self._worker = self._worker, None
         if worker is not None:
             # In a thread: the steps that it waits for run on this loop.
@@ -133,9 +153,22 @@ class _Extension:
 
     def _start(self) -> None:
         if self._starting is None:
-            self._starting = self._loop.create_task(
-                self._start_worker(), name="ckworkflow-embedded-worker"
-            )
+            self._starting = self._loop.create_task(self._begin(), name="ckworkflow-embedded-worker")
+
+    async def _begin(self) -> None:
+        if self._installation.is_embedded:
+            await self._start_worker()
+        if self._server is not None:
+            await self._start_server(self._server)
+
+    async def _start_server(self, server: WebServer) -> None:
+        try:
+            await server.start()
+        except (CkWorkflowError, OSError) as error:
+            # The bot lives on, as without a worker; senders try again.
+            logger.error("webhooks are not received: %s", error)  # noqa: TRY400  the text says it all
+        except Exception:
+            logger.exception("webhooks are not received")
 
     async def _start_worker(self) -> None:
         try:
@@ -189,14 +222,14 @@ def _installation() -> Installation:
 _loaded: WeakKeyDictionary[discord.Client, _Extension] = WeakKeyDictionary()
 
 
-async def attach(client: discord.Client) -> None:
-    """Set up ckworkflow in the process of a client: what `load_extension` does for a bot.
-
-    Call it before `client.start(...)` or in `setup_hook`. With no broker configured the worker starts inside the
-    process once the client has logged in, and ends as the client closes. A second call does nothing.
+async def attach(
+    client: discord.Client, *, find_server: Callable[[], WebServer | None] = lambda: None
+) -> None:
+    """Do what `ckworkflow.ext.discord.attach` says.
 
     Args:
-        client: Any client of discord.py: `Client`, `AutoShardedClient`, `Bot`, or a class of one's own.
+        client: The client.
+        find_server: Gives the server of webhooks, if the settings ask for one.
 
     Raises:
         TypeError: It is no client.
@@ -224,22 +257,24 @@ async def attach(client: discord.Client) -> None:
         logger.info(
             "a broker is configured: steps run in workers of their own (`celery -A ckworkflow worker`), not here"
         )
-        return
     if client in _loaded:
         return
+    server = find_server()
+    if not installation.is_embedded and (server is None or _loaded):
+        return  # what another bot of this process receives is received
     if _loaded:
         raise HookContextError(
             "load_extension",
             "another bot of this process has loaded ckworkflow.ext.discord and runs the embedded worker. "
             "Run each bot in a process of its own, or configure a broker.",
         )
-    extension = _Extension(client, installation)
+    extension = _Extension(client, installation, server)
     _loaded[client] = extension
     extension.load()
 
 
 async def detach(client: discord.Client) -> None:
-    """Take everything down again; the embedded worker lets its steps finish first.
+    """Take everything down again; the embedded worker lets its steps finish first, and what is being received is answered.
 
     A client that closes does it itself. One that is not attached is left alone.
     """

@@ -1,8 +1,8 @@
-"""What a run derives for its hooks: tokens that nobody can guess, and where its webhooks are found.
+"""What a run derives for its hooks: tokens that cannot be guessed, and the addresses of its webhooks.
 
-Both are the same in every replay, whatever a deploy has changed meanwhile. A body may hand the URL of a webhook to a step before the
-webhook itself is made, so the address cannot be kept with the node of the hook: it is kept with the run, as the secret of the tokens is, and
-committed with the continuation in which the body first sees it.
+Both are the same in every replay, even if a deploy has changed the setting. A body may pass the URL of a webhook to a step before the webhook
+itself is made, so the node of the hook comes too late to record the address. It is recorded with the run, beside the secret of the tokens, in
+the commit of the continuation in which the body first sees it.
 
 Not here: the hooks (`ckworkflow.tracing.hooks`), and the setting (`ckworkflow.engine.settings`).
 """

@@ -321,9 +321,9 @@ class Webhook(Hook[WebhookRequest]):
 
     @property
     def url(self) -> str:
-        """Where requests are sent: `workflow_web_url`, a slash and the token. It is a secret: whoever has it can send.
+        """Where requests are sent: `workflow_web_url`, a slash and the token. It is a secret: it is all that a sender needs.
 
-        It never changes, also if the setting does: a webhook that is made after that has the new address.
+        It never changes. If the setting does, only webhooks that are made later have the new address.
         """
         return f"{self._base}/{self.token}"
 

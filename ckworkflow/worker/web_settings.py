@@ -1,6 +1,6 @@
 """Settings of webhooks, as `celeryconfig.py` says them.
 
-Not here: the other settings, and who refuses names that nobody reads (`ckworkflow.worker.settings`).
+Not here: the other settings, and refusing unknown names (`ckworkflow.worker.settings`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _url(value: object) -> str | None:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise InvalidSettingError(name, value, "it must begin with https:// (or http://) and a host")
     if parts.username is not None or parts.password is not None:
-        # Whoever gets a URL would get these too; and this text would.
+        # They would be part of every URL that is handed out; and this text must not quote them.
         raise InvalidSettingError(name, parts.hostname, "it must hold no user and no password")
     if parts.query or parts.fragment or value.endswith(("?", "#")):
         raise InvalidSettingError(name, value, "the token is put at its end: it must have no ? and no #")

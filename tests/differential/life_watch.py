@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from ckworkflow.life import CHILD_CHANGES, CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES, Change
+from ckworkflow.life import (
+    CHILD_CHANGES,
+    CLOSE_CHANGES,
+    HOOK_CHANGES,
+    RUN_CHANGES,
+    SLEEP_CHANGES,
+    STEP_CHANGES,
+    Change,
+)
 from ckworkflow.store.database import Database
 from ckworkflow.store.transaction import Transaction
 

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow.life import CHILD_CHANGES, CLOSE_CHANGES, HOOK_CHANGES, RUN_CHANGES, SLEEP_CHANGES, STEP_CHANGES
+from ckworkflow.life import (
+    CHILD_CHANGES,
+    CLOSE_CHANGES,
+    HOOK_CHANGES,
+    RUN_CHANGES,
+    SLEEP_CHANGES,
+    STEP_CHANGES,
+)
 from ckworkflow.model import NodeStatus, RunStatus
 from ckworkflow.store import schema
 from ckworkflow.store.database import Database

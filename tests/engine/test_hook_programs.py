@@ -45,7 +45,9 @@ async def conflict_twice(first: str, second: str) -> list[Any]:
 @pytest.mark.parametrize("tokens", [("a", "b"), ("b", "a")])  # the hash of "b" is the smaller one
 def test_of_two_conflicts_the_one_is_told_that_the_body_meets_first(desk: Desk, tokens: tuple[str, str]):
     run_id = desk.start(conflict_twice, *tokens)
-    send(desk, "at hand", tokens[0])  # so that the body, which does not know of the conflict yet, runs on
+    send(
+        desk, "at hand", tokens[0]
+    )  # so that the body, which does not know of the conflict yet, runs on
     desk.succeed(desk.claim(run_id, "0:2"), 1)
     advance(desk.engine, run_id)
     desk.succeed(desk.claim(run_id, "0:4"), "not")

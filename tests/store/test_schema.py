@@ -379,4 +379,14 @@ def test_two_upgrades_at_once_are_one(old_server: Database) -> None:
 
     assert differences(old_server) == []
     revisions = sa.select(schema_info.c.revision).order_by(schema_info.c.revision)
-    assert old_server.read(lambda tx: tx.execute(revisions).scalars().all()) == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+    assert old_server.read(lambda tx: tx.execute(revisions).scalars().all()) == [
+        1,
+        2,
+        3,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+    ]

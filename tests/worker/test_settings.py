@@ -257,6 +257,11 @@ def test_the_page_of_settings_has_each_with_its_default() -> None:
         "workflow_database_url": f'"{engine.database_url}"', "workflow_packages": str(list(engine.packages)),
         "workflow_horizon": f'"{engine.horizon.total_seconds():g} seconds"', "workflow_retention": str(engine.retention),
         "workflow_discord_errors": str(engine.discord_errors), "workflow_log_tracebacks": str(engine.log_tracebacks),
+        "workflow_web_url": str(engine.web.url), "workflow_web_host": f'"{engine.web.host}"',
+        "workflow_web_port": str(engine.web.port), "workflow_web_methods": json.dumps(engine.web.methods),
+        "workflow_web_headers": str(list(engine.web.headers)), "workflow_web_dedup_header": str(engine.web.dedup_header),
+        "workflow_web_proxies": str(list(engine.web.proxies)), "workflow_web_peer_rate": f'"{engine.web.peer_rate.count}/m"',
+        "workflow_web_token_rate": f'"{engine.web.token_rate.count}/m"',
     }  # fmt: skip
     own = {row[0].strip("`"): row[-1] for row in cells if row[0].startswith("`workflow_")}
     assert set(own) == set(settings._OWN_NAMES) == set(defaults)
