@@ -66,6 +66,7 @@ async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) 
         TypeError: The arguments do not fit the signature.
         UnserializableValueError: An argument cannot be stored; names its path.
         RefusedValueError: The database refuses an argument, since it is too large.
+        RunExistsError: An earlier attempt of the step that calls this has started something else here.
         DatabaseUnavailableError: The database cannot be reached or cannot do its work; nothing was started.
         SchemaVersionError: The database's schema does not fit this ckworkflow.
     """

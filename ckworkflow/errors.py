@@ -43,6 +43,7 @@ __all__ = [
     "RetryableError",
     "ReturnValueTimeoutError",
     "RunCancelledError",
+    "RunExistsError",
     "RunFailedError",
     "RunNotFoundError",
     "RunTerminatedError",
@@ -360,6 +361,24 @@ class RunNotFoundError(CkWorkflowError, LookupError):
             f"exist; check that bot and worker share one workflow_database_url."
         )
         self.run_id = run_id
+
+
+class RunExistsError(CkWorkflowError):
+    """A run that is to be started has the id of another one, of another workflow or with other arguments.
+
+    An attempt of a step that is repeated starts the same runs in the same order: its n-th `start` is the same run.
+
+    Attributes:
+        run_id: The run that has the id.
+    """
+
+    def __init__(self, run_id: str, workflow: str) -> None:
+        super().__init__(
+            f"An earlier attempt of this step has started run {run_id} of {workflow} in this place, with other arguments or of another "
+            f"workflow. Start the same runs in each attempt, in one order: pass what changes (the time, what is random) to the step as an "
+            f"argument."
+        )
+        self.run_id, self.workflow = run_id, workflow
 
 
 class RunFailedError(CkWorkflowError):

@@ -319,6 +319,9 @@ def _checked(what: str, value: object, longest: int) -> str:
     if not isinstance(value, str):
         msg = f"{what}= must be text, and got {show(value)}"
         raise TypeError(msg)
+    if not value.isprintable() and any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+        msg = f"{what}= has a NUL character, or half of a surrogate pair, which no database keeps"
+        raise ValueError(msg)
     if not 0 < len(value) <= longest:
         msg = f"{what}= must have 1 to {longest:,} characters, and has {len(value):,}"
         raise ValueError(msg)

@@ -5,6 +5,7 @@ Not here: how values are stored (`encoding`, `decoding`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -44,7 +45,7 @@ def fit(value: object, schema: type[T]) -> T:
     Raises:
         MisfitError: It does not fit.
     """
-    if _is_class(schema) and type(value) is schema:
+    if _knows_its_class(schema) and isinstance(value, schema):
         return value
     try:
         return cast("T", _convert(value, schema))
@@ -69,16 +70,17 @@ def _convert_other(schema: Any, value: Any) -> Any:
     raise NotImplementedError(f"values of {schema.__qualname__} cannot be made of JSON")
 
 
-def _is_class(schema: type) -> bool:
-    """Whether its objects know their class; those of a `TypedDict` are dicts."""
-    return not hasattr(schema, "__total__")
+def _knows_its_class(schema: type) -> bool:
+    """Whether an object of a class of somebody's is one by its class: those of a `TypedDict` are dicts, and `True` is an `int`."""
+    return not hasattr(schema, "__total__") and schema.__module__ != "builtins"
 
 
 def _reason(error: BaseException) -> str:
     if type(error).__module__.partition(".")[0].startswith("pydantic"):
         found: Any = error
-        problems = found.errors(include_url=False)
-        return "; ".join(
-            f"{each['msg']} - at `$.{'.'.join(map(str, each['loc']))}`" for each in problems
-        )
+        with suppress(AttributeError):  # a model that is not complete has another error
+            problems = found.errors(include_url=False)
+            return "; ".join(
+                f"{each['msg']} - at `$.{'.'.join(map(str, each['loc']))}`" for each in problems
+            )
     return describe(error)

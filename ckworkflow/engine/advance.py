@@ -100,6 +100,7 @@ class _Snapshot:
 
 
 _DONE = Answer()
+_ENDED = Answer(has_ended=True)
 _AGAIN = Answer(must_advance=True)
 
 
@@ -174,7 +175,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     except (BodyAwaitError, BodyStuckError, NotAwaitedError) as error:
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
-        engine.notify(run_id)
+        carry_out(engine, run_id, _ENDED)
         return _DONE
     tracer = told.tracer
     work = partial(_commit, engine, run_id=run_id, snapshot=snapshot, told=told, may_run=may_run)
@@ -198,7 +199,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         tracer.close()
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
-        engine.notify(run_id)
+        carry_out(engine, run_id, _ENDED)
         return _DONE
     except UnreadableValueError as error:
         tracer.close()
@@ -220,7 +221,7 @@ def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseExcept
     if isinstance(error, ReplayDivergenceError):
         text = failures.dumps(error)
         if engine.database.transact(lambda tx: _cancel(engine, tx, run_id, snapshot, text)):
-            engine.notify(run_id)
+            carry_out(engine, run_id, _ENDED)
             return _DONE
     held = engine.database.transact(lambda tx: _hold(engine, tx, run_id, snapshot, error))
     if held is not None:
@@ -594,7 +595,7 @@ def _time_out(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BodyTim
     if snapshot.spins >= TRIES:
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
-        engine.notify(run_id)
+        carry_out(engine, run_id, _ENDED)
         return
     wait = TRY_DELAY * snapshot.spins
     logger.warning(
@@ -690,4 +691,6 @@ def _fail(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, e
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch == snapshot.epoch and not run.status.is_final:
         snapshot.deliver(tx, run)
-        engine.finish(tx, run, Ending(RunStatus.FAILED, error=error))
+        if run.has_untold_request:
+            run = leave_to_children(tx, run, None)
+        engine.finish(tx, run, Ending(RunStatus.FAILED, error=error), has_notes=run.has_notes)

@@ -45,6 +45,7 @@ class Answer:
         retry_in: Of a record: when the attempt is to be repeated by a message; `None`: not by one.
         stops: Steps that run are to stop.
         children: Runs that the body has started, and of which nothing is known yet.
+        must_terminate: The run is to be terminated, in a transaction of its own.
         unclaimed: Of a recovery: the names of steps that were published before, and are again.
     """
 
@@ -59,6 +60,7 @@ class Answer:
     retry_in: timedelta | None = None
     stops: bool = False
     children: Sequence[RunId] = ()
+    must_terminate: bool = False
     unclaimed: Sequence[str] = ()
 
     def decoded(self, engine: Engine, run_id: RunId, workflow: str) -> Answer:

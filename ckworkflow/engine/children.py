@@ -105,7 +105,9 @@ def leave_notes(
     ]
     for index, each in enumerate(trace.cancelled):
         left.append(
-            Note(NoteKind.CANCEL, child_id(run.run_id, each.child), None, each.reason, each.grace)
+            Note(
+                NoteKind.CANCEL, child_id(run.run_id, each.child), each.node_id, each.reason, each.grace
+            )
         )
         nodes.insert_done(
             tx, run, each.node_id, kind=NodeKind.CANCEL, name=each.name, args=codec.dumps(each.args), line=each.line,

@@ -275,6 +275,10 @@ class Engine:
             due_at + (settings.redispatch_after if node_id in held else timedelta())
             for node_id, due_at in followup.asleep.items()
         )
+        times.extend(
+            due_at + (settings.redispatch_after if is_carried else timedelta())
+            for due_at, is_carried in followup.still_asleep.items()
+        )
         wake_at = min(times, default=run.now + LOOK_DAILY)
         if run.wake_at is not None and run.wake_at <= wake_at:
             wake_at = run.wake_at

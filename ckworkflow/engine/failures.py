@@ -318,7 +318,7 @@ def _fill(error: BaseException, data: Mapping[str, Any]) -> None:
             _set(error, name, codec.decode(tree))
     for name in _FIELDS:
         if name in data:
-            _set(error, name, data[name])
+            _set(error, name, _details(data[name]) if name == "details" else data[name])
     if isinstance(data.get("traceback"), str):
         _set(error, _TRACEBACK, data["traceback"])
     omitted = {
@@ -330,6 +330,13 @@ def _fill(error: BaseException, data: Mapping[str, Any]) -> None:
     for note in [*(notes if isinstance(notes, list) else ()), *_omissions(omitted)]:
         with suppressed():  # its class may make of notes what it likes
             BaseException.add_note(error, note)
+
+
+def _details(tree: Any) -> Any:
+    """The details of an error as they were given; as they are stored, if that cannot be rebuilt here."""
+    with suppress(UnreadableValueError):
+        return codec.decode(tree)
+    return tree
 
 
 def _set(error: BaseException, name: str, value: object) -> None:

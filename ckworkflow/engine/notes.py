@@ -60,6 +60,8 @@ def deliver(engine: Engine, run_id: RunId) -> None:
         logger.warning(
             "run %s: what it has to tell is told later: %s", run_id, error, extra={"run_id": run_id}
         )
+    except Exception:  # the others that are looked at are not to blame; a clock tries again
+        logger.exception("run %s: what it has to tell cannot be told", run_id, extra={"run_id": run_id})
 
 
 def _deliver(engine: Engine, sender: RunId, note: Note) -> None:
@@ -78,7 +80,7 @@ def _deliver(engine: Engine, sender: RunId, note: Note) -> None:
 
 def _tell_parent(engine: Engine, tx: Transaction, *, note: Note, ended: RunRecord) -> tuple[Answer, str]:
     run = runs.lock_run(tx, note.receiver, engine.database).get()
-    if run.status.is_final or note.node_id is None:
+    if run.status.is_final:
         return Answer(), run.workflow
     error = outcomes.error_of(ended)
     text = None if error is None else failures.dumps(error)

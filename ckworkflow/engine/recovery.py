@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.answer import Answer, carry_out
-from ckworkflow.engine.cancellation import end_now
+from ckworkflow.engine.cancellation import end_now, terminate
 from ckworkflow.engine.claims import claim_next
 from ckworkflow.engine.core import LOOK_DAILY
 from ckworkflow.engine.host import one_by_one
@@ -131,6 +131,8 @@ def _follow(engine: Engine, found: Sequence[tuple[RunRow, Answer]], host: Host, 
             engine.owes_notes(run.run_id)
         if answer.here is not None:
             host.run(answer.here)
+        if answer.must_terminate:
+            terminate(engine, run.run_id, reason=None)
         carry_out(engine, run.run_id, answer)
 
     def go_on(run: RunRow) -> None:
@@ -147,7 +149,7 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
         return run, Answer()
     run_id, followup = run.run_id, Followup()
     if run.terminate_at is not None and run.terminate_at <= run.now:
-        return run, end_now(engine, tx, run)
+        return run, _terminate(engine, tx, run)
     if run.is_to_be_told:  # first: what else there is to do its continuation does
         wake_at = run.look_at(run.now + engine.settings.redispatch_after)
         runs.update_run(tx, run_id, wake_at=wake_at)
@@ -208,6 +210,14 @@ def _recover(engine: Engine, tx: Transaction, run: RunRow, host: Host) -> Works[
             run_id, run.workflow, run.dispatches, steps, extra={"run_id": run_id},
         )  # fmt: skip
     return run, Answer(pieces, must_advance=must_advance, here=here, unclaimed=unclaimed)
+
+
+def _terminate(engine: Engine, tx: Transaction, run: RunRow) -> Answer:
+    """Terminate a run; one that has hooks afterwards, in a transaction of its own, since they are rows that runs share."""
+    if not run.has_hooks:
+        return end_now(engine, tx, run)
+    runs.update_run(tx, run.run_id, wake_at=run.now + engine.settings.redispatch_after)
+    return Answer(must_terminate=True)
 
 
 def _look_again(engine: Engine, tx: Transaction, run: RunRow) -> None:

@@ -18,7 +18,7 @@ from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.children import leave_notes, new_run, write_children
 from ckworkflow.engine.hooks import write_hooks
 from ckworkflow.engine.resolve import has_references
-from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError
+from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError, RunExistsError
 from ckworkflow.model import Ending, NodeKind, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import hooks, plans, runs
@@ -118,6 +118,7 @@ def _commit_run(engine: Engine, beginning: _Beginning, trace: Trace | Exception 
     except BaseException as error:
         tracer.close()
         if isinstance(error, Exception) and runs.was_inserted(error, engine.database, run_id):
+            _check_same(engine, beginning)
             engine.wake_at(engine.database.about_now())
             _log_start(run_id, workflow.name)
             return run_id
@@ -130,6 +131,17 @@ def _commit_run(engine: Engine, beginning: _Beginning, trace: Trace | Exception 
     if here is not None:
         host.run(here)
     return run_id
+
+
+def _check_same(engine: Engine, beginning: _Beginning) -> None:
+    """Check that a run which is there already is the one that was to be started.
+
+    Raises:
+        RunExistsError: It is another one.
+    """
+    found = engine.database.read(lambda tx: runs.read_run(tx, beginning.run_id))
+    if (found.workflow, found.input) != (beginning.workflow.name, codec.dumps(beginning.tree)):
+        raise RunExistsError(beginning.run_id, found.workflow)
 
 
 def _write(
@@ -246,6 +258,8 @@ def _commit(
         if leave_notes(tx, run, trace, told=0, orphans=(), reason=None):
             run = run._replace(has_notes=True)
             runs.update_run(tx, run_id, has_notes=True)
+        if values:
+            runs.update_run(tx, run_id, **values)
         engine.end_run(tx, run, end)
         return Answer(has_ended=True, children=children)
     plan = build_plan(trace)

@@ -40,14 +40,15 @@ class Note(NamedTuple):
     Attributes:
         kind: What it says.
         receiver: Whom.
-        node_id: Of an end: the node of the receiver that waits for it.
+        node_id: Of an end: the node of the receiver that waits for it. Of a request: where the body of the sender makes it; empty: the sender
+            is cancelled itself.
         reason: Of a request to cancel: why.
         grace: Of a request to cancel: when the receiver is terminated, from then on.
     """
 
     kind: NoteKind
     receiver: RunId
-    node_id: NodeId | None = None
+    node_id: NodeId = NodeId("")
     reason: str | None = None
     grace: timedelta | None = None
 
@@ -60,7 +61,7 @@ def leave(tx: Transaction, run: RunRow, left: list[Note]) -> None:
             {
                 "sender": run.run_id, "kind": note.kind, "receiver": note.receiver, "node_id": note.node_id,
                 "reason": note.reason, "created_at": run.now,
-                "grace_seconds": None if note.grace is None else note.grace.total_seconds(),
+                "grace": None if note.grace is None else note.grace // _MICROSECOND,
             },
         )  # fmt: skip
 
@@ -73,7 +74,7 @@ def notes_of(tx: Transaction, run_id: RunId) -> list[Note]:
             receiver,
             node_id,
             reason,
-            None if grace is None else timedelta(seconds=grace),
+            None if grace is None else grace * _MICROSECOND,
         )
         for kind, receiver, node_id, reason, grace in tx.execute(_NOTES, {"b_run": run_id})
     ]
@@ -81,7 +82,12 @@ def notes_of(tx: Transaction, run_id: RunId) -> list[Note]:
 
 def cross_out(tx: Transaction, run: RunRow, note: Note) -> None:
     """Delete a note of a locked run, which was delivered; with the last one, an ended run rests for good."""
-    tx.execute(_CROSS_OUT, {"b_run": run.run_id, "b_kind": note.kind, "b_receiver": note.receiver})
+    tx.execute(
+        _CROSS_OUT,
+        {
+            "b_run": run.run_id, "b_kind": note.kind, "b_receiver": note.receiver, "b_node": note.node_id,
+        },
+    )  # fmt: skip
     if not notes_of(tx, run.run_id):
         values: dict[str, object] = {"wake_at": None} if run.status.is_final else {}
         update_run(tx, run.run_id, has_notes=False, **values)
@@ -98,21 +104,24 @@ def live_children(tx: Transaction, run_id: RunId) -> list[RunId]:
     return [child_id(run_id, NodeId(row[0])) for row in tx.execute(_LIVE_CHILDREN, {"b_run": run_id})]
 
 
+_MICROSECOND = timedelta(microseconds=1)
 _LEAVE = Prepared(
     postgresql.insert(notes)  # which SQLite writes alike
     .values({column.name: sa.bindparam(column.name) for column in notes.columns})
     .on_conflict_do_nothing()
 )
 _NOTES = Prepared(
-    sa.select(notes.c.kind, notes.c.receiver, notes.c.node_id, notes.c.reason, notes.c.grace_seconds)
+    sa.select(notes.c.kind, notes.c.receiver, notes.c.node_id, notes.c.reason, notes.c.grace)
     .where(notes.c.sender == sa.bindparam("b_run"))
-    .order_by(notes.c.kind, notes.c.receiver)
+    # Of several requests to one receiver: as they were made.
+    .order_by(notes.c.created_at, sa.func.length(notes.c.node_id), notes.c.node_id, notes.c.receiver)
 )
 _CROSS_OUT = Prepared(
     sa.delete(notes).where(
         notes.c.sender == sa.bindparam("b_run"),
         notes.c.kind == sa.bindparam("b_kind"),
         notes.c.receiver == sa.bindparam("b_receiver"),
+        notes.c.node_id == sa.bindparam("b_node"),
     )
 )
 _PARENT_NODE = Prepared(sa.select(runs.c.parent_node).where(runs.c.id == sa.bindparam("b_run")))

@@ -61,6 +61,7 @@ class _Stored:
     due_at: datetime | None
     fails_as_value: bool
     cancelled_at: datetime | None
+    is_carried: bool
 
     @property
     def runs(self) -> bool:
@@ -222,6 +223,9 @@ def _note_sleeps(
         for node_id, row in stored.items()
         if row.kind == NodeKind.SLEEP and row.status is NodeStatus.RUNNING and row.due_at is not None
     }
+    followup.still_asleep = {
+        due_at: stored[node_id].is_carried for node_id, due_at in asleep.items() if node_id in plan.nodes
+    }
     followup.is_overdue = any(due_at <= run.now for due_at in asleep.values())
     had = {node_id: due_at for node_id, due_at in asleep.items() if stored[node_id].is_timer}
     followup.timers |= {
@@ -315,7 +319,7 @@ def _load(tx: Transaction, run: RunRow) -> dict[NodeId, _Stored]:
 _STORED = Prepared(sa.select(
     nodes.c.node_id, nodes.c.status, nodes.c.kind, nodes.c.name, nodes.c.args, nodes.c.generation,
     nodes.c.unmet, nodes.c.next, nodes.c.attempt, nodes.c.owner, nodes.c.output, nodes.c.finished_at,
-    nodes.c.due_at, nodes.c.fails_as_value, nodes.c.cancelled_at,
+    nodes.c.due_at, nodes.c.fails_as_value, nodes.c.cancelled_at, nodes.c.is_carried,
 ).where(nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(None)))  # fmt: skip
 
 

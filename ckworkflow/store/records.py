@@ -67,6 +67,7 @@ class Followup:
         ready: Steps that may begin now.
         rows: Their rows, where they are at hand.
         asleep: Sleeps that have begun, with their ends.
+        still_asleep: The ends of sleeps that had begun before, and whether a message brings them, where a plan was written.
         timers: The timers of the plan that was written, with their ends.
         wakes_body: A boundary was reached: the body can go on.
         ends_run: The body had ended and this was the last of what it awaited.
@@ -80,6 +81,7 @@ class Followup:
     ready: list[NodeId] = field(default_factory=list)
     rows: dict[NodeId, NodeRow] = field(default_factory=dict)
     asleep: dict[NodeId, datetime] = field(default_factory=dict)
+    still_asleep: dict[datetime, bool] = field(default_factory=dict)
     timers: dict[NodeId, datetime] = field(default_factory=dict)
     wakes_body: bool = False
     ends_run: bool = False
@@ -396,8 +398,9 @@ def finish_child(
     update_node(tx, run.run_id, node_id, status=status, output=output, error=error, finished_at=at)
     if row.status is NodeStatus.ABANDONED:
         return False
-    followup.wakes_body = True  # also if it waits for something else: it is an event
-    if error is None:
+    if error is not None:
+        followup.wakes_body = True
+    else:  # as of a step: the body is woken if it waits for this, and told of it with the next event if not
         for _ in feeding(tx, run, load_targets(row.next), base=run.now, followup=followup):
             pass
     return True

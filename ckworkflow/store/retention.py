@@ -28,11 +28,12 @@ __all__ = ["Batch", "Place", "count_old_runs", "delete_old_runs", "due_at", "pos
 _DUTY: Final = "retention"
 _PLACE: Final = [runs.c.finished_at.type, runs.c.id.type]
 _PARTS: Final = [
-    table
+    key.parent
     for table in reversed(metadata.sorted_tables)
-    if any(key.column.table is runs for key in table.foreign_keys)
+    for key in table.foreign_keys
+    if key.column.table is runs
 ]
-"""The tables whose rows belong to a run."""
+"""The columns that say to which run a row of another table belongs."""
 
 
 Place = tuple[datetime, str]
@@ -139,9 +140,7 @@ def _delete(tx: Transaction, ids: Sequence[str]) -> int:
     if not ids:
         return 0
     # By hand and not by the cascade, which would look for the rows of each run by themselves.
-    rows: int = sum(
-        tx.execute(sa.delete(part).where(part.c.run_id.in_(ids))).rowcount for part in _PARTS
-    )
+    rows: int = sum(tx.execute(sa.delete(part.table).where(part.in_(ids))).rowcount for part in _PARTS)
     rows += tx.execute(sa.delete(runs).where(runs.c.id.in_(ids))).rowcount
     return rows
 

@@ -313,11 +313,11 @@ notes = sa.Table(
     sa.Column("sender", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("kind", sa.Text, primary_key=True),  # ended, cancel
     sa.Column("receiver", sa.Text, primary_key=True),
-    # Of an end: the node of the receiver that waits for it.
-    sa.Column("node_id", sa.Text),
-    # Of a request to cancel.
+    # Of an end: the node of the receiver that waits for it. Of a request: where the body of the sender makes it; empty: it is told one.
+    sa.Column("node_id", sa.Text, primary_key=True),
+    # Of a request to cancel: why, and after how many microseconds the receiver is terminated.
     sa.Column("reason", sa.Text),
-    sa.Column("grace_seconds", sa.Float),
+    sa.Column("grace", sa.BigInteger),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from ckworkflow.model import RunId
 from ckworkflow.store.database import Database
-from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.transaction import Transaction
 from ckworkflow.store.writer import Work, finish
 
@@ -85,7 +84,7 @@ class CrashableDatabase(Database):
 
         try:
             value = transact(counted)
-        except ExpectationError:
+        except Exception:
             self.writes -= 1  # nothing was written: it is tried again in another way
             raise
         if dies_here:

@@ -13,13 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ckworkflow.errors import NotAwaitedError
+from ckworkflow.model import NodeKind
 from ckworkflow.tracing.deferred import Deferred
 from ckworkflow.tracing.forgotten import used_as_a_value
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from ckworkflow.model import Json, NodeId, NodeKind
+    from ckworkflow.model import Json, NodeId
     from ckworkflow.tracing.forgotten import Alarm
     from ckworkflow.tracing.nodes import TracedNode
     from ckworkflow.tracing.tasks import AnyCoroutine, TaskState
@@ -174,6 +175,33 @@ class NodeCall(Call):
         return f"the result of {self.what} is looked at"
 
 
+class NodeResult(Call):
+    """An await of a node that is there already: the end of a run that the body has started."""
+
+    __slots__ = ("_what", "node")
+
+    def __init__(self, tracer: Tracer, node: TracedNode, what: str, line: int) -> None:
+        super().__init__(tracer, line)
+        self.node, self._what = node, what
+
+    @property
+    def what(self) -> str:
+        """What was called."""
+        return self._what
+
+    @property
+    def reason(self) -> str:
+        """Why a trace stops here."""
+        return f"the end of {self.node.name} is awaited"
+
+    async def lazily(self) -> object:
+        """Wait for it, when all that was awaited before is recorded."""
+        self.use()
+        await self.tracer.fence(self.line, self.reason)
+        await self.tracer.wait_for({self.node.node_id}, self.line, self.reason)
+        return self.tracer.value_of(self.node)
+
+
 class WorkflowCall(Call):
     """A workflow called in a body: its steps join the same run and the same task."""
 
@@ -313,6 +341,10 @@ class GatherCall(Call):
                     fails_as_value=self.return_exceptions,
                 )  # fmt: skip
                 self._start_node(index, node, parent, frontiers)
+            elif isinstance(member, NodeResult):
+                member.use()
+                parent.next_child()  # as its task would be
+                self._wait_for_node(index, member.node)
             else:
                 self._start_task(index, member, frontiers)
         if self._missing:
@@ -337,7 +369,9 @@ class GatherCall(Call):
         if not self._is_strict and tracer.may_pass(node, parent):
             self._pass(index, node, frontiers)
             return
+        self._wait_for_node(index, node)
 
+    def _wait_for_node(self, index: int, node: TracedNode) -> None:
         def delivered() -> None:
             if index in self._stopping:
                 message = self._stopping.pop(index)  # of the last cancellation
@@ -360,7 +394,8 @@ class GatherCall(Call):
     def _pass_nodes(self, parent: TaskState, frontiers: list[set[NodeId]]) -> None:
         """Pass the members that are nodes: the last surprise has been told, and it did not end the gather."""
         for index, node in sorted(self._nodes.items()):
-            if not (self._is_strict or self._future.done()) and self.tracer.may_pass(node, parent):
+            is_passable = node.kind is not NodeKind.CHILD and not self._is_strict
+            if is_passable and not self._future.done() and self.tracer.may_pass(node, parent):
                 del self._nodes[index]
                 self._waiter.nodes.discard(node.node_id)
                 self._pass(index, node, frontiers)

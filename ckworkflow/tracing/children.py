@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow.errors import ReturnValueTimeoutError
 from ckworkflow.model import NodeId, NodeKind, RunId, child_id
-from ckworkflow.tracing.calls import NodeCall, OtherCall
+from ckworkflow.tracing.calls import NodeCall, NodeResult, OtherCall
 from ckworkflow.tracing.nodes import CancelledChild
 from ckworkflow.tracing.places import line_of
 
@@ -119,6 +119,9 @@ class Child:
     def return_value(self, timeout: float | None, *, frame: FrameType) -> Coroutine[None, None, Any]:
         """Wait until it has ended, and return its result or raise its error."""
         line = line_of(frame)
+        if timeout is None:
+            result = NodeResult(self._children.tracer, self._node, "return_value", line)
+            return cast("Coroutine[None, None, Any]", result.made_by(frame))
         return self._call(lambda: self._return_value(timeout, line), "return_value", line, frame)
 
     def cancel(
@@ -134,13 +137,13 @@ class Child:
         call = _ChildCall(self._children.tracer, make, what, line).made_by(frame)
         return cast("Coroutine[None, None, Any]", call)
 
-    async def _return_value(self, seconds: float | None, line: int) -> object:
+    async def _return_value(self, seconds: float, line: int) -> object:
         tracer, node = self._children.tracer, self._node
         try:
             async with asyncio.timeout(seconds):
                 await tracer.wait_for({node.node_id}, line, f"the end of {node.name} is awaited")
         except TimeoutError:
-            raise ReturnValueTimeoutError(self.run_id, seconds or 0, is_worker_alive=True) from None
+            raise ReturnValueTimeoutError(self.run_id, seconds, is_worker_alive=True) from None
         return tracer.value_of(node)
 
     async def _cancel(self, reason: str | None, grace: timedelta | None, line: int) -> bool:

@@ -382,6 +382,7 @@ class Source:
         """Make it if it is not made yet; raises why it cannot be."""
         if not self._is_made:
             await self.hooks.tracer.fence(line, "a hook is made")
+        if not self._is_made:  # by another task meanwhile
             self.make()
         if self._refusal is not None:
             raise self._refusal

@@ -10,11 +10,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow import RunCancelledError, RunFailedError, codec, sleep, start, step, workflow
+from ckworkflow import (
+    RunCancelledError,
+    RunFailedError,
+    codec,
+    create_hook,
+    sleep,
+    start,
+    step,
+    workflow,
+)
 from ckworkflow.engine import cancellation, notes
 from ckworkflow.engine.advance import advance
 from ckworkflow.model import NodeId, NodeStatus, RunId, RunStatus, child_id
-from ckworkflow.store import retention, tables
+from ckworkflow.store import hooks, retention, tables
 from desk import Desk
 
 DAY = timedelta(days=1)
@@ -282,3 +291,77 @@ async def starts_late() -> None:
     if await one() == 1:
         await start(asleep)
         await sleep("1 day")
+
+
+# -- what was found by trying to break it ---------------------------------------------------------------
+
+
+@workflow
+async def asks_with_grace() -> str:
+    run = await start(asleep)
+    await one()
+    await run.cancel(grace="1 minute")
+    try:
+        await run.return_value()
+    except RunCancelledError:
+        return "cancelled"
+    return ""
+
+
+def test_a_request_with_a_grace_arrives(desk: Desk):
+    run_id = desk.start(asks_with_grace)
+    desk.tick()
+    desk.engine.bodies.clear()
+    desk.succeed(desk.claim(run_id, "0:2"), 1)
+    advance(desk.engine, run_id)
+    assert result(desk, run_id) == "cancelled"
+    assert left(desk) == 0
+
+
+def test_a_note_that_cannot_be_delivered_holds_up_nobody(
+    desk: Desk,
+    dying: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    first, second = desk.start(parent, 1), desk.start(parent, 2)
+    with dying():
+        end_child(desk, first)
+        end_child(desk, second)
+    really = notes._deliver
+
+    def deliver(engine: Any, sender: RunId, note: Any) -> None:
+        if sender == child_of(first):
+            raise TypeError("odd")
+        really(engine, sender, note)
+
+    monkeypatch.setattr(notes, "_deliver", deliver)
+    desk.clock.advance(timedelta(minutes=10))
+    desk.tick()
+    assert result(desk, second) == 20
+    assert desk.run(first).status == RunStatus.RUNNING
+    assert f"run {child_of(first)}: what it has to tell cannot be told" in caplog.text
+
+
+@workflow
+async def waits_with_a_hook(token: str) -> None:
+    async with create_hook(token) as hook:
+        try:
+            await hook
+        finally:
+            await sleep("1 day")
+
+
+def test_runs_with_hooks_whose_grace_is_over_are_terminated_each_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    found = [desk.start(waits_with_a_hook, str(number)) for number in range(3)]
+    for run_id in found:
+        cancellation.cancel(desk.engine, run_id, reason=None, grace=timedelta(minutes=1))
+    desk.clock.advance(timedelta(minutes=1))
+    closed: list[Any] = []
+    really = hooks.close_all
+    monkeypatch.setattr(hooks, "close_all", lambda tx, run: (closed.append(tx), really(tx, run))[1])
+    desk.tick()
+    assert [desk.run(run_id).status for run_id in found] == [RunStatus.CANCELLED] * 3
+    assert len({id(tx) for tx in closed}) == len(closed) == 3

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from ckworkflow import codec
+from ckworkflow import FatalError, codec
 from ckworkflow.engine import failures
 from ckworkflow.engine.failures import CAUSE_LIMIT, MEMBER_LIMIT, TOTAL_LIMIT
 from ckworkflow.inspection import Failure
@@ -224,3 +225,12 @@ def test_a_context_that_was_hidden_is_not_recorded() -> None:
         error = raised
 
     assert failures.to_data(error).keys() & {"cause", "context"} == set()
+
+
+def test_details_are_what_they_were_however_often_they_are_stored() -> None:
+    details = {"pair": (1, 2), "at": timedelta(1), "nested": {"tags": {"a"}}}
+    error = FatalError("no", code=1, details=details)
+
+    for _ in range(3):
+        error = through(error)  # type: ignore[assignment]
+        assert error.details == details

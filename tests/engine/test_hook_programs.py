@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import hmac
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from ckworkflow import HookConflictError, codec, create_hook, step, workflow
+from ckworkflow.engine import advance as advancing
 from ckworkflow.engine import resume as sending
 from ckworkflow.engine.advance import advance
 from ckworkflow.model import HookKey, Namespace, RunId, RunStatus
+from ckworkflow.store import tables
 from desk import Desk
 
 
@@ -55,3 +62,55 @@ def test_of_two_conflicts_the_one_is_told_that_the_body_meets_first(desk: Desk, 
     desk.succeed(desk.claim(run_id, "0:5"), "ours")
     advance(desk.engine, run_id)
     assert result(desk, run_id) == ["not", "ours"]
+
+
+@workflow
+async def end_at_once() -> str:
+    return create_hook().token
+
+
+def test_a_run_that_ends_where_it_begins_keeps_from_what_its_tokens_are_derived(desk: Desk):
+    run_id = desk.start(end_at_once)
+    columns = tables.runs.c
+    query = sa.select(columns.secret, columns.untold_payloads).where(columns.id == run_id)
+    ((secret, untold),) = desk.engine.database.read(lambda tx: tx.execute(query).all())
+    digest = hmac.digest(secret.encode(), b"0:1", "sha256")[:16]
+    assert result(desk, run_id) == base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    assert untold == 0  # it has made a hook
+
+
+@workflow
+async def race_before_a_conflict() -> Any:
+    create_hook("held")
+    hook = create_hook("asked")
+    waiting = [asyncio.create_task(hook.next()), asyncio.create_task(one())]
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if waiting[0] in done:
+        try:
+            await create_hook("held")
+        except HookConflictError:
+            return "payload first"
+    return await one("step first")
+
+
+@pytest.mark.xfail(strict=True, reason="a refusal is written without the order of events that led to it")
+def test_a_step_that_ended_earlier_is_recorded_between_a_refusal_and_the_next_trace(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    run_id = desk.start(race_before_a_conflict)
+    claimed = desk.claim(run_id, "0.2:1")
+    transact = desk.engine.database.transact
+
+    def then_record(work: Any) -> Any:
+        found = transact(work)
+        if getattr(work, "func", None) is advancing._refuse_hook:
+            # Another process has estimated that its step ended before the payload was sent.
+            desk.clock.jump(timedelta(milliseconds=-2))
+            desk.succeed(claimed, 1)
+            desk.clock.jump(timedelta(milliseconds=2))
+        return found
+
+    monkeypatch.setattr(desk.engine.database, "transact", then_record)
+    desk.clock.advance(timedelta(milliseconds=5))
+    send(desk, "click", "asked")
+    assert desk.run(run_id).held is None  # it was said to diverge, and nothing in it did

@@ -18,6 +18,7 @@ from ckworkflow import (
     timeout,
     workflow,
 )
+from ckworkflow.hooks import use_step
 
 done: list[object] = []
 """What the steps were called with."""
@@ -181,3 +182,62 @@ async def start_two(fails: int) -> list[str]:
 @workflow
 async def starts_in_a_step(fails: int) -> list[str]:
     return await start_two(fails)
+
+
+@step(max_retries=2, retry_delay=0.01)
+async def start_another(number: int) -> int:
+    """Its second attempt starts something else in the same place."""
+    if use_step().attempt == 1:
+        await start(double, number)
+        raise RuntimeError("flaky")
+    return await (await start(slow, number)).return_value()
+
+
+@workflow
+async def starts_another() -> int:
+    return await start_another(1)
+
+
+@workflow
+async def cleans_up_badly() -> None:
+    await start(slow, 5)
+    try:
+        await sleep("1 day")
+    finally:
+        await asyncio.to_thread(print)
+
+
+@workflow
+async def slow_to_end() -> None:
+    try:
+        await sleep("10 days")
+    finally:
+        await sleep("5 days")
+
+
+@workflow
+async def cancels_twice() -> str:
+    child = await start(slow_to_end)
+    await sleep("1 hour")
+    await child.cancel(reason="first")
+    await child.cancel(reason="second", grace="1 minute")
+    try:
+        await child.return_value()
+    except RunCancelledError as error:
+        return f"{error.reason}, terminated: {error.is_terminated}"
+    return ""
+
+
+@workflow
+async def broken() -> None:
+    raise SystemExit(3)
+
+
+@workflow
+async def of_a_broken_child() -> str:
+    child = await start(broken)
+    try:
+        await child.return_value(timeout=100)
+    except RunFailedError as error:
+        return type(error.__cause__).__name__
+    return ""

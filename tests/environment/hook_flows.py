@@ -293,3 +293,37 @@ async def talks_to_itself(count: int) -> list[Any]:
         except HookExpiredError:
             found.append("expired")
     return found
+
+
+@workflow
+async def closes_beside_a_sleep(token: str) -> bool:
+    hook = create_hook(token)
+    closing = asyncio.create_task(hook.close())
+    await sleep("1 minute")
+    return closing.done()
+
+
+@workflow
+async def conflicts_at_first() -> list[Any]:
+    found: list[Any] = []
+    async with create_hook("own"):
+        for _ in range(2):
+            try:
+                await create_hook("own")
+            except HookConflictError:
+                found.append(await say("taken"))
+    return found
+
+
+@dataclass
+class Special(Decision):
+    more: int = 1
+
+
+class Unfinished(pydantic.BaseModel):
+    what: NotThere  # type: ignore[name-defined]  # noqa: F821
+
+
+@workflow
+async def with_metadata(token: str) -> Any:
+    return await create_hook(token, metadata=Decision("meta"))

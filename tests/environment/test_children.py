@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from ckworkflow import (
+    FatalError,
     NotAwaitedError,
     Run,
     RunCancelledError,
+    RunExistsError,
     RunFailedError,
     RunStatus,
     get_run,
@@ -202,3 +204,64 @@ def test_a_crash_at_any_write_changes_nothing(workflow: Any, always_replay: bool
         assert await env.crash_everywhere(workflow) > 10
 
     in_environment(test, always_replay=always_replay)
+
+
+def test_an_attempt_that_starts_something_else_is_told_so():
+    async def test(env: Environment):
+        run = await start(flows.starts_another)
+        await env.advance("1 minute")
+        with pytest.raises(RunFailedError) as caught:
+            await run.return_value()
+        assert isinstance(caught.value.__cause__, FatalError)
+        cause = caught.value.__cause__.__cause__
+        assert isinstance(cause, RunExistsError)
+        assert cause.workflow == flows.double.name
+        assert flows.done == [1]
+
+    in_environment(test)
+
+
+@BOTH
+def test_a_clean_up_that_leaves_the_durable_world_leaves_no_child(always_replay: bool):
+    async def test(env: Environment):
+        run = await start(flows.cleans_up_badly)
+        await env.settle()
+        await run.cancel(reason="enough")
+        assert await run.status() == RunStatus.FAILED
+        with pytest.raises(RunCancelledError, match="enough"):
+            await child_of(run).return_value()
+        assert notes_left() == []
+
+    in_environment(test, always_replay=always_replay)
+
+
+@BOTH
+def test_a_second_request_to_a_child_brings_its_termination_forward(always_replay: bool):
+    async def test(env: Environment):
+        run = await start(flows.cancels_twice)
+        await env.advance("1 hour")
+        await env.advance("1 minute")
+        assert await run.return_value() == "first, terminated: True"
+
+    in_environment(test, always_replay=always_replay)
+
+
+@BOTH
+def test_the_end_of_a_child_that_its_engine_has_ended_is_told_at_once(always_replay: bool):
+    async def test(env: Environment):
+        run = await start(flows.of_a_broken_child)
+        await env.settle()
+        assert await run.return_value() == "BodyAwaitError"
+
+    in_environment(test, always_replay=always_replay)
+
+
+def test_children_that_are_gathered_wake_their_parent_once():
+    async def test(_env: Environment):
+        run = await start(flows.many, 40)
+        await run.return_value()
+        query = tables.runs.select().where(tables.runs.c.id == run.run_id)
+        (row,) = current().engine.database.read(lambda tx: tx.execute(query).all())
+        assert row.epoch <= 4, "a lease for each child"
+
+    in_environment(test)

@@ -19,6 +19,7 @@ from ckworkflow import (
     RunCancelledError,
     RunFailedError,
     RunStatus,
+    UnreadableValueError,
     UnserializableValueError,
     create_hook,
     define_hook,
@@ -583,3 +584,68 @@ def test_hooks_of_an_old_run_do_not_stand_in_the_way():
         assert database.read(lambda tx: hooks.untaken(tx, run.run_id)) == (0, 0)
 
     in_environment(test)
+
+
+# -- what was found by trying to break it ---------------------------------------------------------------
+
+
+@BOTH
+def test_a_hook_that_is_closed_beside_a_sleep_does_not_keep_that_from_ending(always_replay: bool):
+    async def test(env: Environment):
+        run = await start(flows.closes_beside_a_sleep, "t")
+        await env.advance("1 minute")
+        assert await run.return_value() is True
+
+    in_environment(test, always_replay=always_replay)
+
+
+def test_crash_everywhere_goes_on_beyond_a_conflict():
+    async def test(env: Environment):
+        assert await env.crash_everywhere(flows.conflicts_at_first) > 10
+
+    in_environment(test)
+
+
+def test_a_payload_is_accepted_by_a_process_that_cannot_read_the_metadata(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def test(_env: Environment):
+        run = await start(flows.with_metadata, "t")
+        with monkeypatch.context() as patches:
+            patches.delattr(flows, "Decision")
+            info = await resume_hook("t", 1)
+            with pytest.raises(UnreadableValueError):
+                _ = info.metadata
+        assert info.metadata == flows.Decision("meta")
+        assert await run.return_value() == 1
+        assert len(payloads_of(run.run_id)) == 1
+
+    in_environment(test)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800"])
+def test_text_that_no_database_keeps_is_refused_at_the_call(text: str):
+    async def test(_env: Environment):
+        await start(flows.wait_for_any, "t")
+        with pytest.raises(ValueError, match="token= has a NUL character, or half of a surrogate pair"):
+            await resume_hook(text, 1)
+        with pytest.raises(
+            ValueError, match="dedup_key= has a NUL character, or half of a surrogate pair"
+        ):
+            await resume_hook("t", 1, dedup_key=text)
+
+    in_environment(test)
+
+
+def test_an_object_of_a_subclass_fits():
+    async def test(_env: Environment):
+        run = await start(flows.wait_for_typed, "decision")
+        await flows.decision.resume("decision", flows.Special("yes"))
+        assert await run.return_value() == flows.Special("yes")
+
+    in_environment(test)
+
+
+def test_a_model_that_is_not_complete_fits_nothing():
+    with pytest.raises(HookPayloadError, match="not fully defined"):
+        define_hook("x", flows.Unfinished).resume_sync("t", {"what": 1})  # type: ignore[arg-type]

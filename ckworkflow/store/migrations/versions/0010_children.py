@@ -25,9 +25,9 @@ def upgrade() -> None:
         sa.Column("sender", sa.Text(), sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("kind", sa.Text(), primary_key=True),
         sa.Column("receiver", sa.Text(), primary_key=True),
-        sa.Column("node_id", sa.Text(), nullable=True),
+        sa.Column("node_id", sa.Text(), primary_key=True),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("grace_seconds", sa.Float(), nullable=True),
+        sa.Column("grace", sa.BigInteger(), nullable=True),
         sa.Column("created_at", Time, nullable=False),
     )
     op.bulk_insert(
