@@ -187,10 +187,7 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
         )
     except hooks.TokenTakenError as taken:
         tracer.close()
-        engine.database.transact(
-            partial(_refuse_hook, engine, run_id=run_id, snapshot=snapshot, taken=taken)
-        )
-        return _AGAIN
+        return _refuse(engine, run_id, snapshot, told, taken)
     except plans.StalePlanError:
         tracer.close()
         engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot, withholds=True))
@@ -389,7 +386,9 @@ def _commit(
     delivered = snapshot.deliver(tx, run)
     if news.has_request:
         run = run._replace(cancel_delivered=delivered)
-    orphans = told.trace.orphans if news.has_request else frozenset()
+    orphans = told.trace.orphans
+    if not news.has_request:  # then they were told, but for those that are started only now
+        orphans &= {node.node_id for node in told.trace.started}
     values: dict[str, Any] = {
         "delivered": delivered,
         "seen": news.signals,
@@ -627,17 +626,46 @@ def _release(
         )  # fmt: skip
 
 
+def _refuse(
+    engine: Engine, run_id: RunId, snapshot: _Snapshot, told: _Told, taken: hooks.TokenTakenError
+) -> Answer:
+    work = partial(_refuse_hook, engine, run_id=run_id, snapshot=snapshot, told=told, taken=taken)
+    try:
+        engine.database.transact(work)
+    except plans.StalePlanError:
+        engine.database.transact(lambda tx: _release(engine, tx, run_id, snapshot, withholds=True))
+    return _AGAIN
+
+
 def _refuse_hook(
-    engine: Engine, tx: Transaction, *, run_id: RunId, snapshot: _Snapshot, taken: hooks.TokenTakenError
-) -> None:
-    """Write that a hook cannot be made, and give the lease back: the body is traced again, and told so."""
-    run = runs.lock_run(tx, run_id, engine.database).get()
+    engine: Engine, tx: Transaction, *, run_id: RunId, snapshot: _Snapshot, told: _Told,
+    taken: hooks.TokenTakenError,
+) -> None:  # fmt: skip
+    """Write that a hook cannot be made, and give the lease back: the body is traced again, and told so.
+
+    With it goes the order of the events that have led the body there: what is recorded meanwhile, and has happened before, is
+    told after them.
+
+    Raises:
+        StalePlanError: Something has begun that the body has not met: the events are read again first.
+    """
+    run, news = runs.lock_run(tx, run_id, engine.database).get(), snapshot.news
     if run.epoch == snapshot.epoch and not run.status.is_final:
+        values: dict[str, Any] = {"delivered": snapshot.deliver(tx, run)}
+        if told.strict:
+            plans.refuse_unmet(tx, run, told.met)
+            values["last_surprise"] = snapshot.delivered + told.strict
         error = failures.dumps(HookConflictError(taken.holder))
         position = plans.first_position(run.epoch, run.delivered)
         hooks.refuse(tx, run, taken.made, error=error, position=position)
         if not run.has_hooks:
-            runs.update_run(tx, run_id, untold_payloads=0)
+            values["untold_payloads"] = 0
+        if news.has_request and (run := leave_to_children(tx, run, None)).has_notes:
+            values["has_notes"] = True
+            engine.owes_notes(run_id)
+        runs.update_run(
+            tx, run_id, seen=news.signals, signals=run.signals + 1, told_at=news.told_at, **values
+        )  # fmt: skip
     # It has come further: that is no turning in circles.
     _release(engine, tx, run_id, snapshot, is_counted=False, withholds=True)
 

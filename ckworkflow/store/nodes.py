@@ -269,7 +269,11 @@ def insert_done(
     tx: Transaction, run: RunRow, node_id: NodeId, *, kind: NodeKind, name: str, args: str, line: int, position: int,
     error: str | None = None, due_at: datetime | None = None,
 ) -> None:  # fmt: skip
-    """Add a node that is complete, or has failed, with the commit of the continuation that makes it: no event, and without a number."""
+    """Add a node that is complete, or has failed, with the commit of the continuation that makes it: no event, and without a number.
+
+    It takes the place of a step that the body had planned there when it ran ahead, and that has never begun.
+    """
+    delete_planned(tx, run.run_id, node_id)
     tx.execute(
         _INSERT_DONE,
         {
@@ -282,8 +286,16 @@ def insert_done(
     )  # fmt: skip
 
 
+def delete_planned(tx: Transaction, run_id: RunId, node_id: NodeId) -> None:
+    """Delete a node that was planned and has never begun, if one is in this place."""
+    tx.execute(_DELETE_PLANNED, {"b_run": run_id, "b_node": node_id})
+
+
 NO_EVENT: Final = 0
 """What `delivered` says of such a node."""
+_DELETE_PLANNED = Prepared(
+    sa.delete(nodes).where(HERE, nodes.c.status == NodeStatus.PLANNED, nodes.c.attempt == 0)
+)
 _INSERT_DONE = Prepared(
     sa.insert(nodes).values(
         {

@@ -14,7 +14,7 @@ from ckworkflow import codec
 from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
 from ckworkflow.store.events import OUT_OF_REACH, restore
-from ckworkflow.store.nodes import HERE, After, is_node, new_row, update_node
+from ckworkflow.store.nodes import HERE, After, delete_planned, is_node, new_row, update_node
 from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
 from ckworkflow.store.tables import joins, nodes
 from ckworkflow.store.transaction import Prepared
@@ -148,7 +148,7 @@ def apply_plan(
         if node.node_id in timers:
             continue
         planned, args = plan.nodes[node.node_id], encoded[node.node_id]
-        row = stored.get(node.node_id)
+        row = _in_place(tx, run, node, stored.get(node.node_id))
         following = codec.dumps(list(planned.next))
         if row is None:
             insert = _insert(run, node, first + index, epoch, args, following)
@@ -304,10 +304,25 @@ def _begin(
     return True
 
 
+def _in_place(tx: Transaction, run: RunRow, node: TracedNode, row: _Stored | None) -> _Stored | None:
+    """Return the stored node in the place of one; a child is made anew, in place of what the body had only planned there.
+
+    Raises:
+        StalePlanError: That has begun.
+    """
+    if row is None or node.kind is not NodeKind.CHILD or row.status is not NodeStatus.PLANNED:
+        return row
+    if row.attempt:
+        raise StalePlanError
+    tx.execute_many(_DELETE, [{"b_run": run.run_id, "b_node": node.node_id}])
+    return None
+
+
 def insert_let_go(tx: Transaction, run: RunRow, node: TracedNode, *, position: int) -> None:
     """Add a node that has begun, and that the body has let go of in the same breath."""
     insert = _insert(run, node, position, run.epoch, codec.dumps(node.args), "[]")
     insert.update(status=NodeStatus.ABANDONED, started_at=run.now)
+    delete_planned(tx, run.run_id, node.node_id)
     tx.execute_many(_INSERT_NODES, [insert])
 
 

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from ckworkflow import (
+    FatalError,
     RunCancelledError,
     RunFailedError,
     codec,
@@ -365,3 +366,26 @@ def test_runs_with_hooks_whose_grace_is_over_are_terminated_each_alone(
     desk.tick()
     assert [desk.run(run_id).status for run_id in found] == [RunStatus.CANCELLED] * 3
     assert len({id(tx) for tx in closed}) == len(closed) == 3
+
+
+@workflow
+async def start_after_a_failure(waits: bool) -> Any:
+    try:
+        await one()
+        await one("planned, and never begun")
+    except FatalError:
+        run = await start(child, 1)  # in the place of that
+        return await run.return_value() if waits else run.run_id
+    return None
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_child_may_take_the_place_of_a_step_that_was_only_planned(desk: Desk, waits: bool):
+    run_id = desk.start(start_after_a_failure, waits)
+    desk.fail(desk.claim(run_id), FatalError("no"), one)
+    advance(desk.engine, run_id)
+    desk.tick()
+    found = child_of(run_id, "0:2")
+    recorded = desk.succeed(desk.claim(found), 1)
+    carry_out_end(desk, found, recorded)
+    assert result(desk, run_id) == (2 if waits else found)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow import HookConflictError, codec, create_hook, step, workflow
+from ckworkflow import FatalError, HookConflictError, codec, create_hook, step, workflow
 from ckworkflow.engine import advance as advancing
 from ckworkflow.engine import resume as sending
 from ckworkflow.engine.advance import advance
@@ -80,6 +80,36 @@ def test_a_run_that_ends_where_it_begins_keeps_from_what_its_tokens_are_derived(
 
 
 @workflow
+async def make_after_a_failure(token: str) -> Any:
+    try:
+        await one()
+        await one("planned, and never begun")
+    except FatalError:
+        return await create_hook(token)  # in the place of that
+    return None
+
+
+def test_a_hook_may_take_the_place_of_a_step_that_was_only_planned(desk: Desk):
+    run_id = desk.start(make_after_a_failure, "t")
+    desk.fail(desk.claim(run_id), FatalError("no"), one)
+    advance(desk.engine, run_id)
+    send(desk, "hello", "t")
+    assert result(desk, run_id) == "hello"
+
+
+def test_so_may_one_that_cannot_be_made(desk: Desk):
+    holder = desk.start(make_after_a_failure, "t")
+    desk.fail(desk.claim(holder), FatalError("no"), one)
+    advance(desk.engine, holder)
+    run_id = desk.start(make_after_a_failure, "t")
+    desk.fail(desk.claim(run_id), FatalError("no"), one)
+    advance(desk.engine, run_id)
+    run = desk.run(run_id)
+    assert run.status == RunStatus.FAILED
+    assert "HookConflictError" in (run.error or "")
+
+
+@workflow
 async def race_before_a_conflict() -> Any:
     create_hook("held")
     hook = create_hook("asked")
@@ -93,7 +123,6 @@ async def race_before_a_conflict() -> Any:
     return await one("step first")
 
 
-@pytest.mark.xfail(strict=True, reason="a refusal is written without the order of events that led to it")
 def test_a_step_that_ended_earlier_is_recorded_between_a_refusal_and_the_next_trace(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ):
