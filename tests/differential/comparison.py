@@ -11,11 +11,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckworkflow.model import NodeKind, NodeStatus
+from ckworkflow import codec
+from ckworkflow.model import TIMER, NodeKind, NodeStatus
 from ckworkflow.store.nodes import NodeRow
 from differential import life_watch
-from differential.reference import DifferenceError, PlainRun, run_plain
-from differential.simulator import EngineRun, Fault, Kill, Move, SimWorker, canonical
+from differential.reference import DifferenceError, PlainRun, run_plain, uncompiled
+from differential.reference_hooks import Facts, PlainHook
+from differential.simulator import EngineRun, Fault, HookFact, Kill, Move, SimWorker, canonical
 from differential.world import World, witnessed
 
 ORDER_LIMIT = 20
@@ -103,13 +105,16 @@ class Arena:
     # -- one comparison -------------------------------------------------------------------------------
 
     def engine(
-        self, body: Body, *, bodies_kept: int, process_count: int = 1, **options: Any
-    ) -> EngineRun | None:
-        """Run a body in the engine, in a fresh world."""
+        self, body: Body, *, bodies_kept: int, process_count: int = 1, is_compiled: bool = True,
+        **options: Any,
+    ) -> EngineRun | None:  # fmt: skip
+        """Run a body in the engine, in a fresh world; not compiled, no await in it is lazy."""
         self.reset()
         self.world.forget()
         worker = self.worker(bodies_kept=bodies_kept, process_count=process_count)
         with ExitStack() as stack:
+            if not is_compiled:
+                stack.enter_context(uncompiled())
             for patch in witnessed(self.world):
                 stack.enter_context(patch)
             run = worker.run(body.workflow, body.args, **options)
@@ -148,10 +153,13 @@ class Arena:
                 faults=faults,
                 allows_overlap=overlaps,
                 stopped=[row.node_id for row in engine.rows if is_stopped(row)],
+                facts=_facts(engine),
             )
             same_time = options.get("kill") is None and not overlaps and not is_cancelled
             _check_outcome(engine, plain, same_time=same_time)
             _check_record(engine)
+            _check_told(engine)
+            _check_hooks(engine, plain)
             if plain.executions == sum(entry.kind is NodeKind.STEP for entry in engine.log):
                 _check_world(there, self.world.look())
         except DifferenceError as error:
@@ -227,6 +235,124 @@ def _check_record(engine: EngineRun) -> None:
             continue  # what the body has let go of ends with its attempt, or between two
         if (row.finished_at is not None) != (row.node_id in recorded):
             raise DifferenceError(f"{row} and the log disagree")
+
+
+def _facts(engine: EngineRun) -> Facts:
+    """What the database knows of the hooks of a run."""
+    rows = [row for row in engine.rows if row.kind is NodeKind.HOOK]
+    return Facts(
+        secret=None if engine.secret is None else engine.secret.partition(" ")[0],
+        made={row.node_id: row.started_at for row in rows if row.started_at is not None},
+        refused=frozenset(row.node_id for row in rows if row.status is NodeStatus.FAILED),
+    )
+
+
+def _check_told(engine: EngineRun) -> None:
+    """The events that were told have the numbers 1, 2, 3, …, and what was sent is told in the order of time."""
+    told = [row.delivered for row in engine.rows if row.delivered]  # 0: a hook, which is no event
+    told += [each.delivered for each in engine.payloads if each.delivered is not None]
+    if engine.request is not None:
+        told.append(engine.request[0])
+    if sorted(told) != list(range(1, engine.delivered + 1)):
+        raise DifferenceError(f"{engine.delivered} events were told, with the numbers {sorted(told)}")
+    payloads = [each for each in engine.payloads if each.delivered is not None]
+    numbers = [each.delivered for each in payloads]
+    if numbers != sorted(numbers) or payloads != engine.payloads[: len(payloads)]:
+        raise DifferenceError(f"payloads are told in another order than they came: {engine.payloads}")
+    times = [each.received_at for each in engine.payloads]
+    if times != sorted(times):
+        raise DifferenceError(f"payloads came before those before them: {engine.payloads}")
+    timers = [
+        row for row in engine.rows
+        if row.name == TIMER and row.kind is NodeKind.SLEEP and row.delivered and row.due_at
+    ]  # fmt: skip
+    for each in payloads:
+        for row in timers:
+            assert row.due_at is not None
+            assert row.delivered is not None
+            assert each.delivered is not None
+            if (row.due_at <= each.received_at) != (row.delivered < each.delivered):
+                raise DifferenceError(f"{each} and timer {row} are told in the wrong order")
+        if engine.request is not None and each.received_at <= engine.request[1]:
+            if each.delivered is not None and each.delivered > engine.request[0]:
+                raise DifferenceError(f"{each} came before the request {engine.request}")
+
+
+def _check_hooks(engine: EngineRun, plain: PlainRun) -> None:
+    """What was accepted was taken, is in a queue, or is left over; a token is found by one run, and by none after its end."""
+    assert plain.hooks is not None
+    accepted: list[str] = []
+    for sending in engine.sendings:
+        found = sending.found
+        if found != "unknown" and (found == "refused") != (sending.expected == "refused"):
+            raise DifferenceError(f"{sending} was not to end so")
+        is_there = any(
+            (each.token_hash, each.body) == (sending.key.token_hash, sending.body)
+            for each in engine.payloads
+        )
+        if found != "unknown" and is_there != (sending.expected == "accepted"):
+            raise DifferenceError(f"{sending}, and it is{'' if is_there else ' not'} in the database")
+        if is_there:
+            accepted.append(sending.body)
+    if accepted != [each.body for each in engine.payloads]:
+        raise DifferenceError(f"accepted were {accepted}, and there are {engine.payloads}")
+    names = [(each.token_hash, each.dedup_key) for each in engine.payloads if each.dedup_key]
+    if len(names) != len(set(names)):
+        raise DifferenceError(f"accepted twice under one name: {engine.payloads}")
+    hooks = plain.hooks
+    if len(hooks.taken) != len(set(hooks.taken)):
+        raise DifferenceError(f"plain asyncio takes {hooks.taken}")
+    taken = sorted(each.number for each in engine.payloads if each.is_taken)
+    if taken != sorted(hooks.taken):
+        raise DifferenceError(f"the engine has taken payloads {taken}, plain asyncio {hooks.taken}")
+    left = sorted(
+        each.number for each in engine.payloads if not each.is_taken and each.delivered is not None
+    )
+    if left != sorted(hooks.left()):
+        raise DifferenceError(f"the engine has left {left}, plain asyncio {sorted(hooks.left())}")
+    here = {
+        row.node_id: (row.name, codec.loads(row.args)["token"], row.status is NodeStatus.FAILED)
+        for row in engine.rows
+        if row.kind is NodeKind.HOOK
+    }
+    there = {
+        node_id: (hook.name, hook.key.token_hash, hook.refusal is not None)
+        for node_id, hook in hooks.made.items()
+    }
+    if here != there:
+        raise DifferenceError(f"the engine has made the hooks {here}, plain asyncio {there}")
+    _check_open(engine, hooks.made)
+    if engine.still_found:
+        raise DifferenceError(f"the run has ended, and its hooks are found: {engine.still_found}")
+    last: dict[str, HookFact] = {}
+    for hook in engine.hooks:
+        if hook.closed_at is None:
+            raise DifferenceError(f"{hook} is open after the end of its run")
+    for hook in sorted(engine.hooks, key=lambda hook: (hook.created_at, hook.closed_at)):
+        before = last.get(hook.token_hash)
+        if before is not None and before.closed_at is not None and before.closed_at > hook.created_at:
+            raise DifferenceError(f"{before} and {hook} have one token")
+        last[hook.token_hash] = hook
+
+
+def _check_open(engine: EngineRun, made: Mapping[str, PlainHook]) -> None:
+    """A hook is open in the database from the continuation in which the body makes it to that in which it closes it."""
+    told_at = sorted({entry.told_at for entry in engine.log if entry.told_at is not None})
+    for hook in engine.hooks:
+        plain = made[hook.node_id]
+        for what, body_time, at in (
+            ("made", plain.made_at, hook.created_at),
+            ("closed", plain.freed_at, hook.closed_at),
+        ):
+            if body_time is None or at is None:
+                continue
+            latest = next((each for each in told_at if each > body_time), None)
+            earliest = body_time if hook.expires_at is None else min(body_time, hook.expires_at)
+            if at < earliest or (latest is not None and at > latest):
+                raise DifferenceError(f"{hook} is {what}, and the body did so at {body_time}")
+        if plain.freed_at is None and hook.expires_at is None and hook.closed_at is not None:
+            if told_at and hook.closed_at < told_at[-1]:
+                raise DifferenceError(f"{hook} is closed, and the body did not close it")
 
 
 def _check_world(there: Any, here: Any) -> None:

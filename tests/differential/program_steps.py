@@ -15,12 +15,24 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, ClassVar, NamedTuple
 
-from ckworkflow import FatalError, now, sleep, step, workflow
+from ckworkflow import (
+    FatalError,
+    HookClosedError,
+    HookConflictError,
+    HookExpiredError,
+    HookPayloadError,
+    create_hook,
+    define_hook,
+    now,
+    sleep,
+    step,
+    workflow,
+)
 from differential.world import World
 
 __all__ = [
-    "CONFIG", "NOTES", "STATE", "Any", "FatalError", "Hue", "Lines", "Pair", "Room", "add", "async_noting", "asyncio", "bump",
-    "date", "echo", "fails", "gives", "grow", "helper", "keep", "level", "note", "noting", "now", "pair_of", "ping",
+    "CONFIG", "NOTES", "STATE", "Any", "FatalError", "HookClosedError", "HookConflictError", "HookExpiredError", "HookPayloadError", "Hue", "Lines", "Pair", "Room", "add", "async_noting", "asyncio", "bump",
+    "create_hook", "date", "echo", "fails", "gives", "grow", "helper", "keep", "level", "note", "noting", "now", "numbers", "pair_of", "ping",
     "raise_level", "room", "set_error", "set_key", "shared", "sleep", "spoil", "step", "suppress", "switch",
     "timedelta", "total", "touch", "verify", "workflow",
 ]  # fmt: skip
@@ -29,6 +41,10 @@ STATE: dict[str, Any] = {}
 NOTES: list[str] = []
 LEVEL = 0
 LONGEST = 6
+TOKENS = ("a", "b", "c")
+"""The tokens that programs choose for their hooks."""
+
+numbers = define_hook("numbers", int)
 
 
 class Hue(enum.Enum):

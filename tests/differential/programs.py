@@ -62,7 +62,7 @@ EXPRESSIONS: dict[str, list[Choice]] = {
         (3, "1"), (1, "2"), (1, "0"), (12, "<@int>"),
         (4, "await bump()"), (3, "await echo(<int>)"), (1, "await add(<int>, <int>)"), (1, "await total(<list>)"), (1, "await gives('int')"),
         (3, "<@room>.id"), (2, "<@room>.cache['n']"), (1, "Room.cache['n']"), (1, "len(<@room>.tags)"), (2, "<@room>.next"),
-        (2, "len(<@room>.shared)"), (1, "<@room>.size()"), (1, "<@room>.extra['id']"),
+        (2, "len(<@room>.shared)"), (1, "<@room>.size()"), (1, "<@room>.extra['id']"), (3, "<!payload>"),
         (3, "<@dict>['id']"), (1, "<@dict>.get('id')"), (1, "<@dict>.pop('id')"), (1, "<@dict>.setdefault('k', <int>)"),
         (2, "<@list>[0]"), (1, "<@list>[-1]"), (1, "<@list>.pop()"), (2, "len(<@list>)"), (1, "sum(<list>)"), (1, "max(<list>)"),
         (1, "len(<@rows>)"), (1, "len(<@rows>[0])"), (2, "<@pair>.left"), (1, "<@pair>[0]"), (2, "<@day>.year"),
@@ -145,6 +145,10 @@ SIMPLE: list[Choice] = [
     (1, "<=int>, <=none> = <pair>"), (1, "<~int>, <~int> = <~int>, <~int>"), (3, "<!unpacked>"), (2, "<!spawn>"), (2, "<!joined>"), (1, "<!raised>"), (1, "<!deleted>"),
     (3, "<!returned>"), (2, "<!jump>"), (2, "<!elapsed>"), (2, "<!later>"),
 ]  # fmt: skip
+HOOKED: list[Choice] = [
+    (3, "taken"), (4, "made"), (4, "deadline"), (5, "looped"), (5, "opened"), (4, "looked"), (3, "closed"), (3, "caught"), (2, "raced"), (2, "gathered"),
+    (3, "let_go"), (2, "again"), (1, "named"), (2, "beside"),
+]  # fmt: skip
 
 COMPOUND: list[Choice] = [
     (6, "if"), (3, "while"), (5, "for"), (7, "try"), (3, "with"), (3, "match"), (4, "def"), (5, "async def"),
@@ -173,9 +177,13 @@ MEMBERS: list[tuple[int, str, str]] = [
 
 GROWS = re.compile(r"append|extend|insert|\+=|<!(call|inline|await_call|await_inline|gathered|spawn|joined|unpacked|later|moment|race|group|pieces|echoed)|\.next|keep")  # fmt: skip
 WAITS = re.compile(
-    r"await|async|<!(inline|gathered|member|unpacked|spawn|joined|later|elapsed|jump|moment|race|group|pieces|echoed)"
+    r"await|async|<!(inline|gathered|member|unpacked|spawn|joined|later|elapsed|jump|moment|race|group|pieces|echoed|payload)"
 )
 PLACE = re.compile(r"<([=@~!]?)([a-z_]+)(?: ([a-z]+))?>")
+WORLD = re.compile(
+    r"STATE|FLAG|LEVEL|CONFIG|Lines|shared|note|noting|level|cache|title|size|keep|loud|\.next\b(?!\()"
+)
+HOOKS = re.compile(r"create_hook\(|\.create\(")
 LONGEST = 12
 MODULE = """from differential.program_steps import *
 from differential import program_steps
@@ -247,6 +255,7 @@ class Writer:
         self.outer: set[str] = set()
         self.functions: list[Function] = []
         self.tasks: list[tuple[str, str]] = []
+        self.hooks: list[str] = []
         self.lines: list[str] = []
         self.indent = 1
         self.awaits = self.binds = self.formats = True
@@ -407,6 +416,8 @@ class Writer:
         return f"{element} for {name} in {source}{condition}"
 
     def member(self) -> tuple[str, str]:
+        if self.hooks and self.chance(4):
+            return f"{self.one(self.hooks)}.next({self.one(['', 'timeout=5', 'timeout=60'])})", "int"
         functions = [f for f in (*self.functions, *self.workflows) if f.is_async]
         if functions and self.chance(2):
             function = self.one(functions)
@@ -444,14 +455,14 @@ class Writer:
     def block(self, low: int = 1, high: int = 3) -> None:
         """A block of statements; the names that it binds are mostly forgotten after it."""
         known = {kind: list(names) for kind, names in self.names.items()}
-        functions, tasks = list(self.functions), list(self.tasks)
+        functions, tasks, hooks = list(self.functions), list(self.tasks), list(self.hooks)
         self.indent += 1
         start = len(self.lines)
         self.chooser.several(self.statement, low, high)
         if len(self.lines) == start:
             self.line("pass")
         self.indent -= 1
-        self.functions, self.tasks = functions, tasks
+        self.functions, self.tasks, self.hooks = functions, tasks, hooks
         if not self.chance(6):
             self.names = known
 
@@ -459,6 +470,9 @@ class Writer:
         if self.module["left"] <= 0:
             return
         self.module["left"] -= 1
+        if self.module["hooks"] and self.awaits and self.chance(3):
+            self._hooked()
+            return
         if self.indent < 4 and self.chance(4):
             what = self.choose(
                 [choice for choice in COMPOUND if self.awaits or "async" not in choice[1]]
@@ -647,6 +661,183 @@ class Writer:
         self.line(f"await sleep({self.one([5, 60])})")
         return f"{self.bind('int')} = (now() - {name}) // timedelta(seconds=5)"
 
+    # -- hooks --------------------------------------------------------------------------------------
+
+    def _hooked(self) -> None:
+        """A statement about a hook."""
+        getattr(self, "_hook_" + self.choose(HOOKED))()
+
+    def _payload(self) -> str:
+        if not self.hooks:
+            return self.leaf("int")
+        name = self.one(self.hooks)
+        return str(self.one([f"(await {name})", f"(await {name}.next(timeout=5))", f"len({name}.pending())"]))  # fmt: skip
+
+    def creation(self) -> str:
+        """A new hook."""
+        token = self.one(["'a'", "'a'", "'b'", "'c'", "", "f'{\"b\"}'"])
+        expires = self.one(["", "", "", "expires=5", "expires=60", "expires=now() + timedelta(seconds=30)"])  # fmt: skip
+        maker = self.one(["create_hook", "create_hook", "numbers.create"])
+        return f"{maker}({', '.join(filter(None, [token, expires]))})"
+
+    def _hook_made(self) -> None:
+        name = self.fresh("hook")
+        self.line(f"{name} = {self.creation()}")
+        self.own.add(name)
+        self.hooks.append(name)
+
+    def hook(self) -> str:
+        """The name of a hook, which is made where there is none."""
+        if not self.hooks or self.chance(8):
+            self._hook_made()
+        return str(self.hooks[-1] if self.chance(2) else self.one(self.hooks))
+
+    def _hook_taken(self) -> None:
+        name = self.hook()
+        self.line(f"{self.bind('int')} = await {name}")
+
+    def _hook_deadline(self) -> None:
+        name, seconds = self.hook(), self.one([5, 60, "'1 minute'", 0])
+        what = self.one([
+            f"await {name}.next(timeout={seconds})", f"await asyncio.wait_for({name}.next(), 5)", f"await {name}.next(timeout=now() + timedelta(seconds=7))",
+        ])  # fmt: skip
+        self.line("try:")
+        self.indent += 1
+        if self.chance(4):
+            self.line("async with asyncio.timeout(20):")
+            self.indent += 1
+            self.statement()
+            self.line(f"{self.bind('int')} = {what}")
+            self.indent -= 1
+        else:
+            self.line(f"{self.bind('int')} = {what}")
+        self.indent -= 1
+        self.line("except TimeoutError:")
+        self.indent += 1
+        self.line(self.one(["note('late')", "await ping()", "await bump()"]))
+        self.indent -= 1
+        if self.chance(4):
+            self.line("finally:")
+            self.block(1, 1)
+
+    def _hook_looped(self) -> None:
+        name, count = self.hook(), self.fresh("k")
+        self.own.add(count)
+        self.line(f"{count} = 0")
+        self.line(f"async for {self.bind('int')} in {name}:")
+        self.indent += 1
+        self.line(f"{count} += 1")
+        self.line(f"if {count} > {self.one([1, 2, 3])}:")
+        self.line("    break")
+        self.indent -= 1
+        with self.within(in_loop=True):
+            self.block(0, 2)
+        self.last()
+
+    def _hook_opened(self) -> None:
+        name = self.fresh("hook")
+        self.own.add(name)
+        self.line(f"async with {self.creation()} as {name}:")
+        hooks, self.hooks = self.hooks, [*self.hooks, name]
+        if not self.chance(4):
+            self.indent += 1
+            self.one([self._hook_taken, self._hook_deadline, self._hook_looped])()
+            self.indent -= 1
+        self.block(1, 3)
+        self.hooks = hooks
+        if self.chance(4):
+            self.line(f"note({name}.pending())")
+
+    def _hook_looked(self) -> None:
+        name = self.hook()
+        self.line(
+            self.one([
+                f"{self.bind('list')} = {name}.pending()", f"note(len({name}.pending()))", f"await echo({name}.pending())", f"note({name}.pending())",
+            ])
+        )  # fmt: skip
+
+    def _hook_closed(self) -> None:
+        name = self.hook()
+        self.line(f"await {name}.close()")
+        if self.chance(2):
+            self.line(f"{self.bind('list')} = {name}.pending()")
+
+    def _hook_caught(self) -> None:
+        self.line("try:")
+        self.indent += 1
+        self._hooked()
+        self.indent -= 1
+        name = self.fresh("error")
+        self.line(f"except (HookConflictError, HookClosedError, HookExpiredError, HookPayloadError, TimeoutError) as {name}:")  # fmt: skip
+        self.indent += 1
+        self.line(self.one([f"note(type({name}).__name__)", f"await echo(type({name}).__name__)"]))
+        self.indent -= 1
+
+    def _hook_raced(self) -> None:
+        name, done, rest = self.hook(), self.fresh("done"), self.fresh("rest")
+        self.line(
+            f"{done}, {rest} = await asyncio.wait([asyncio.create_task({name}.next()), asyncio.create_task({self.member()[0]})], "
+            "return_when=asyncio.FIRST_COMPLETED)"
+        )  # fmt: skip
+        self.line(f"note(len({done}))")
+        if not self.chance(3):
+            task = self.fresh("task")
+            self.line(f"for {task} in {rest}:")
+            self.line(f"    {task}.cancel()")
+
+    def _hook_gathered(self) -> None:
+        name, other = self.hook(), self.fresh("x")
+        self.line(
+            self.one([
+                f"{self.bind('list')} = await asyncio.gather({name}, {name}.next())", f"{self.bind('list')} = await asyncio.gather({name}, {self.member()[0]})",
+                f"note([type({other}).__name__ for {other} in await asyncio.gather({name}.next(timeout=5), {self.member()[0]}, return_exceptions=True)])",
+            ])
+        )  # fmt: skip
+
+    def _hook_let_go(self) -> None:
+        """A task that waits, and is cancelled or awaited later."""
+        name, task = self.hook(), self.fresh("task")
+        self.own.add(task)
+        self.line(f"{task} = asyncio.create_task({name}.next())")
+        self.statement()
+        end = self.chooser.pick(4)
+        if end <= 1:
+            self.line(f"note({task}.cancel())")
+            if end:
+                self.line(f"{self.bind('int')} = await {name}")
+        elif end == 2:
+            self.tasks.append((task, "int"))
+
+    def _hook_again(self) -> None:
+        """A hook under a token that the body had."""
+        token, name = self.one(["'a'", "'b'"]), self.fresh("hook")
+        self.own.add(name)
+        self.line(f"{name} = create_hook({token})")
+        self.hooks.append(name)
+        self.statement()
+        self.line(
+            self.one([f"await {name}.close()", f"await {name}.__aexit__(None, None, None)", "pass"])
+        )
+        if self.chance(2):
+            self.statement()
+        self.line(f"{name} = {self.one(['create_hook', 'numbers.create'])}({token})")
+        self._hook_taken()
+
+    def _hook_named(self) -> None:
+        name = self.hook()
+        self.line(self.one([f"await echo({name}.token)", f"{self.bind('text')} = {name}.token", f"await echo({name}.expires_at)", f"note({name}.name)"]))  # fmt: skip
+
+    def _hook_beside(self) -> None:
+        """A task that takes all, beside the body."""
+        self.hook()
+        self._async_def()
+        self.line(self._spawn())
+        with self.within(hoists=False):
+            self.chooser.several(self.statement, 1, 2)
+        if self.chance(2):
+            name, kind = self.tasks.pop()
+            self.line(f"{self.bind(kind)} = await {name}")
+
     def result(self) -> str:
         """What is returned: mostly all that there is to see."""
         names = [name for names in self.names.values() for name in names]
@@ -755,6 +946,7 @@ class Writer:
     def nested(self, *, is_async: bool) -> Writer:
         inner = Writer(self.chooser, self.module, self.workflows)
         inner.names = {kind: list(names) for kind, names in self.names.items()}
+        inner.hooks = list(self.hooks)
         inner.functions, inner.indent, inner.is_nested = list(self.functions), self.indent, True
         inner.awaits, inner.is_frozen = is_async, self.is_frozen
         return inner
@@ -797,6 +989,7 @@ class Writer:
 def written(chooser: Chooser) -> str:
     """The text of a module with a workflow `body`."""
     module: Counter[str] = Counter()
+    module["hooks"] = int(chooser.pick(3) == 2)
     texts: list[str] = []
     workflows: list[Function] = []
 
@@ -1013,7 +1206,7 @@ class Bench:
         different: DifferenceError | None = None
         try:
             with _time_limit(TIME_LIMIT), self.loaded(text) as body:
-                self._check(body, random.Random(seed), mode)
+                self._check(body, random.Random(seed), mode, text)
         except (Unfit, SyntaxError):
             raise
         except _NoEndError as error:
@@ -1051,7 +1244,7 @@ class Bench:
         arena.allows_overlap = True
         try:
             with _time_limit(TIME_LIMIT), self.loaded(text) as body:
-                self._check(body, random.Random(seed), ["plain"])
+                self._check(body, random.Random(seed), ["plain"], text)
         except (Exception, _NoEndError):  # noqa: BLE001  # whatever it is, it is told by the first run
             self.close()
             return False
@@ -1059,7 +1252,8 @@ class Bench:
             arena.allows_overlap = False
         return True
 
-    def _check(self, body: Body, rng: random.Random, mode: list[str]) -> None:
+    def _check(self, body: Body, rng: random.Random, mode: list[str], text: str) -> None:
+        has_hooks = HOOKS.search(text) is not None
         arena = self.arena()
         try:
             lead = arena.plain(body, chooser=Choices())
@@ -1077,13 +1271,17 @@ class Bench:
 
         def run(kind: str, **options: Any) -> EngineRun | None:
             mode[0] = kind
-            return arena.compare(body, kind, **options)
+            if has_hooks and "sends" not in options:
+                options["sends"] = rng.choice((0.05, 0.2, 0.4))
+            return arena.compare(body, kind, tokens=program_steps.TOKENS, **options)
 
         try:
-            live = run("live", bodies_kept=64, script=lead.moves)
+            live = run("live", bodies_kept=64, script=lead.moves, sends=0.0 if has_hooks else None)
             if any("." in node for node in lead.steps) or rng.random() < 0.2:
                 run("kept", bodies_kept=64, seed=rng.randrange(1000))  # there is more than one order
             run("replayed", bodies_kept=0, seed=rng.randrange(1000))
+            if has_hooks:
+                self._check_hooked(run, rng, live, text)
             nodes = list(lead.steps)
             for number, node in enumerate(
                 nodes if len(nodes) <= self.faults else rng.sample(nodes, self.faults)
@@ -1113,6 +1311,21 @@ class Bench:
                 run("kills", bodies_kept=rng.choice([0, 64]), kill=kill, seed=rng.randrange(1000))
         finally:
             simulator.EVENT_LIMIT = events
+
+    def _check_hooked(
+        self, run: Callable[..., EngineRun | None], rng: random.Random, live: EngineRun | None, text: str
+    ) -> None:
+        """What payloads add: they come at any moment, to either of two processes, and to bodies that never run ahead."""
+        assert live is not None
+        for kept in (64, 0):
+            run("strict", bodies_kept=kept, is_compiled=False, seed=rng.randrange(1000))
+            run("sends", bodies_kept=kept, seed=rng.randrange(1000))
+        at = Kill(rng.randint(1, live.transactions), is_committed=rng.random() < 0.5)
+        for kill in (None, at):
+            # A body that looks at the world of two processes sees what the other does between its reading and its telling.
+            interrupts = 0.0 if WORLD.search(text) else 0.3
+            with self.arena().unruly(interrupts=interrupts, doubles=0.2, drops=0.1):
+                run("turns", bodies_kept=64, process_count=2, kill=kill, seed=rng.randrange(1000))
 
 
 # -- making a program smaller ---------------------------------------------------------------------

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import json
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,10 +26,21 @@ from ckworkflow import codec, tracing
 from ckworkflow.definition import Workflow, registry
 from ckworkflow.duration import LONGEST
 from ckworkflow.engine import failures, judging
-from ckworkflow.model import CANCEL, TIMER, NodeKind
+from ckworkflow.model import CANCEL, TIMER, HookKey, Namespace, NodeId, NodeKind, payload_number
 from ckworkflow.tracing.loop import _TURN_SECONDS, _maker_of
 from ckworkflow.tracing.tasks import TaskState
-from differential.simulator import MOMENT, REASON, START, Entry, Fault, Move, call_step, canonical
+from differential.reference_hooks import Facts, Item, PlainHooks
+from differential.simulator import (
+    FIRST_PAYLOAD,
+    MOMENT,
+    REASON,
+    START,
+    Entry,
+    Fault,
+    Move,
+    call_step,
+    canonical,
+)
 
 
 class DifferenceError(AssertionError):
@@ -56,6 +68,8 @@ class PlainRun:
         executions: How many attempts of steps there were.
         is_cancelled: Whether the run was to be cancelled.
         has_rung: Whether a timer of the loop has come due: what it cancels may have been under way.
+        has_been_sent: Whether a payload has come: likewise.
+        hooks: Its hooks.
     """
 
     outcome: dict[str, Any]
@@ -66,6 +80,8 @@ class PlainRun:
     executions: int = 0
     is_cancelled: bool = False
     has_rung: bool = False
+    has_been_sent: bool = False
+    hooks: PlainHooks | None = None
 
 
 @dataclass(slots=True)
@@ -85,19 +101,24 @@ class _Pending:
     """How it has ended, if the body is told of it later than of what ended after it."""
     is_stopping: bool = False
     """Whether its await was cancelled while it ran: it is waited for, and no further attempt follows."""
+    ring: Callable[[], None] | None = None
+    """Of a hook that expires: what becomes of it."""
 
 
 class PlainTracer:
     """Stands where a body's trace stands, and gives coroutines."""
 
     def __init__(
-        self, run_id: str, faults: Mapping[str, Fault], started_at: datetime, stopped: Collection[str]
-    ) -> None:
+        self, run_id: str, faults: Mapping[str, Fault], started_at: datetime, stopped: Collection[str],
+        facts: Facts,
+    ) -> None:  # fmt: skip
         self.run_id, self.faults, self.stopped = run_id, faults, stopped
         self.clock = self.started_at = started_at
         self.sleeps_from = started_at
         self.pending: list[_Pending] = []
-        self.run = PlainRun({})
+        self.hooks = PlainHooks(self, facts)
+        self.run = PlainRun({}, hooks=self.hooks)
+        self.fault: DifferenceError | None = None
         self.leftovers: list[Any] = []
         self.beside = TaskState("~")
         self.ready: Any = None
@@ -124,20 +145,20 @@ class PlainTracer:
             "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
             "kwargs": {key: codec.encode(arg, path=key) for key, arg in kwargs.items()},
         }
-        return self._kept(self._wait(NodeKind.STEP, name, tree, None))
+        return self.kept(self._wait(NodeKind.STEP, name, tree, None))
 
     def sleep_call(self, wait: timedelta | datetime, *, frame: FrameType) -> Any:
         if isinstance(wait, timedelta):
-            return self._kept(
+            return self.kept(
                 self._wait(NodeKind.SLEEP, "sleep", {"seconds": wait.total_seconds()}, wait)
             )
         tree = {"until": wait.astimezone(UTC).isoformat()}
-        return self._kept(self._wait(NodeKind.SLEEP, "sleep", tree, wait))
+        return self.kept(self._wait(NodeKind.SLEEP, "sleep", tree, wait))
 
     def workflow_call(self, body: Callable[[], Any], name: str, *, frame: FrameType) -> Any:
-        return self._kept(body())
+        return self.kept(body())
 
-    def _kept(self, coro: Any) -> Any:
+    def kept(self, coro: Any) -> Any:
         self.leftovers.append(coro)  # a call that the body never awaits is no matter of ours
         return coro
 
@@ -180,14 +201,46 @@ class PlainTracer:
 
     def set_timer(self, seconds: float, timer: asyncio.TimerHandle) -> None:
         """Let a timer of the loop be something that happens."""
-        task = asyncio.current_task()
-        state = task.state if isinstance(task, PlainTask) else self.beside
         pending = _Pending(
-            state.next_node(), NodeKind.SLEEP, TIMER, canonical({"seconds": seconds}), None, None
+            self.place().next_node(), NodeKind.SLEEP, TIMER, canonical({"seconds": seconds}), None, None
         )
         pending.due_at, pending.timer = self.sleeps_from + timedelta(seconds=seconds), timer
         self.run.sleeps[pending.node_id] = (TIMER, pending.args)
         self.pending.append(pending)
+
+    def place(self) -> TaskState:
+        """Where the body is: in a task, or in a callback of the loop."""
+        task = asyncio.current_task()
+        return task.state if isinstance(task, PlainTask) else self.beside
+
+    def set_expiry(self, node_id: str, at: datetime, ring: Callable[[], None]) -> None:
+        """Let the end of a hook be something that happens."""
+        args = canonical({"until": at.isoformat()})
+        self.run.sleeps[node_id] = (TIMER, args)
+        self.pending.append(
+            _Pending(node_id, NodeKind.SLEEP, TIMER, args, None, None, due_at=at, ring=ring)
+        )
+
+    def cancel_expiry(self, node_id: str) -> None:
+        """Let it never happen."""
+        self.pending = [pending for pending in self.pending if pending.node_id != node_id]
+
+    async def closing(self, name: str, hook: str) -> None:
+        """Wait until the close of a hook is said to be committed."""
+        future = asyncio.get_running_loop().create_future()
+        args = canonical({"hook": hook})
+        pending = _Pending(self.state().next_node(), NodeKind.CLOSE, name, args, None, future)
+        self.run.sleeps[pending.node_id] = (name, args)
+        self.pending.append(pending)
+        try:
+            await future
+        finally:
+            if pending in self.pending:
+                self.pending.remove(pending)
+
+    def fail(self, why: str) -> None:
+        """Note that the engine did what it may not; a body could handle an error."""
+        self.fault = self.fault or DifferenceError(why)
 
     def cancel_timer(self, timer: asyncio.TimerHandle) -> None:
         """Let a timer never ring."""
@@ -195,12 +248,12 @@ class PlainTracer:
 
     # -- what happens ---------------------------------------------------------------------------------
 
-    def attempt(self, pending: _Pending, *, is_lost: bool = False) -> bool:
+    def attempt(self, pending: _Pending, *, is_lost: bool = False, at: datetime | None = None) -> bool:
         """Run a step once; whether that was its end."""
         ended = pending.ended or self.execute(pending, is_lost=is_lost)
         if ended is None:
             return False
-        self.complete(pending, *ended)
+        self.complete(pending, *ended, at=at)
         return True
 
     def execute(self, pending: _Pending, *, is_lost: bool = False) -> tuple[Any, Any] | None:
@@ -229,16 +282,20 @@ class PlainTracer:
                 data = failures.exhausted(pending.name, pending.attempts, data)
         return None if is_lost else (value, data)
 
-    def complete(self, pending: _Pending, value: Any, data: Any) -> None:
-        """Let a call end."""
+    def complete(self, pending: _Pending, value: Any, data: Any, *, at: datetime | None = None) -> None:
+        """Let a call end; at which time, if the body is told of it later."""
         # A sleep that is noticed late ended in time all the same: the next one counts from there.
         is_late = pending.kind is NodeKind.SLEEP and pending.due_at is not None
-        self.sleeps_from = min(self.clock, pending.due_at) if is_late else self.clock
+        at = at or self.clock
+        self.sleeps_from = min(at, pending.due_at) if is_late else at
         self.pending.remove(pending)
         self.run.completed.append(pending.node_id)
         if pending.timer is not None:
             self.run.has_rung = True
             self.ready.append(pending.timer)
+        if pending.ring is not None:
+            self.run.has_rung = True
+            pending.ring()
         if pending.future is None or pending.future.done():
             return
         if data is not None:
@@ -246,8 +303,18 @@ class PlainTracer:
         else:
             pending.future.set_result((codec.decode(codec.loads(codec.dumps(value))), None))
 
+    def send(self, key: HookKey, item: Item) -> None:
+        """Let a payload come."""
+        self.sleeps_from = self.clock
+        self.run.has_been_sent = True
+        self.hooks.put(key, item)
+
     def wake(self) -> bool:
-        """End the first sleep whose time has come."""
+        """Let a close be committed, or end the first sleep whose time has come."""
+        closing = [pending for pending in self.pending if pending.kind is NodeKind.CLOSE]
+        if closing:
+            self.complete(closing[0], None, None)
+            return True
         due = [
             p for p in self.pending if p.kind is NodeKind.SLEEP and p.due_at and p.due_at <= self.clock
         ]
@@ -262,6 +329,7 @@ class Leader:
 
     def __init__(self, tracer: PlainTracer, chooser: Chooser) -> None:
         self._tracer, self._chooser = tracer, chooser
+        self._sent = 0
 
     def next(self) -> None:
         tracer = self._tracer
@@ -273,11 +341,19 @@ class Leader:
             if p.kind is NodeKind.STEP and not (p.due_at and p.due_at > tracer.clock)
         ]
         later = [p.due_at for p in tracer.pending if p.due_at and p.due_at > tracer.clock]
-        count = len(now) + bool(later)
+        hooks = tracer.hooks.awaited()
+        count = len(now) + len(hooks) + bool(later)
         if not count:
             raise DifferenceError("plain asyncio waits for nothing that is known")
         chosen = self._chooser.choose(count) if count > 1 else 0
-        if chosen == len(now):
+        if len(now) <= chosen < len(now) + len(hooks):
+            tracer.clock += MOMENT
+            self._sent += 1
+            hook, value = hooks[chosen - len(now)], FIRST_PAYLOAD + self._sent
+            tracer.run.moves.append(("payload", (hook.node_id, value)))
+            tracer.send(hook.key, Item(self._sent, canonical(value)))
+            return
+        if chosen == len(now) + len(hooks):
             tracer.clock = min(later)
             tracer.run.moves.append(("time", tracer.clock - tracer.started_at))
             return
@@ -306,7 +382,10 @@ class Follower:
                 f"the engine ended the run, and plain asyncio still waits for {waiting}"
             )
         entry = self._log.pop(0)
-        tracer.clock = max(tracer.clock, entry.at)
+        tracer.clock = max(tracer.clock, entry.told_at or entry.at)
+        if entry.kind is NodeKind.HOOK:
+            self._send(entry)
+            return
         if entry.node_id == CANCEL:
             tracer.run.is_cancelled = True
             if tracer.root is not None:
@@ -314,7 +393,12 @@ class Follower:
             return
         pending = next((p for p in tracer.pending if p.node_id == entry.node_id), None)
         if pending is None and self._was_under_way(entry):
-            return  # it was claimed when the body let go of it: it finishes and feeds nothing
+            # It was claimed when the body let go of it: it finishes and feeds nothing, but has its effect.
+            if entry.kind is NodeKind.STEP:
+                tree = json.loads(entry.args)
+                left = _Pending(entry.node_id, entry.kind, entry.name, entry.args, tree, None)
+                tracer.execute(left, is_lost=entry.outcome == "lost")
+            return
         if pending is None:
             raise DifferenceError(f"plain asyncio does not wait for {entry}, but for {tracer.pending}")
         if (pending.name, pending.args) != (entry.name, entry.args):
@@ -322,20 +406,28 @@ class Follower:
         if pending.kind is NodeKind.SLEEP:
             if pending.due_at is not None and pending.due_at > entry.at:
                 raise DifferenceError(f"{entry} ended before {pending.due_at}")
-            tracer.complete(pending, None, None)
+            tracer.complete(pending, None, None, at=entry.at)
+            return
+        if pending.kind is NodeKind.CLOSE:
+            tracer.complete(pending, None, None, at=entry.at)
             return
         self._execute_before(entry)
         if pending.is_stopping:
             if pending.ended is None:
                 tracer.execute(pending)
             if all(other.node_id != entry.node_id for other in self._log):
-                tracer.complete(pending, None, None)
+                tracer.complete(pending, None, None, at=entry.at)
             return
-        has_ended = tracer.attempt(pending, is_lost=entry.outcome == "lost")
+        has_ended = tracer.attempt(pending, is_lost=entry.outcome == "lost", at=entry.at)
         if has_ended != (entry.outcome == "recorded"):
             raise DifferenceError(
                 f"{entry}: plain asyncio {'ends' if has_ended else 'goes on with'} the step"
             )
+
+    def _send(self, entry: Entry) -> None:
+        number = payload_number(NodeId(entry.node_id))
+        assert number is not None
+        self._tracer.send(HookKey(Namespace.CODE, entry.name), Item(number, entry.args))
 
     def _execute_before(self, entry: Entry) -> None:
         """Let the steps have their effects in the order of time, though the body is told in another one."""
@@ -350,7 +442,9 @@ class Follower:
     def check_rest(self) -> None:
         """What the engine ran after the body's end must have been under way at it."""
         for entry in self._log:
-            if entry.node_id != CANCEL and not self._was_under_way(entry):
+            if entry.kind is NodeKind.HOOK:  # it came when the body had ended, and is left over
+                self._send(entry)
+            elif entry.node_id != CANCEL and not self._was_under_way(entry):
                 raise DifferenceError(f"plain asyncio has ended, and the engine ran {entry}")
 
     def _was_under_way(self, entry: Entry) -> bool:
@@ -358,7 +452,13 @@ class Follower:
         begun = run.steps if entry.kind is NodeKind.STEP else run.sleeps
         # Sleeps that end in one moment are recorded together, and the body may let go of one when it is told of another.
         return (
-            (self._allows_overlap or run.has_rung or run.is_cancelled or entry.kind is NodeKind.SLEEP)
+            (
+                self._allows_overlap
+                or run.has_rung
+                or run.has_been_sent
+                or run.is_cancelled
+                or entry.kind is not NodeKind.STEP
+            )
             and begun.get(entry.node_id) == (entry.name, entry.args)
             and entry.node_id not in run.completed
         )
@@ -427,7 +527,7 @@ class PlainLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         # Nothing is ready: without us asyncio would wait for the outside world here.
         while not self._ready and not self._scheduled and not self._stopping:  # type: ignore[attr-defined]
-            if self.error is None and not self.tracer.pending:
+            if self.error is None and not self.tracer.pending and not self.tracer.hooks.awaited():
                 self.error = DifferenceError("plain asyncio waits for something unknown")
             if self.error is None:
                 try:
@@ -476,6 +576,7 @@ def run_plain(
     faults: Mapping[str, Fault] | None = None,
     allows_overlap: bool = False,
     stopped: Collection[str] = (),
+    facts: Facts | None = None,
 ) -> PlainRun:
     """Run the original function of a workflow with `asyncio.run`.
 
@@ -489,11 +590,12 @@ def run_plain(
         faults: As for the simulator.
         allows_overlap: As for `Follower`.
         stopped: The steps that ran there when their await was cancelled, and were waited for.
+        facts: What the database knows of its hooks.
 
     Raises:
         DifferenceError: What the log says cannot happen here.
     """
-    tracer = PlainTracer(run_id, faults or {}, started_at, stopped)
+    tracer = PlainTracer(run_id, faults or {}, started_at, stopped, facts or Facts())
     world: Leader | Follower = (
         Leader(tracer, chooser)
         if chooser is not None
@@ -522,10 +624,14 @@ def run_plain(
         for coro in tracer.leftovers:
             coro.close()
     assert loop is not None
+    if tracer.fault is not None:
+        raise tracer.fault
     if loop.error is not None:
         raise loop.error
     if isinstance(world, Follower):
         world.check_rest()
+        if tracer.fault is not None:
+            raise tracer.fault
     tracer.run.outcome = _stored(tracer.run.outcome)
     return tracer.run
 

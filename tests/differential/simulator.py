@@ -15,13 +15,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, cancellation, claims, judging, liveness, recovery
+from ckworkflow.engine import attempts, cancellation, claims, judging, liveness, recovery, resume
 from ckworkflow.engine.advance import advance, go_on
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped, Early
@@ -30,8 +30,17 @@ from ckworkflow.engine.detector import FailureDetector
 from ckworkflow.engine.identity import Identity, Look, Standing
 from ckworkflow.engine.settings import Settings
 from ckworkflow.engine.start import start_run
-from ckworkflow.errors import FatalError
-from ckworkflow.model import CANCEL, NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.errors import FatalError, HookNotFoundError
+from ckworkflow.model import (
+    CANCEL,
+    HookKey,
+    Namespace,
+    NodeId,
+    NodeKind,
+    NodeStatus,
+    RunId,
+    payload_id,
+)
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
 from ckworkflow.store import nodes, processes, runs, schema, tables
 from ckworkflow.store.database import Database
@@ -45,6 +54,32 @@ T = TypeVar("T")
 _TOLD = sa.select(tables.runs.c.cancel_delivered, tables.runs.c.cancel_requested_at).where(
     tables.runs.c.id == sa.bindparam("b_run"), tables.runs.c.cancel_delivered.is_not(None)
 )
+_PAYLOADS = (
+    sa.select(*[tables.hook_payloads.c[name] for name in (
+        "number", "token_hash", "body", "dedup_key", "received_at", "delivered", "delivered_at", "is_taken",
+    )])
+    .where(tables.hook_payloads.c.run_id == sa.bindparam("b_run"))
+    .order_by(tables.hook_payloads.c.number)
+)  # fmt: skip
+_HOOKS = (
+    sa.select(*[tables.hooks.c[name] for name in (
+        "node_id", "token_hash", "name", "created_at", "expires_at", "closed_at",
+    )])
+    .where(tables.hooks.c.run_id == sa.bindparam("b_run"))
+    .order_by(tables.hooks.c.created_at, tables.hooks.c.node_id)
+)  # fmt: skip
+_LAST_HOOK = (
+    sa.select(tables.hooks.c.run_id)
+    .where(tables.hooks.c.token_hash == sa.bindparam("b_token"))
+    .order_by(tables.hooks.c.created_at.desc())
+    .limit(1)
+)
+_SECRET = sa.select(tables.runs.c.secret, tables.runs.c.delivered).where(tables.runs.c.id == sa.bindparam("b_run"))  # fmt: skip
+FIRST_PAYLOAD = 100
+"""Payloads are the numbers after it, so that each is found again."""
+MOST_SENT = 30
+"""So many are sent to a run of which it does not wait for one: each continues its body, and no time passes meanwhile."""
+DEDUP_KEYS = ("click", "retry")
 REASON = "it was to be"
 """Why a run is cancelled."""
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -105,7 +140,8 @@ class Entry:
 
     Attributes:
         outcome: Of an attempt of a step: `recorded` (for good), `retried`, or `lost` with its process. Of a
-            sleep: `recorded`.
+            sleep, of a close and of a payload: `recorded`.
+        told_at: The time at which the body was told of it; `None`: it was not.
     """
 
     at: datetime
@@ -114,6 +150,54 @@ class Entry:
     name: str
     args: str
     outcome: str
+    told_at: datetime | None = None
+
+
+class PayloadFact(NamedTuple):
+    """A payload as the database has it."""
+
+    number: int
+    token_hash: str
+    body: str
+    dedup_key: str | None
+    received_at: datetime
+    delivered: int | None
+    delivered_at: datetime | None
+    is_taken: bool
+
+
+class HookFact(NamedTuple):
+    """A hook as the database has it."""
+
+    node_id: str
+    token_hash: str
+    name: str
+    created_at: datetime
+    expires_at: datetime | None
+    closed_at: datetime | None
+
+    def is_open(self, now: datetime) -> bool:
+        """Whether it takes payloads, if its run is live."""
+        return self.closed_at is None and (self.expires_at is None or self.expires_at > now)
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """Somebody has sent a payload.
+
+    Attributes:
+        key: To what.
+        body: What.
+        dedup_key: The name of the sending.
+        expected: What was to come of it by what the database held: `accepted`, `repeated` or `refused`.
+        found: What came of it; `unknown`: the sender died.
+    """
+
+    key: HookKey
+    body: str
+    dedup_key: str | None
+    expected: str
+    found: str
 
 
 @dataclass(slots=True)
@@ -128,6 +212,13 @@ class EngineRun:
         transactions: How many write transactions there were.
         records: Those of them that recorded an attempt.
         rows: Its nodes.
+        payloads: What was sent to its hooks.
+        hooks: Its hooks.
+        sendings: All that was sent while it went on.
+        still_found: The tokens that are found after its end.
+        secret: From what its tokens are derived.
+        delivered: How many events the run says that its body was told.
+        request: As which of them it was told that it was to be cancelled, and when that was asked.
     """
 
     run_id: RunId
@@ -137,13 +228,20 @@ class EngineRun:
     transactions: int
     records: frozenset[int]
     rows: list[nodes.NodeRow] = field(default_factory=list)
+    payloads: list[PayloadFact] = field(default_factory=list)
+    hooks: list[HookFact] = field(default_factory=list)
+    sendings: list[Sending] = field(default_factory=list)
+    still_found: list[str] = field(default_factory=list)
+    secret: str | None = None
+    delivered: int = 0
+    request: tuple[int, datetime] | None = None
 
 
 Fault = str
 """How a step is made to fail: `fatal` at once, `error` at each attempt."""
 
 Move = tuple[str, Any]
-"""`("time", since the start of the run)` or `("attempt", node id)`."""
+"""`("time", since the start of the run)`, `("attempt", node id)` or `("payload", (node id of the hook, value))`."""
 
 
 def call_step(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], fault: Fault | None) -> Any:
@@ -291,6 +389,10 @@ class SimWorker:
         self._running: Entry | None = None
         self._cancel_at: int | None = None
         self._run_id: RunId | None = None
+        self._sends: float | None = None
+        self._tokens: tuple[str, ...] = ()
+        self._sent = 0
+        self._sendings: list[Sending] = []
         self._client = SimEngine("client", self.database, self.settings, self._publish)
         schema.upgrade(self.database)
         self._dead: set[str] = set()
@@ -308,6 +410,8 @@ class SimWorker:
         faults: Mapping[str, Fault] | None = None,
         kill: Kill | None = None,
         cancel_at: int | None = None,
+        sends: float | None = None,
+        tokens: Sequence[str] = (),
         is_strict: bool = True,
     ) -> EngineRun | None:
         """Start a workflow and drive it to its end.
@@ -320,6 +424,8 @@ class SimWorker:
             faults: The nodes whose steps are made to fail.
             kill: Where a process dies.
             cancel_at: After which write transaction somebody asks that the run be cancelled.
+            sends: How often somebody sends to a hook, where that need not be; `None`: the run has none.
+            tokens: Those that its body may have chosen.
             is_strict: Whether a script that cannot be followed is an error.
 
         Returns:
@@ -332,6 +438,8 @@ class SimWorker:
         self.records = set()
         self.database.count, self.database.kill = 0, kill
         self._cancel_at = cancel_at
+        self._sends, self._tokens = sends, tuple(tokens)
+        self._sent, self._sendings = 0, []
         self.database.between = self._interrupt
         self._run_id = None
         self.clock.tick()
@@ -350,6 +458,8 @@ class SimWorker:
             self._reap(self.processes[0])
         self._run_id = run_id
         try:
+            if self._may_send(1):
+                self._send_something()
             self.ahead = 0.0  # what a script names comes by a message
             for move in script:
                 if self._has_ended(run_id):
@@ -370,10 +480,13 @@ class SimWorker:
         for _ in range(EVENT_LIMIT):
             if self._has_ended(run_id):
                 return
+            if self._may_send(1):
+                self._send_something()
+                continue
             ready = [message for message in self.queue if message.eta <= self.clock.now]
             if ready and not (self.rng.random() < 0.1 and self._may_pass_time()):
                 self._guard(self.rng.choice(ready))
-            else:
+            elif self._sends is None or self.rng.random() < 0.5 or not self._send_to_open(run_id):
                 self._pass_time(run_id)
         raise StuckError(f"{run_id} has not ended after {EVENT_LIMIT} events")
 
@@ -395,7 +508,18 @@ class SimWorker:
             self._slack += SLACK
             self.advance_to(self._started_at + value + self._slack)
             return
+        if what == "payload":
+            node_id, payload = value
+            self.advance_to(self.clock.now)
+            hook = next((hook for hook in self._open_hooks(run_id) if hook.node_id == node_id), None)
+            if hook is None:
+                raise CannotFollowError(f"hook {node_id} is not open: {self._hooks(run_id)}")
+            self._send_payload(HookKey(Namespace.CODE, hook.token_hash), payload, None)
+            return
         seen: list[Message] = []
+        # `start` leaves it to a clock to tell the body of a close in it; and a clock comes late to a sleep for which a message was
+        # under way, which a surprise has made void.
+        waits = [] if self._sends is None else [timedelta(), self.settings.redispatch_after]
         while True:
             found = next(
                 (
@@ -407,6 +531,9 @@ class SimWorker:
                 ),
                 None,
             )
+            if found is None and waits:
+                self.advance_to(self.clock.now + waits.pop(0))
+                continue
             if found is None:
                 raise CannotFollowError(f"{value} cannot run now; there is {self.queue}")
             seen.append(found)
@@ -426,24 +553,46 @@ class SimWorker:
                 "recorded",
             )
             for row in rows
-            if row.kind is NodeKind.SLEEP and row.finished_at is not None
+            if row.kind in (NodeKind.SLEEP, NodeKind.CLOSE) and row.finished_at is not None
         ]
         positions = {row.node_id: row.position for row in rows}
-        delivered = {row.node_id: row.delivered for row in rows}
+        # A hook is no event.
+        delivered = {row.node_id: row.delivered for row in rows if row.kind is not NodeKind.HOOK}
+        payloads = self.database.read(
+            lambda tx: [PayloadFact._make(row) for row in tx.execute(_PAYLOADS, {"b_run": run_id}).all()]
+        )
+        for each in payloads:
+            if each.delivered is None:
+                continue
+            node_id = payload_id(each.number)
+            log.append(
+                Entry(each.received_at, node_id, NodeKind.HOOK, each.token_hash, each.body, "recorded")
+            )
+            delivered[node_id], positions[node_id] = each.delivered, sys.maxsize
+        ((secret, count),) = self.database.read(lambda tx: tx.execute(_SECRET, {"b_run": run_id}).all())
         told = self.database.read(lambda tx: tx.execute(_TOLD, {"b_run": run_id}).all())
         for number, at in told:
             log.append(Entry(at, CANCEL, NodeKind.SLEEP, "cancel", "", "recorded"))
             delivered[CANCEL], positions[CANCEL] = number, sys.maxsize
         log.sort(key=lambda entry: (entry.at, positions.get(NodeId(entry.node_id), 0)))
-        log = _as_delivered(log, delivered)
+        told_at = {row.node_id: row.delivered_at for row in rows}
+        told_at |= {payload_id(each.number): each.delivered_at for each in payloads}
+        log = [
+            replace(entry, told_at=told_at.get(NodeId(entry.node_id)))
+            if entry.outcome == "recorded"
+            else entry
+            for entry in _as_delivered(log, delivered)
+        ]
         outcome = (
             {"result": codec.loads(record.output)}
             if record.output is not None
             else {"error": codec.loads(record.error or "null")}
         )
         return EngineRun(
-            run_id, self._started_at, outcome, log, self.database.count, frozenset(self.records), rows
-        )
+            run_id, self._started_at, outcome, log, self.database.count, frozenset(self.records), rows,
+            payloads, self._hooks(run_id), self._sendings, self._still_found(run_id), secret, count,
+            told[0] if told else None,
+        )  # fmt: skip
 
     def _has_ended(self, run_id: RunId) -> bool:
         # Asked only when a process says that some run has ended, or when one has died.
@@ -454,6 +603,97 @@ class SimWorker:
             engine.has_news = False
         status = self.database.read(lambda tx: runs.read_status(tx, run_id))
         return status is not None and status.is_final
+
+    # -- hooks ----------------------------------------------------------------------------------------
+
+    def _hooks(self, run_id: RunId) -> list[HookFact]:
+        return self.database.read(
+            lambda tx: [HookFact._make(row) for row in tx.execute(_HOOKS, {"b_run": run_id}).all()]
+        )
+
+    def _open_hooks(self, run_id: RunId) -> list[HookFact]:
+        status = self.database.read(lambda tx: runs.read_status(tx, run_id))
+        if status is None or status.is_final:
+            return []
+        return [hook for hook in self._hooks(run_id) if hook.is_open(self.clock.now)]
+
+    def _may_send(self, weight: float) -> bool:
+        """Whether somebody sends though nobody need."""
+        return bool(self._sends and self._sent < MOST_SENT and self.rng.random() < weight * self._sends)
+
+    def _send_to_open(self, run_id: RunId) -> bool:
+        """Send to a hook of the run; whether there was one."""
+        hooks = self._open_hooks(run_id)
+        if hooks:
+            self._send_value(HookKey(Namespace.CODE, self.rng.choice(hooks).token_hash))
+        return bool(hooks)
+
+    def _send_something(self) -> None:
+        """Send to a hook of the run, or to a token that may be unknown or closed."""
+        assert self._run_id is not None
+        hooks = [hook.token_hash for hook in self._hooks(self._run_id)]
+        if hooks and self.rng.random() < 0.8:
+            key = HookKey(Namespace.CODE, self.rng.choice(hooks))
+        else:
+            key = HookKey.of(Namespace.CODE, self.rng.choice(self._tokens))
+        for _ in range(self.rng.choice((1, 1, 1, 2, 3))):
+            self._send_value(key)
+
+    def _send_value(self, key: HookKey) -> None:
+        self._sent += 1
+        value: Any = FIRST_PAYLOAD + self._sent
+        if self.rng.random() < 0.1:
+            value = f"no number {value}"
+        dedup_key = self.rng.choice(DEDUP_KEYS) if self.rng.random() < 0.4 else None
+        self._send_payload(key, value, dedup_key)
+
+    def _send_payload(self, key: HookKey, value: Any, dedup_key: str | None) -> None:
+        """Send, in a process that runs no steps, and may die of it."""
+        self._depth += 1
+        running, self._running = self._running, None
+        self.clock.tick()
+        body = codec.dumps(codec.encode(value, path="payload"))
+        expected, found = self._expected(key, dedup_key), "unknown"
+        try:
+            resume.resume(self._client, key, body, dedup_key=dedup_key)
+            found = "taken"
+        except HookNotFoundError:
+            found = "refused"
+        except Killed:
+            self.database.kill = None
+            self._client.bodies.clear()
+            self._client.has_news = True  # as of any process that comes after it
+        finally:
+            self._depth -= 1
+            self._running = running
+        self._sendings.append(Sending(key, body, dedup_key, expected, found))
+
+    def _expected(self, key: HookKey, dedup_key: str | None) -> str:
+        """What is to come of a sending, by the plain rows."""
+        assert self._run_id is not None
+        run_id: RunId | None = self._run_id
+        is_open = any(hook.token_hash == key.token_hash for hook in self._open_hooks(self._run_id))
+        if not is_open:
+            run_id = self.database.read(
+                lambda tx: tx.execute(_LAST_HOOK, {"b_token": key.token_hash}).scalar()
+            )
+        known = self.database.read(lambda tx: tx.execute(_PAYLOADS, {"b_run": run_id}).all())
+        if dedup_key is not None and any(
+            (row[1], row[3]) == (key.token_hash, dedup_key) for row in known
+        ):
+            return "repeated"
+        return "accepted" if is_open else "refused"
+
+    def _still_found(self, run_id: RunId) -> list[str]:
+        """The tokens of a run that has ended which are found."""
+        found = []
+        for hook in self._hooks(run_id):
+            try:
+                resume.find(self._client, HookKey(Namespace.CODE, hook.token_hash))
+            except HookNotFoundError:
+                continue
+            found.append(hook.token_hash)
+        return found
 
     # -- time -----------------------------------------------------------------------------------------
 
@@ -656,6 +896,8 @@ class SimWorker:
         is_to_cancel = self._cancel_at is not None and self.database.count >= self._cancel_at
         if is_to_cancel and not self._depth and self._run_id is not None:
             self._cancel(self._run_id)
+        if not self._depth and self._run_id is not None and self._may_send(0.5):
+            self._send_something()
         if self._depth or self.rng.random() >= self.interrupts:
             return
         ready = [message for message in self.queue if message.eta <= self.clock.now]

@@ -30,6 +30,8 @@ class World:
         self._roots, self._globals = list(roots), list(globals_)
         self._seen: dict[tuple[str, str], Any] = {}
         self._unsaved: tuple[Any, list[tuple[str, str]]] | None = None
+        self.told_last: object = None
+        """The body that was told something last."""
 
     def look(self) -> Any:
         """Return the world as it is."""
@@ -108,7 +110,7 @@ class WitnessTracer(Tracer):
         self, outcomes: Sequence[Outcome] = (), *, strict: int = 0, running: Iterable[NodeId] = ()
     ) -> Trace:
         world = self.world
-        self._now_is = world.begin()
+        self._now_is, world.told_last = world.begin(), self
         self._is_past = False
         if self._root is None:
             first = world.told((self.run_id, "start"))
@@ -121,6 +123,12 @@ class WitnessTracer(Tracer):
             return super().resume(outcomes, strict=strict, running=running)
         finally:
             self._to_present()
+
+    def close(self) -> None:
+        # Of a body that was told and is not committed: foreseen, and then told on the normal path.
+        if self.world.told_last is self:
+            self.world.lost()
+        super().close()
 
     def _deliver(self, outcome: Outcome) -> None:
         key = (self.run_id, outcome.node_id)
