@@ -12,11 +12,8 @@ import traceback
 from typing import Any
 
 from ckworkflow import (
-    HookFullError,
-    HookNotFoundError,
     codec,
     get_run_sync,
-    resume_hook_sync,
     start,
     start_sync,
 )
@@ -47,6 +44,9 @@ def answer(request: list[Any]) -> Any:
         case ["terminate", run_id]:
             return get_run_sync(run_id).terminate(reason="terminated")
         case ["resume", token, payload, dedup_key]:
+            # Here: programs of older releases, which know no hooks, are run by this file, too.
+            from ckworkflow import HookFullError, HookNotFoundError, resume_hook_sync
+
             try:
                 return resume_hook_sync(token, payload, dedup_key=dedup_key).run_id
             except HookNotFoundError:

@@ -20,7 +20,7 @@ from ckworkflow.engine.advance import advance
 from ckworkflow.errors import ReturnValueTimeoutError
 from ckworkflow.hooks import use_client
 from ckworkflow.model import NodeStatus, RunStatus
-from ckworkflow.store import runs, tables
+from ckworkflow.store import runs, schema, tables
 from ckworkflow.testing import worker
 from ckworkflow.worker.process import clock, embedded
 from waiting import until
@@ -493,11 +493,13 @@ def test_an_embedded_worker_stops_when_the_database_has_left_its_code_behind(
     home: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(clock, "SCHEMA_SECONDS", 0.05)
-    contracted = sa.insert(tables.schema_info).values(revision=9, oldest_code=9)
+    contracted = sa.insert(tables.schema_info).values(
+        revision=schema.CODE_REVISION + 1, oldest_code=schema.CODE_REVISION + 1
+    )
 
     with worker():
         assert embedded._running is not None
         home.engine.database.transact(lambda tx: tx.execute(contracted))
         until(lambda: embedded._running is None)
 
-    assert "may be used from code revision 9 on" in caplog.text
+    assert f"may be used from code revision {schema.CODE_REVISION + 1} on" in caplog.text
