@@ -212,7 +212,8 @@ async def refund():
     return 0
 
 
-@step(max_retries=0)
+# What it asks of the database may be refused while that is down: then it is tried again.
+@step(max_retries=50, retry_delay=LONG)
 async def give_up(label: str) -> None:
     """Cancel the run that this is a step of."""
     effect(label)
@@ -231,7 +232,7 @@ async def cancelled():
     return 0
 
 
-@step(max_retries=0)
+@step(max_retries=50, retry_delay=LONG)
 async def tell(label: str, token: str, value: int) -> None:
     """Send to a hook, once however often this runs."""
     effect(label)
