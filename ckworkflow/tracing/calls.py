@@ -256,6 +256,21 @@ class OtherCall(Call):
         return await value if isinstance(value, Awaitable) else value
 
 
+class MethodCall(OtherCall):
+    """A method of an object of the body (a hook, a child) that waits: as `OtherCall`, with a name."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, tracer: Tracer, make: Callable[[], object], what: str, line: int) -> None:
+        super().__init__(tracer, make, line)
+        self._what = what
+
+    @property
+    def what(self) -> str:
+        """The name of the method."""
+        return self._what
+
+
 class GatherCall(Call):
     """`asyncio.gather` over calls: a group, or the header of a chord.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow.errors import ReturnValueTimeoutError
 from ckworkflow.model import NodeId, NodeKind, RunId, child_id
-from ckworkflow.tracing.calls import NodeCall, NodeResult, OtherCall
+from ckworkflow.tracing.calls import MethodCall, NodeCall, NodeResult
 from ckworkflow.tracing.nodes import CancelledChild
 from ckworkflow.tracing.places import line_of
 
@@ -27,21 +27,6 @@ if TYPE_CHECKING:
     from ckworkflow.tracing.tracer import Tracer
 
 __all__ = ["Child", "Children"]
-
-
-class _ChildCall(OtherCall):
-    """An await on a child."""
-
-    __slots__ = ("_what",)
-
-    def __init__(self, tracer: Tracer, make: Callable[[], object], what: str, line: int) -> None:
-        super().__init__(tracer, make, line)
-        self._what = what
-
-    @property
-    def what(self) -> str:
-        """The method of the child."""
-        return self._what
 
 
 class Children:
@@ -134,7 +119,7 @@ class Child:
     def _call(
         self, make: Callable[[], object], what: str, line: int, frame: FrameType
     ) -> Coroutine[None, None, Any]:
-        call = _ChildCall(self._children.tracer, make, what, line).made_by(frame)
+        call = MethodCall(self._children.tracer, make, what, line).made_by(frame)
         return cast("Coroutine[None, None, Any]", call)
 
     async def _return_value(self, seconds: float, line: int) -> object:

@@ -26,7 +26,7 @@ from ckworkflow.errors import (
     UnreadableValueError,
 )
 from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind
-from ckworkflow.tracing.calls import NodeCall, OtherCall
+from ckworkflow.tracing.calls import MethodCall, NodeCall
 from ckworkflow.tracing.derived import Derived
 from ckworkflow.tracing.nodes import ClosedHook, HookChange, HookChanges, MadeHook, Payload, Wait
 from ckworkflow.tracing.places import line_of
@@ -66,21 +66,6 @@ class HookSpec(NamedTuple):
     expires: timedelta | datetime | None
     fit: Callable[[object], Any]
     base: Callable[[], str | None] | None = None
-
-
-class HookCall(OtherCall):
-    """An await on a hook."""
-
-    __slots__ = ("_what",)
-
-    def __init__(self, tracer: Tracer, make: Callable[[], object], what: str, line: int) -> None:
-        super().__init__(tracer, make, line)
-        self._what = what
-
-    @property
-    def what(self) -> str:
-        """The method of the hook."""
-        return self._what
 
 
 class _Queue:
@@ -375,7 +360,7 @@ class Source:
     ) -> Coroutine[None, None, Any]:
         """An await of the body: what begins it is called with the line that it is for, when all before is recorded."""
         line = line_of(frame)
-        call = HookCall(self.hooks.tracer, lambda: begin(line), what, line).made_by(frame)
+        call = MethodCall(self.hooks.tracer, lambda: begin(line), what, line).made_by(frame)
         return cast("Coroutine[None, None, Any]", call)
 
     async def begin(self, line: int) -> None:
