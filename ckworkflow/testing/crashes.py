@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ckworkflow.model import RunId
 from ckworkflow.store.database import Database
@@ -49,6 +50,10 @@ class CrashableDatabase(Database):
     writes = 0
     is_dead = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._one_by_one = threading.RLock()
+
     def crash_at(self, point: CrashPoint | None) -> None:
         """Die there; count writes from now on."""
         self.point, self.writes = point, 0
@@ -69,6 +74,11 @@ class CrashableDatabase(Database):
         return super().read(work)
 
     def _counted(self, work: Work[T], transact: Callable[[Callable[[Transaction], T]], T]) -> T:
+        # One by one: a write of another thread that waits for its turn when the process dies is never made.
+        with self._one_by_one:
+            return self._write(work, transact)
+
+    def _write(self, work: Work[T], transact: Callable[[Callable[[Transaction], T]], T]) -> T:
         if self.is_dead:
             raise Crash
         self.writes += 1
