@@ -14,8 +14,16 @@ from ckworkflow import codec
 from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
 from ckworkflow.store.events import OUT_OF_REACH, restore
-from ckworkflow.store.nodes import HERE, After, delete_planned, is_node, new_row, update_node
-from ckworkflow.store.records import Followup, JoinRows, make_ready, sleep_end
+from ckworkflow.store.nodes import (
+    HERE,
+    After,
+    delete_planned,
+    is_node,
+    load_targets,
+    new_row,
+    update_node,
+)
+from ckworkflow.store.records import Followup, JoinRows, make_ready, recall_carried, sleep_end
 from ckworkflow.store.tables import joins, nodes
 from ckworkflow.store.transaction import Prepared
 
@@ -169,10 +177,11 @@ def apply_plan(
             updates.append({"b_run": run.run_id, "b_node": node.node_id, **update})
         if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
             ready.setdefault(after_at.get(node.node_id, told_at), []).append(node.node_id)
+    dropped = [node_id for node_id in stored if node_id not in plan.nodes]
     _write(tx, inserts, updates)
+    _recall_void(tx, run, stored, updates, dropped)
     _note_sleeps(run, plan, stored, timers, followup)
     _drop_timers(tx, run, [node_id for node_id in timers if node_id not in plan.nodes])
-    dropped = [node_id for node_id in stored if node_id not in plan.nodes]
     followup.stops += _let_go(stored, [node_id for node_id in dropped if node_id in let_go], running)
     _drop(tx, run, dropped)
     _stop(tx, run, followup.stops)
@@ -213,6 +222,31 @@ def _let_go(
     return begun
 
 
+def _recall_void(
+    tx: Transaction, run: RunRow, stored: dict[NodeId, _Stored], updates: Iterable[Values],
+    dropped: Iterable[NodeId],
+) -> None:  # fmt: skip
+    """Take back that messages end sleeps whose messages name what is planned otherwise now: the clock ends them in time."""
+    changed = {each["b_node"]: each for each in updates}
+    void = {
+        node_id for node_id, each in changed.items() if each["generation"] != stored[node_id].generation
+    }
+    void.update(dropped)
+    recalled = [
+        node_id
+        for node_id, row in stored.items()
+        if row.is_carried
+        and row.kind == NodeKind.SLEEP
+        and (
+            not void.isdisjoint(load_targets(row.next))
+            or (node_id in changed and changed[node_id]["next"] != row.next)
+        )
+    ]
+    if recalled:
+        recall_carried(tx, run.run_id, recalled)
+        stored.update({node_id: replace(stored[node_id], is_carried=False) for node_id in recalled})
+
+
 def _note_sleeps(
     run: RunRow, plan: Plan, stored: Mapping[NodeId, _Stored], timers: Mapping[NodeId, datetime],
     followup: Followup,
@@ -223,9 +257,10 @@ def _note_sleeps(
         for node_id, row in stored.items()
         if row.kind == NodeKind.SLEEP and row.status is NodeStatus.RUNNING and row.due_at is not None
     }
-    followup.still_asleep = {
-        due_at: stored[node_id].is_carried for node_id, due_at in asleep.items() if node_id in plan.nodes
-    }
+    for node_id, due_at in asleep.items():
+        if node_id in plan.nodes:
+            is_carried = followup.still_asleep.get(due_at, True) and stored[node_id].is_carried
+            followup.still_asleep[due_at] = is_carried
     followup.is_overdue = any(due_at <= run.now for due_at in asleep.values())
     had = {node_id: due_at for node_id, due_at in asleep.items() if stored[node_id].is_timer}
     followup.timers |= {

@@ -9,7 +9,7 @@ Not here: how a node gets its owner (`claims`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
@@ -515,10 +515,9 @@ def mark_carried(tx: Transaction, run_id: RunId, node_ids: Iterable[NodeId]) -> 
         )
 
 
-def recall_carried(tx: Transaction, run_id: RunId) -> None:
-    """Note that no message can be relied on to end the sleeps of a run."""
-    tx.execute(
-        sa.update(nodes)
-        .where(nodes.c.run_id == run_id, nodes.c.is_carried, nodes.c.status == NodeStatus.RUNNING)
-        .values(is_carried=False)
-    )
+def recall_carried(tx: Transaction, run_id: RunId, node_ids: Collection[NodeId] | None = None) -> None:
+    """Note that no message can be relied on to end the sleeps of a run, or these of them."""
+    carried = [nodes.c.run_id == run_id, nodes.c.is_carried, nodes.c.status == NodeStatus.RUNNING]
+    if node_ids is not None:
+        carried.append(nodes.c.node_id.in_(node_ids))
+    tx.execute(sa.update(nodes).where(*carried).values(is_carried=False))

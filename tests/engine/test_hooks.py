@@ -18,6 +18,7 @@ from ckworkflow import (
     HookNotFoundError,
     codec,
     create_hook,
+    sleep,
     step,
     timeout,
     workflow,
@@ -25,7 +26,7 @@ from ckworkflow import (
 from ckworkflow.engine import attempts, cancellation, recovery
 from ckworkflow.engine import resume as sending
 from ckworkflow.engine.advance import advance
-from ckworkflow.model import HookKey, Namespace, NodeStatus, RunStatus
+from ckworkflow.model import HookKey, Namespace, NodeKind, NodeStatus, RunStatus
 from ckworkflow.store import hooks, tables
 from desk import Desk
 
@@ -477,6 +478,36 @@ def test_a_run_that_goes_on_waiting_after_a_payload_is_looked_at_once_a_day(desk
 async def collect_forever(token: str) -> None:
     async for _ in create_hook(token):
         pass
+
+
+@workflow
+async def says_later(token: str) -> Any:
+    async def hear() -> None:
+        await create_hook(token)
+
+    hearing = asyncio.create_task(hear())
+    await sleep(5)
+    await one("told")
+    return hearing.done()
+
+
+def test_a_sleep_is_in_time_whose_message_names_what_a_payload_has_changed(
+    desk: Desk, send_alone: Callable[..., None]
+):
+    run_id = desk.start(says_later, "t")
+    asleep = next(row for row in desk.nodes(run_id) if row.kind is NodeKind.SLEEP)
+    assert asleep.is_carried
+    assert asleep.due_at is not None
+    assert (desk.run(run_id).wake_at or asleep.due_at) > asleep.due_at
+    send_alone(desk, "hello")
+    advance(desk.engine, run_id)
+    desk.tick()
+    assert desk.run(run_id).wake_at == asleep.due_at
+    desk.clock.advance(5 * SECOND)
+    desk.tick()
+    if desk.succeed(desk.claim(run_id, "0:2")).must_advance:
+        advance(desk.engine, run_id)
+    assert result(desk, run_id) is True
 
 
 def test_untaken_payloads_are_counted_by_run(desk: Desk, send_alone: Callable[..., None]):
