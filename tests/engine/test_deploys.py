@@ -270,7 +270,7 @@ def test_a_body_that_lacks_a_package_is_held_until_that_is_there(
     assert codec.loads(desk.run(run_id).output or "") == "found"
 
 
-# --- the table of edits in docs/workflows.md -----------------------------------------------------------
+# --- the table of edits in docs/changing.md ------------------------------------------------------------
 
 
 async def asks_and_tells() -> str:
