@@ -1,7 +1,7 @@
 """The Python blocks of a page of the documentation, run in the order in which a reader meets them.
 
 A test names each block by words that it shows, and says how it is run: as a module, as a piece of a body, or as a piece of a command.
-A block that the test leaves out fails it. The blocks of a page share one namespace, to which the test adds what the page takes for
+A block that the test leaves out fails it, and so does a line that was never reached. The blocks of a page share one namespace, to which the test adds what the page takes for
 granted. Each is compiled at its own lines of the page, so that a traceback names them.
 """
 
@@ -16,14 +16,19 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from ckworkflow import Workflow, workflow
-from ckworkflow.testing import Environment
+import pytest
+
+from ckworkflow import Workflow, client, workflow
+from ckworkflow.background import SpareThreads
+from ckworkflow.testing import Environment, process
 from environments import in_environment
 
 __all__ = ["ROOT", "Block", "Page", "blocks_of", "pages_with_blocks", "snippets_of", "tested_pages"]
@@ -78,7 +83,8 @@ def snippets_of(
             folder = Path(tempfile.mkdtemp(prefix="ckworkflow-docs-"))
             snippets = Page(page, folder)
             try:
-                in_environment(lambda env: run(snippets, env))
+                with snippets.watched():
+                    in_environment(lambda env: run(snippets, env))
                 snippets.must_be_done()
             finally:
                 sys.modules.pop(snippets.names.__name__, None)
@@ -102,6 +108,8 @@ class Page:
     def __init__(self, name: str, folder: Path) -> None:
         self._left = blocks_of(name)
         self._folder = folder
+        self._to_reach: set[int] = set()
+        self._reached: set[int] = set()
         self.name = name
         # Two steps of one name are refused, also where a test is run twice.
         self.names = ModuleType(f"{re.sub(r'[^a-z]', '_', name.lower())}_{next(_numbers)}")
@@ -132,9 +140,18 @@ class Page:
         Returns:
             The values of the statements that are expressions, by their text.
         """
-        block = self._next(shows)
+        self._ran = self._next(shows)
+        return await self._run(self._ran, before or {})
+
+    async def run_again(self) -> dict[str, Any]:
+        """Do the same with the block that was run last, where it assumes something else now."""
+        return await self._run(self._ran, {})
+
+    async def _run(
+        self, block: Block, before: Mapping[str, Callable[[], Awaitable[object]]]
+    ) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        left = dict(before or {})
+        left = dict(before)
         for statement in ast.parse(block.code).body:
             text = ast.unparse(statement)
             for words in [words for words in left if words in text]:
@@ -200,6 +217,34 @@ class Page:
 
     def must_be_done(self) -> None:
         assert not self._left, f"no test runs the block at {self._left[0]}"
+        missed = sorted(self._to_reach - self._reached)
+        assert not missed, (
+            f"the test never comes to {', '.join(f'{self.name}:{line}' for line in missed)}"
+        )
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note which lines of the page are run, here and on threads that begin meanwhile."""
+
+        def in_block(frame: FrameType, event: str, argument: object) -> Any:
+            self._reached.add(frame.f_lineno)
+            return in_block
+
+        def anywhere(frame: FrameType, event: str, argument: object) -> Any:
+            return in_block if frame.f_code.co_filename.startswith(f"{self._folder}/line_") else None
+
+        before = sys.gettrace(), threading.gettrace()
+        with pytest.MonkeyPatch.context() as patch:
+            # Bodies are begun and plain steps run on threads of these, and those of earlier tests are not watched.
+            patch.setattr(client._threads, "_threads", SpareThreads())
+            patch.setattr(process, "_threads", SpareThreads())
+            sys.settrace(anywhere)
+            threading.settrace(anywhere)
+            try:
+                yield
+            finally:
+                sys.settrace(before[0])
+                threading.settrace(before[1])  # type: ignore[arg-type]
 
     def _next(self, shows: str) -> Block:
         assert self._left, f"{self.name} has no further block; the test expects one that shows {shows!r}"
@@ -211,10 +256,25 @@ class Page:
 
     def _file(self, block: Block, code: str, lines_before: int = 0) -> str:
         """Write code to a file in which it has the lines that it has in the page."""
-        file = self._folder / f"{Path(self.name).stem}_line_{block.line}.py"
+        file = self._folder / f"line_{block.line}_of_{Path(self.name).stem}.py"
         file.write_text("\n" * (block.line - 1 - lines_before) + code)
+        compiled = compile(
+            "\n" * (block.line - 1) + block.code, str(file), "exec",
+            flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True,
+        )  # fmt: skip
+        self._to_reach |= {line for line in _lines_of(compiled) if line >= block.line}
         return str(file)
 
     def _compiled(self, block: Block, code: str, lines_before: int = 0) -> CodeType:
         file = self._file(block, code, lines_before)
         return compile(Path(file).read_text(), file, "exec", dont_inherit=True)
+
+
+def _lines_of(code: CodeType) -> Iterator[int]:
+    """The lines with something to run, in functions too."""
+    for _, _, line in code.co_lines():
+        if line is not None:
+            yield line
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _lines_of(constant)

@@ -42,6 +42,7 @@ from ckworkflow.engine.settings import Settings
 from ckworkflow.ext.discord import teardown as detach
 from ckworkflow.hooks import use_commandkit, use_step
 from ckworkflow.testing import Environment, FakeDiscord
+from ckworkflow.testing.fake_discord import FakeUser
 from ckworkflow.web import webhook_app
 from ckworkflow.worker import settings as engine_settings
 from ckworkflow.worker import web_settings
@@ -234,6 +235,11 @@ async def test_time(page: Page, env: Environment) -> None:
     await page.run("span = parse_duration(text)")
     assert docs.span == timedelta(minutes=90)
     assert said == []
+    page.assume(text="soon")
+    await page.run_again()
+    ((reason, is_private),) = said
+    assert "soon" in str(reason)
+    assert is_private
 
     page.assume(ask=ask, timeout=ckworkflow.timeout)
     answers = page.body("async with timeout", "user_id", gives="answer")
@@ -507,6 +513,9 @@ async def test_hooks(page: Page, env: Environment) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PAYMENT_SECRET", "secret")
         assert await paid(page, env) == ["a forgery", "paid"]
+    run = await start(docs.pay, "43")
+    await env.advance("1 day")
+    assert await run.return_value() == "not paid"
 
     page.define("async def test_a_name_is_waited_for")
     # It makes an environment of its own.
@@ -663,16 +672,24 @@ async def test_testing(page: Page, env: Environment) -> None:
 async def test_readme(page: Page, env: Environment) -> None:
     page.define("# workflows/greet.py")
     docs = page.names
-    greeted: list[bool] = []
-    with env.replaced(docs.greet_user, lambda user_id, again=False: greeted.append(again)):
-        run = await start(docs.greet_user_workflow, "42")
+    with pytest.MonkeyPatch.context() as patch, FakeDiscord() as fake:
+        for name, value in fake.env.items():
+            patch.setenv(name, value)
+        ada = fake.add_user("ada")
+        run = await start(docs.greet_user_workflow, str(ada.id))
+        await env.settle()
+        assert await dms(fake, ada) == ["Hello!"]
         await env.advance("5 seconds")
         assert await run.return_value() == {"success": True}
-    assert greeted == [False, True]
+        assert await dms(fake, ada) == ["Hello!", "Hello again!"]
 
     assert settings_of(page, "workflow_packages").packages == ("workflows",)
     page.is_run_by(BOT_OF_THE_README, "# bot.py")
     assert settings_of(page, "broker_url").database_url == "postgresql+psycopg://bot@localhost/bot"
+
+
+async def dms(fake: FakeDiscord, user: FakeUser) -> list[str]:
+    return [message.content for message in await asyncio.to_thread(fake.dms, user)]
 
 
 @snippets_of("docs/operations.md")
