@@ -133,26 +133,50 @@ def test_each_page_with_python_has_a_test() -> None:
 async def test_workflows(page: Page, env: Environment) -> None:
     page.define("async def daily_report")
     docs = page.names
-    page.assume(start=start, get_run=get_run)
+    page.assume(start=start)
     published: list[str] = []
-
-    async def pass_the_sleep() -> None:
-        await env.wait_for_sleep(docs.run)
-        assert published == []
-        await env.advance("1h 30m")
-
     with (
         env.replaced(docs.fetch_report, lambda day: {"messages": 3}),
         env.replaced(docs.render, lambda report: f"{report['messages']} messages"),
         env.replaced(docs.publish, published.append),
     ):
-        said = await page.run(
-            "await start(daily_report", before={"run.status": env.settle, "return_value": pass_the_sleep}
-        )
-    assert said["await run.status()"] == RunStatus.RUNNING
-    assert said["await run.return_value(timeout=60)"] == "3 messages"
+        (run,) = (await page.run("await start(daily_report")).values()
+        await env.wait_for_sleep(run)
+        assert published == []
+        await env.advance("1h 30m")
     assert published == ["3 messages"]
-    assert await docs.run.return_value() == "3 messages"
+    assert await run.return_value() == "3 messages"
+
+
+@snippets_of("docs/bodies.md")
+async def test_bodies(page: Page, env: Environment) -> None:
+    page.define("async def raffle")
+    congratulated: list[tuple[str, str]] = []
+
+    def congratulate(user_id: str, raffle_id: str) -> None:
+        congratulated.append((user_id, raffle_id))
+        if len(congratulated) == 1:
+            raise OSError("the line is dead")
+
+    with env.replaced(page.names.congratulate, congratulate):
+        run = await start(page.names.raffle, [str(number) for number in range(1_000)])
+        await env.advance("1 minute")
+        winner = await run.return_value()
+    assert congratulated == [(winner, run.run_id)] * 2
+
+
+@snippets_of("docs/starting.md")
+async def test_starting(page: Page, env: Environment) -> None:
+    page.define("async def daily_report")
+    docs = page.names
+    page.assume(get_run=get_run)
+    with env.replaced(docs.publish_report, lambda day: f"report of {day}"):
+        said = await page.run("await start(daily_report")
+    assert said["await run.status()"] == RunStatus.PENDING
+    assert await docs.run.status() == RunStatus.COMPLETED
+    assert said["await run.return_value(timeout=60)"] == "report of 2026-08-01"
+    assert [each.name for each in said["await run.steps()"]] == [docs.publish_report.name]
+    assert said["run.run_id"] == docs.run.run_id
 
 
 @snippets_of("docs/control-flow.md")
