@@ -88,6 +88,37 @@ def start_sync(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -
     return SyncRun(_start(workflow, args, kwargs, run_id=_id_in_step()))
 
 
+def continue_as_new(*args: object, **kwargs: object) -> Any:
+    """End this life of a run and begin its next one, with these arguments: a body that would go on for ever keeps its history short.
+
+    Write `return continue_as_new(...)` in the body of the run itself. The run goes on as the same one: its id, its children and those who wait
+    for its result stay. Its body begins again, with the new arguments and without a history. A hook that it makes at once under a token
+    that it had is never missed, and has what was not taken.
+
+    Args:
+        *args: The arguments of the next life, as the signature of the workflow has them.
+        **kwargs: As `args`.
+
+    Returns:
+        What the body must return.
+
+    Raises:
+        TypeError: The arguments do not fit the signature.
+        UnserializableValueError: An argument cannot be stored; names its path.
+        ContinueAsNewError: It is called in a workflow or task that the body awaits. Also what the run fails with if the body does not return
+            what it gets.
+        HookContextError: No body of a workflow is running.
+    """
+    tracer = tracing.current()
+    if tracer is None:
+        raise HookContextError(
+            "continue_as_new",
+            "only the body of a workflow can begin its next life; elsewhere, start() begins a run",
+        )
+    registry.require_workflow(tracer.workflow).bind(args, kwargs)
+    return tracer.continue_as_new(args, kwargs, line=sys._getframe(1).f_lineno)  # noqa: SLF001  # where the body calls
+
+
 async def get_run(run_id: str) -> Run[Any]:
     """Return a run that exists.
 

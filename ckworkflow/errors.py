@@ -20,10 +20,12 @@ __all__ = [
     "BodyStuckError",
     "BodyTimeoutError",
     "CkWorkflowError",
+    "ContinueAsNewError",
     "DatabaseUnavailableError",
     "DiscordLibraryError",
     "DiscordLoginError",
     "FatalError",
+    "HistoryTooLongError",
     "HookClosedError",
     "HookConflictError",
     "HookContextError",
@@ -492,6 +494,38 @@ class BodyStuckError(CkWorkflowError, RuntimeError):
             f"what it waits for."
         )
         self.tasks = tuple(tasks)
+
+
+class ContinueAsNewError(CkWorkflowError, RuntimeError):
+    """`continue_as_new()` was called, and the body did not return what it gives.
+
+    Attributes:
+        line: Line of the call in the body's file.
+    """
+
+    def __init__(self, line: int) -> None:
+        super().__init__(
+            f"continue_as_new() (line {line}) does nothing by itself: the body of the workflow must return what it gives. Write "
+            f"`return continue_as_new(...)` in the body of the run itself, and in no workflow or task that it awaits."
+        )
+        self.line = line
+
+
+class HistoryTooLongError(CkWorkflowError, RuntimeError):
+    """A run has had so many events in its present life that its body is not replayed any more.
+
+    Attributes:
+        run_id: The run.
+        events: How many events it has had.
+        limit: How many are allowed: the setting `workflow_history_limit`.
+    """
+
+    def __init__(self, run_id: str, events: int, limit: int) -> None:
+        super().__init__(
+            f"Run {run_id} has had {events:,} events, and is not replayed with more than {limit:,} (workflow_history_limit). Let the body "
+            f"return continue_as_new(...) now and then: the run goes on, and its history begins anew."
+        )
+        self.run_id, self.events, self.limit = run_id, events, limit
 
 
 class BodyTimeoutError(CkWorkflowError, RuntimeError):

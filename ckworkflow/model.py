@@ -78,6 +78,14 @@ TIMER: Final = "timer"
 """The name of a sleep that nobody awaits: a timer of the body's event loop, as of `asyncio.timeout`."""
 
 
+def life_of(node_id: NodeId) -> int:
+    """Return in which life of its run a node is: the number with which its place begins."""
+    digits = 0
+    while digits < len(node_id) and node_id[digits].isdecimal():
+        digits += 1
+    return int(node_id[:digits] or 0)
+
+
 def child_id(run_id: RunId, node_id: NodeId) -> RunId:
     """The id of the run that the body of another starts at a place: the same in each replay."""
     return RunId(hashlib.sha256(f"{run_id}/{node_id}/child".encode()).hexdigest()[:32])

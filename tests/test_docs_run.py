@@ -179,6 +179,27 @@ async def test_starting(page: Page, env: Environment) -> None:
     assert said["run.run_id"] == docs.run.run_id
 
 
+@snippets_of("docs/long-lives.md")
+async def test_long_lives(page: Page, env: Environment) -> None:
+    page.define("async def weekly_report")
+    docs = page.names
+    posted: list[int] = []
+    with env.replaced(docs.post_report, lambda channel_id, number: posted.append(number)):
+        run = await start(docs.weekly_report, "general")
+        await env.advance("15 days")
+        assert posted == [1, 2, 3]
+        assert [each.node_id for each in await run.steps()] == ["2:1", "2:2"]
+        await run.terminate()
+
+    page.define("async def ticket_queue")
+    run = await start(docs.ticket_queue, "1", [])
+    for number in range(102):
+        await ckworkflow.resume_hook("tickets/1", f"ticket {number}")
+    assert len(await run.steps()) < 10
+    await ckworkflow.resume_hook("tickets/1", "close")
+    assert await run.return_value() == 102
+
+
 @snippets_of("docs/control-flow.md")
 async def test_control_flow(page: Page, env: Environment) -> None:
     page.define("async def clean_up_roles")

@@ -13,7 +13,7 @@ from ckworkflow import errors
 OWN_NAMES = {
     "Webhook", "WebhookRequest", "create_webhook",
     "Hook", "HookDefinition", "HookInfo", "create_hook", "define_hook", "get_hook", "get_hook_sync", "resume_hook", "resume_hook_sync",
-    "Run", "RunStatus", "Step", "StepInfo", "SyncRun", "Workflow", "WorkflowPlugin", "cancel_runs", "cancel_runs_sync", "get_run", "get_run_sync", "now",
+    "Run", "RunStatus", "Step", "StepInfo", "SyncRun", "Workflow", "WorkflowPlugin", "cancel_runs", "cancel_runs_sync", "continue_as_new", "get_run", "get_run_sync", "now",
     "parse_duration", "random", "register_type", "sleep", "start", "start_sync", "step", "timeout", "uuid4", "workflow",
 }  # fmt: skip
 

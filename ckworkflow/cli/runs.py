@@ -239,6 +239,8 @@ def _header(shown: RunDetails) -> Iterator[tuple[str, str]]:
     yield "run", run.run_id
     yield "workflow", run.workflow
     yield "status", _status(run)
+    if run.life:
+        yield "life", f"{run.life}, of which this is the input and these are the steps"
     yield "input", words.call(run.workflow, shown.input)
     yield "created", words.moment(run.created_at)
     yield "started", words.moment(run.started_at)
@@ -329,6 +331,7 @@ def _summary(run: RunSummary) -> dict[str, Any]:
         "cancel_requested_at": run.cancel_requested_at,
         "cancel_reason": run.cancel_reason,
         "terminate_at": run.terminate_at,
+        "life": run.life,
         "wake_at": run.wake_at,
         "created_at": run.created_at,
         "started_at": run.started_at,

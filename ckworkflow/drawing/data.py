@@ -52,6 +52,7 @@ def as_data(found: Preview) -> dict[str, Any]:
         if end is None
         else {
             "result": end.result,
+            "next_life": end.next_life,
             "error": None if end.error is None else f"{type(end.error).__name__}: {end.error}",
             "after": sorted(end.after),
         },

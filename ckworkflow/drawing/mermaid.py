@@ -40,7 +40,8 @@ def flowchart(found: Preview) -> Iterator[str]:
         ends.append((f"stop{index}", wait.nodes))
     if trace.end is not None:
         error = trace.end.error
-        word = "returns" if error is None else f"raises {type(error).__name__}"
+        word = "continues as new" if trace.ends_life else "returns"
+        word = word if error is None else f"raises {type(error).__name__}"
         yield f'    finish(["{_label(word)}"])'
         ends.append(("finish", trace.end.after))
     yield from _edges(ids, [*((ids[node.node_id], node.after) for node in trace.nodes), *ends])

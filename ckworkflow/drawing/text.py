@@ -96,6 +96,9 @@ def _end(found: Preview) -> str:
     assert end is not None
     if end.error is not None:
         return f"raises {type(end.error).__name__}: {end.error}"
+    if end.next_life is not None:
+        call = words.call("continue_as_new", end.next_life, ref=name_result)
+        return f"returns {call}: the next life of the run begins"
     return f"returns {words.value(end.result, ref=name_result)}"
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,38 +25,37 @@ from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import failures, holding
+from ckworkflow.engine import failures, holding, lives
 from ckworkflow.engine.answer import Answer, MayRun, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.budget import BodyStoppedError
-from ckworkflow.engine.children import leave_notes, leave_to_children, write_children
+from ckworkflow.engine.children import leave_to_children
 from ckworkflow.engine.events import Event, News, is_surprise, outcome_of, read_news
-from ckworkflow.engine.hooks import write_hooks
-from ckworkflow.engine.start import choose_plain, end_text, make_body
+from ckworkflow.engine.start import choose_plain, idle_life, make_body
+from ckworkflow.engine.traces import known_here, known_nodes, write_trace
 from ckworkflow.errors import (
     BodyAwaitError,
     BodyStuckError,
     BodyTimeoutError,
     DatabaseUnavailableError,
+    HistoryTooLongError,
     HookConflictError,
     NotAwaitedError,
     RefusedValueError,
     ReplayDivergenceError,
     UnreadableValueError,
 )
-from ckworkflow.model import Ending, Json, NodeId, NodeKind, NodeStatus, RunId, RunStatus
-from ckworkflow.plan import build_plan
-from ckworkflow.store import events, hooks, nodes, plans, records, runs
+from ckworkflow.model import Ending, Json, NodeId, RunId, RunStatus
+from ckworkflow.store import events, hooks, nodes, notes, plans, records, runs
 from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.records import Followup
 from ckworkflow.store.runs import RunRow
 from ckworkflow.store.transaction import Transaction
-from ckworkflow.tracing import Known, Outcome, Payload, ReplayNeededError, Tracer
+from ckworkflow.tracing import Outcome, Payload, ReplayNeededError, Tracer
 
 if TYPE_CHECKING:
     from ckworkflow.engine.claims import Claimed
     from ckworkflow.engine.core import Engine
-    from ckworkflow.store.records import JoinRows
     from ckworkflow.tracing import Trace
 
 logger = logging.getLogger(__name__)
@@ -78,8 +77,10 @@ class _Snapshot:
     created_at: datetime
     cancel_delivered: int | None
     """As which of them it has been told that the run is to be cancelled."""
+    life: int
+    """Which of the lives of the run it is in."""
     delivered: int
-    """How many events the body has been told before."""
+    """How many events the body has been told before in this life."""
     last_surprise: int
     """The number of the last of them that was told as a surprise."""
     spins: int
@@ -163,7 +164,7 @@ def go_on_here(engine: Engine, run_id: RunId, workflow: str, answer: Answer) -> 
 def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRun | None) -> Answer:
     """Make one continuation."""
     try:
-        told = _trace(engine, run_id, snapshot)
+        told = _with_next_life(engine, run_id, snapshot, _trace(engine, run_id, snapshot))
     except holding.BODY_CAUSES as error:
         return _leave(engine, run_id, snapshot, error)
     except BodyStoppedError:
@@ -172,19 +173,25 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     except BodyTimeoutError as error:
         _time_out(engine, run_id, snapshot, error)
         return _DONE
-    except (BodyAwaitError, BodyStuckError, NotAwaitedError) as error:
+    except (BodyAwaitError, BodyStuckError, HistoryTooLongError, NotAwaitedError) as error:
         text = failures.dumps(error)
         engine.database.transact(lambda tx: _fail(engine, tx, run_id, snapshot, text))
         carry_out(engine, run_id, _ENDED)
         return _DONE
-    tracer = told.tracer
+    return _write(engine, run_id, snapshot, told, may_run)
+
+
+def _write(
+    engine: Engine, run_id: RunId, snapshot: _Snapshot, told: _Told, may_run: MayRun | None
+) -> Answer:
+    """Commit a continuation, and do what follows."""
+    tracer = told.last_tracer
     work = partial(_commit, engine, run_id=run_id, snapshot=snapshot, told=told, may_run=may_run)
-    # Hooks are rows that runs share: they are written alone.
-    is_alone = snapshot.has_hooks or bool(told.trace.hooks.changes)
     try:
-        answer = (
-            engine.database.transact(work) if is_alone else engine.database.transact_run(run_id, work)
-        )
+        if snapshot.has_hooks or told.changes_hooks:  # rows that runs share: they are written alone
+            answer = engine.database.transact(work)
+        else:
+            answer = engine.database.transact_run(run_id, work)
     except hooks.TokenTakenError as taken:
         tracer.close()
         return _refuse(engine, run_id, snapshot, told, taken)
@@ -207,7 +214,26 @@ def _continue(engine: Engine, run_id: RunId, snapshot: _Snapshot, may_run: MayRu
     if answer.body is None:  # it has ended; or another process has taken the lease, and goes on from SQL
         tracer.close()
     carry_out(engine, run_id, answer)
+    if told.life is not None:
+        lives.delete_old(engine, run_id, told.life.number)
     return answer.decoded(engine, run_id, snapshot.workflow)
+
+
+def _with_next_life(engine: Engine, run_id: RunId, snapshot: _Snapshot, told: _Told) -> _Told:
+    """Begin the body of the next life, if that of the present one has ended for it, which is closed then.
+
+    Raises:
+        BodyStuckError: A life has ended without an event.
+        Exception: As a continuation.
+    """
+    if not told.trace.begins_life:
+        return told
+    told.tracer.close()
+    if not snapshot.events:
+        raise idle_life()
+    at = snapshot.news.told_at
+    life = lives.begin(engine, run_id, snapshot.workflow, told.tracer, told.trace, at=at)
+    return replace(told, life=life)
 
 
 def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Answer:
@@ -247,8 +273,8 @@ def _begin(engine: Engine, tx: Transaction, run_id: RunId) -> _Snapshot | holdin
             tx, run, lambda: holding.hold_spin(tx, run, _count_events(tx, run)), is_taken=False
         )
     return _Snapshot(
-        epoch, read_news(engine, tx, run), run.workflow, run.source_hash, run.created_at, run.cancel_delivered, run.delivered,
-        run.last_surprise or 0, spins, run.has_hooks, held,
+        epoch, read_news(engine, tx, run), run.workflow, run.source_hash, run.created_at, run.cancel_delivered, run.life,
+        run.delivered, run.last_surprise or 0, spins, run.has_hooks, held,
     )  # fmt: skip
 
 
@@ -265,11 +291,24 @@ class _Told:
         tracer: The body.
         trace: What it came to.
         strict: So many of the news were told strictly: up to the last surprise.
+        life: The next life of the run, for which it has ended.
     """
 
     tracer: Tracer
     trace: Trace
     strict: int
+    life: lives.Life | None = None
+
+    @property
+    def last_tracer(self) -> Tracer:
+        """The body that goes on: this one, or that of the next life."""
+        return self.tracer if self.life is None else self.life.tracer
+
+    @property
+    def changes_hooks(self) -> bool:
+        """Whether it, or the next life, has made or closed hooks."""
+        of_next = self.life is not None and bool(self.life.trace.hooks.changes)
+        return of_next or bool(self.trace.hooks.changes)
 
     @property
     def met(self) -> frozenset[NodeId]:
@@ -283,7 +322,7 @@ def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> _Told:
     kept = engine.bodies.take(run_id, snapshot.epoch - 1)
     if kept is not None:
         try:
-            return _Told(kept, _known_here(_resume(engine, snapshot, kept, outcomes, strict)), strict)
+            return _Told(kept, known_here(_resume(engine, snapshot, kept, outcomes, strict)), strict)
         except ReplayNeededError as error:
             strict, outruns = error.strict, kept.outruns + int(not kept.has_ended)
             kept.close()
@@ -294,31 +333,23 @@ def _trace(engine: Engine, run_id: RunId, snapshot: _Snapshot) -> _Told:
     return _replay(engine, run_id, snapshot, outcomes, strict, 0)
 
 
-def _known_here(trace: Trace) -> Trace:
-    """Return the trace of a body that found everything it imports.
-
-    Raises:
-        ImportError: It has ended because this worker lacks a package or module.
-    """
-    if trace.end is not None and isinstance(trace.end.error, ImportError):
-        raise trace.end.error
-    return trace
-
-
 def _replay(
     engine: Engine, run_id: RunId, snapshot: _Snapshot, news: list[Outcome | Payload], strict: int,
     outruns: int,
 ) -> _Told:  # fmt: skip
     workflow = registry.require_workflow(snapshot.workflow)
-    rows, (text, secret), request, payloads = engine.database.read(
+    if snapshot.events > engine.settings.history_limit:
+        raise HistoryTooLongError(run_id, snapshot.events, engine.settings.history_limit)
+    rows, input_, request, payloads = engine.database.read(
         lambda tx: (
-            nodes.load_nodes(tx, run_id).get(),
+            nodes.load_life(tx, run_id, snapshot.life).get(),
             runs.read_input(tx, run_id),
-            None if snapshot.cancel_delivered is None else runs.read_request(tx, run_id),
-            hooks.load_told(tx, run_id) if snapshot.has_hooks else [],
+            # Not if it was told in a life before.
+            runs.read_request(tx, run_id) if snapshot.cancel_delivered else None,
+            hooks.load_told(tx, run_id, snapshot.life) if snapshot.has_hooks else [],
         )
     )
-    tree = codec.loads(text)
+    tree = codec.loads(input_.args)
     delivered: list[Event] = [
         row for row in rows if row.delivered
     ]  # 0: no event, but a hook that was made
@@ -330,31 +361,21 @@ def _replay(
     before = len(history)
     surprises = [place for place, row in enumerate(delivered, 1) if is_surprise(row)]
     strict = before + strict if strict else max([snapshot.last_surprise, *surprises])
-    known = {
-        row.node_id: Known(
-            row.kind,
-            row.name,
-            codec.loads(row.args),
-            row.delivered is not None,
-            row.cancelled_at is not None and row.status is not NodeStatus.ABANDONED,
-            failures.loads(row.error) if row.kind is NodeKind.HOOK and row.error is not None else None,
-        )
-        for row in rows
-        if row.status is not NodeStatus.PLANNED or row.attempt
-    }
+    known = known_nodes(rows)
     while True:
         tracer = Tracer(
             run_id,
             make_body(workflow, tree),
             workflow=snapshot.workflow,
-            started_at=snapshot.created_at,
+            started_at=input_.began_at or snapshot.created_at,
             known=known,
             is_same_source=workflow.source_hash == snapshot.source_hash,
             outruns=outruns,
-            secret=secret,
+            secret=input_.secret,
+            life=snapshot.life,
         )
         try:
-            trace = _known_here(_resume(engine, snapshot, tracer, [*history, *news], strict))
+            trace = known_here(_resume(engine, snapshot, tracer, [*history, *news], strict))
         except ReplayNeededError as error:  # of a success that another task was cancelled for
             tracer.close()
             strict, outruns = error.strict, outruns + 1
@@ -387,7 +408,9 @@ def _commit(
     if news.has_request:
         run = run._replace(cancel_delivered=delivered)
     orphans = told.trace.orphans
-    if not news.has_request:  # then they were told, but for those that are started only now
+    if news.has_request:
+        orphans |= notes.live_of_earlier(tx, run.run_id, run.life)
+    else:  # they were told, but for those that are started only now
         orphans &= {node.node_id for node in told.trace.started}
     values: dict[str, Any] = {
         "delivered": delivered,
@@ -403,96 +426,15 @@ def _commit(
         values["last_surprise"] = snapshot.delivered + told.strict
         if snapshot.spins <= TRIES:
             plans.refuse_unmet(tx, run, told.met)
+    if told.life is not None:
+        return lives.write(
+            engine, tx, run, told.trace, told.life, delivered=delivered, seen=news.signals, values=values,
+            choose=choose_plain(may_run), running=news.running, orphans=orphans,
+        )  # fmt: skip
     return write_trace(
         engine, tx, run, told.tracer, told.trace, seen=news.signals, values=values,
         choose=choose_plain(may_run), running=news.running, orphans=orphans,
     )  # fmt: skip
-
-
-def write_trace(
-    engine: Engine, tx: Transaction, run: RunRow, tracer: Tracer, trace: Trace, *, seen: int,
-    values: dict[str, Any], is_new: bool = False, choose: plans.Choose | None = None,
-    old_joins: JoinRows | None = None, timers: Mapping[NodeId, datetime] | None = None,
-    running: Container[NodeId] | None = None, orphans: Collection[NodeId] = (),
-) -> Answer:  # fmt: skip
-    """Write what a body came to: its plan, or the end of its run.
-
-    Args:
-        engine: The engine.
-        tx: A transaction that has locked the run.
-        run: The run.
-        tracer: The body.
-        trace: What it came to.
-        seen: The run's `signals` when its news was read.
-        values: Columns of the run to write with it.
-        is_new: Whether the run has no nodes but those whose results the body has got.
-        choose: Asked about new steps that may begin; the first that it accepts is claimed for this process.
-        old_joins: The joins that the run has, where that is known.
-        timers: With `is_new`, its timers.
-        running: The steps that ran when its news was read.
-        orphans: The children that are to be cancelled with it.
-    """
-    end = end_text(trace)
-    if end is not None:
-        values["plan"] = end
-    delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
-    run = _write_beside(engine, tx, run, trace, values, told=delivered, orphans=orphans)
-    is_over = trace.end is not None and not trace.end.after
-    if is_over:
-        if running is not None and trace.let_go:
-            plans.refuse_begun(tx, run, trace.let_go, running)
-        runs.update_run(tx, run.run_id, **values)
-        if engine.end_run(tx, run, end):
-            return Answer(has_ended=True, children=write_children(tx, run, trace, told=delivered))
-    plan = build_plan(trace)
-    followup = plans.apply_plan(
-        tx, run, plan, trace.nodes, epoch=run.epoch, told_at=told_at, told=delivered, is_new=is_new, choose=choose,
-        owner=engine.owner, old_joins=old_joins, let_go=trace.let_go, stopping=trace.stopping,
-        running=running, timers=timers or {},
-    )  # fmt: skip
-    children = write_children(tx, run, trace, told=delivered, planned=plan.nodes)
-    if followup.ends_run:
-        runs.update_run(tx, run.run_id, **values)
-        if engine.end_run(tx, run, end):
-            return Answer(has_ended=True, children=children)
-        followup.wakes_body = True
-    followup.wakes_body |= is_over  # only the body can work out its result
-    pieces, carried = engine.cut(tx, run, followup, plan.of_generation(run.epoch) if is_new else None)
-    is_released = run.signals == seen and not followup.wakes_body
-    signals = run.signals + int(followup.wakes_body)
-    if followup.wakes_body:
-        values["signals"] = signals
-    wake_at = engine.schedule(
-        tx, run, followup, carried, is_all=is_new, has_children=bool(children), **values
-    )
-    if followup.is_overdue:
-        wake_at = run.now  # the clock ends it, which it did not while the body was told
-        runs.update_run(tx, run.run_id, wake_at=wake_at)
-    engine.wake_at(wake_at)
-    body = Body(tracer, run.epoch, signals, delivered, told_at, set())
-    if is_released and (followup.is_all or is_new) and not trace.stopping:
-        body.waits_for, body.joins = set(plan.nodes) - followup.timers.keys(), followup.join_rows
-        body.timers = followup.timers
-        body.run = runs.with_values(run, {**values, "wake_at": wake_at})
-    return Answer(
-        pieces, must_advance=not is_released, taken=followup.begun, body=body, stops=bool(followup.stops),
-        children=children,
-    )  # fmt: skip
-
-
-def _write_beside(
-    engine: Engine, tx: Transaction, run: RunRow, trace: Trace, values: dict[str, Any], *, told: int,
-    orphans: Collection[NodeId],
-) -> RunRow:  # fmt: skip
-    """Write what a body came to beside its plan, to its hooks and to its children; return the run with it."""
-    run = write_hooks(tx, run, trace, values, told=told)
-    request = runs.read_request(tx, run.run_id) if orphans else None
-    reason = None if request is None else request.reason
-    if not leave_notes(tx, run, trace, told=told, orphans=orphans, reason=reason):
-        return run
-    values["has_notes"] = True
-    engine.owes_notes(run.run_id)
-    return run._replace(has_notes=True)
 
 
 # -- foreseen continuations -----------------------------------------------------------------------
@@ -528,11 +470,11 @@ def foresee(
             trace = engine.budget.run(body.tracer, workflow, resume)
         else:
             trace = engine.budget.run_here(body.tracer, workflow, resume, lost)
-        trace = _known_here(trace)
+        trace = known_here(trace)
     except Exception:  # noqa: BLE001  # whatever it is, the normal path meets it again, and reports it
         body.tracer.close()
         return None
-    if trace.hooks.changes:  # written alone, by the normal path
+    if trace.hooks.changes or trace.ends_life:  # written by the normal path
         body.tracer.close()
         return None
     return Foreseen(body, trace, at)

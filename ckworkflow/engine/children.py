@@ -59,7 +59,7 @@ def new_run(run_id: RunId, workflow: str, now: datetime) -> RunRow:
         source_hash=registry.require_workflow(workflow).source_hash, plan=None, wake_at=now, signals=0, seen=0,
         delivered=0, dispatches=0, epoch=1, created_at=now, started_at=None, spins=0, spins_since=None, held=None,
         told_at=None, last_surprise=None, cancel_requested_at=None, cancel_delivered=None, terminate_at=None,
-        untold_payloads=None, parent=None, has_notes=False, now=now,
+        untold_payloads=None, parent=None, has_notes=False, life=0, now=now,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ckworkflow import codec
 from ckworkflow.background import SpareThreads
@@ -53,6 +53,10 @@ FEW = 3
 LONGEST_BACKOFF = timedelta(minutes=5)
 LOOK_DAILY = timedelta(days=1)
 """When a clock looks at a run that waits for nothing but payloads: whoever sends one has it looked at."""
+
+
+NEXT_LIFE: Final = "next_life"
+"""What `runs.plan` says of a body that has ended for the run's next life, before all that it awaited was recorded."""
 
 
 class LastHeartbeat:
@@ -337,8 +341,8 @@ class Engine:
         `end` says how the body ended, when that is not in the row yet; `known` results need not be read.
 
         Returns:
-            `False` when only the body can work out its result (a property, say), or is to be told that the run is to be
-            cancelled: it must go on.
+            `False` when only the body can work out its result (a property, say), begins the run's next life, or is to be told
+            that the run is to be cancelled: it must go on.
 
         Raises:
             UnreadableValueError: A part of the result cannot be rebuilt here.
@@ -349,6 +353,8 @@ class Engine:
         if not isinstance(data, dict):
             msg = f"run {run.run_id} has no recorded end"
             raise AssertionError(msg)  # noqa: TRY004  # only our bug can raise it
+        if NEXT_LIFE in data:
+            return False
         output = error = None
         status = RunStatus.FAILED
         if "error" in data:

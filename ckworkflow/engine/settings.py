@@ -68,6 +68,8 @@ class Settings:
         retention: Runs that ended longer ago than this are deleted by the clocks; `None` keeps them for ever.
         discord_errors: What is made of Discord's errors where a step does not say; as the option of `@step`.
         log_tracebacks: Whether the log quotes messages and tracebacks of failed steps and runs.
+        history_warning: A life of a run that has so many events is mentioned in the log, once.
+        history_limit: A body with more events than this is not replayed: its run fails.
         bodies_kept: Bodies that a process keeps alive between continuations; 0 always replays.
         web: Of webhooks.
     """
@@ -82,6 +84,8 @@ class Settings:
     loss_limit: int = 10
     retention: timedelta | None = None
     log_tracebacks: bool = False
+    history_warning: int = 5_000
+    history_limit: int = 50_000
     bodies_kept: int = 64
     discord_errors: DiscordErrors = None
     web: WebSettings = WebSettings()

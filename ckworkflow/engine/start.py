@@ -16,9 +16,16 @@ from ckworkflow.engine import budget, failures
 from ckworkflow.engine.answer import Answer, carry_out
 from ckworkflow.engine.bodies import Body
 from ckworkflow.engine.children import leave_notes, new_run, write_children
+from ckworkflow.engine.core import NEXT_LIFE
 from ckworkflow.engine.hooks import write_hooks
 from ckworkflow.engine.resolve import has_references
-from ckworkflow.errors import BodyTimeoutError, MainModuleError, NotAWorkflowError, RunExistsError
+from ckworkflow.errors import (
+    BodyStuckError,
+    BodyTimeoutError,
+    MainModuleError,
+    NotAWorkflowError,
+    RunExistsError,
+)
 from ckworkflow.model import Ending, NodeKind, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import hooks, plans, runs
@@ -176,6 +183,9 @@ def _first_trace(
         return None
     except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
         return error
+    if trace.begins_life:
+        tracer.close()
+        return idle_life()
     try:
         for step in {node.name for node in trace.nodes if node.kind is NodeKind.STEP}:
             check_main(registry.require_step(step))
@@ -211,6 +221,11 @@ def make_body(workflow: Workflow[Any, Any], tree: Any) -> Callable[[], Any]:
     return body
 
 
+def idle_life() -> BodyStuckError:
+    """The error of a life of a run that ends for the next one, and has had no event."""
+    return BodyStuckError("begins its next life again and again, and waits for nothing in between")
+
+
 def choose_plain(may_run: Callable[[str], bool] | None) -> plans.Choose | None:
     """Choose steps whose arguments are at hand; references to results are resolved by a claim."""
     if may_run is None:
@@ -225,6 +240,8 @@ def end_text(trace: Trace) -> str | None:
     if trace.end.error is not None:
         how = "cancelled" if isinstance(trace.end.error, asyncio.CancelledError) else "error"
         return codec.dumps({how: failures.to_data(trace.end.error)})
+    if trace.ends_life:
+        return codec.dumps({NEXT_LIFE: True})
     return codec.dumps({"result": trace.end.result})
 
 

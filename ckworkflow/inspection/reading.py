@@ -36,15 +36,14 @@ def read_status(engine: Engine, run_id: RunId) -> RunStatus:
 
 
 def read_steps(engine: Engine, run_id: RunId) -> list[StepInfo]:
-    """Return the steps and sleeps of a run, those to come included, in the order of the body.
+    """Return the steps and sleeps of a run in its present life, those to come included, in the order of the body.
 
     Raises:
         RunNotFoundError: No run has this id.
     """
 
     def read(tx: Transaction) -> list[NodeRow]:
-        _status(tx, run_id)
-        return nodes.load_nodes(tx, run_id).get()
+        return nodes.load_life(tx, run_id, runs.read_run(tx, run_id).life).get()
 
     return [_info(run_id, row) for row in engine.database.read(read)]
 
@@ -87,7 +86,7 @@ def read_details(engine: Engine, run_id: RunId, *, queue_of: Callable[[str], str
     def read(tx: Transaction) -> _Found:
         now = engine.database.now(tx)
         record = runs.read_run(tx, run_id)
-        rows = nodes.load_nodes(tx, run_id).get()
+        rows = nodes.load_life(tx, run_id, record.life).get()
         waiting = () if record.status.is_final else _waiting(rows, now)
         unconsumed = queues.unconsumed(engine, tx, waiting, queue_of)
         return _Found(
@@ -163,6 +162,7 @@ def _summary(
         cancel_requested_at=record.cancel_requested_at,
         cancel_reason=record.cancel_reason,
         terminate_at=record.terminate_at,
+        life=record.life,
         wake_at=record.wake_at,
         created_at=record.created_at,
         started_at=record.started_at,

@@ -50,6 +50,7 @@ class RunSummary:
         cancel_requested_at: Since when it is to be cancelled; `None`: nobody has asked for that.
         cancel_reason: Why.
         terminate_at: When it is terminated, if it has not ended by then; `None`: it has all the time that it needs.
+        life: Which life it is in: how often its body has returned `continue_as_new(...)`.
         wake_at: When a clock looks at it next; `None`: it has ended.
         created_at: When it was started.
         started_at: When it began to run; `None`: it has not.
@@ -68,6 +69,7 @@ class RunSummary:
     cancel_requested_at: datetime | None
     cancel_reason: str | None
     terminate_at: datetime | None
+    life: int
     wake_at: datetime | None
     created_at: datetime
     started_at: datetime | None

@@ -137,9 +137,17 @@ def refuse(tx: Transaction, run: RunRow, made: MadeHook, *, error: str, position
 
 def close_all(tx: Transaction, run: RunRow) -> int:
     """Close the hooks of a run that ends; return how many payloads nobody has taken."""
-    for _, _, node_id in tx.execute(_OPEN_OF_RUN, {"b_run": run.run_id}).all():
+    for node_id, _ in open_of_run(tx, run.run_id):
         tx.execute(_CLOSE, {"b_run": run.run_id, "b_node": node_id, "v_at": run.now})
     return untaken(tx, run.run_id)[0]
+
+
+def open_of_run(tx: Transaction, run_id: RunId) -> list[tuple[NodeId, HookKey]]:
+    """The hooks of a run that it has not closed, in the order of their tokens."""
+    return [
+        (node_id, HookKey(Namespace(namespace), token_hash))
+        for namespace, token_hash, node_id in tx.execute(_OPEN_OF_RUN, {"b_run": run_id}).all()
+    ]
 
 
 def _make(tx: Transaction, run: RunRow, made: MadeHook) -> None:
@@ -248,7 +256,7 @@ def add_payload(
         _ADD_PAYLOAD,
         {
             "run_id": run.run_id, "number": number, "namespace": key.namespace, "token_hash": key.token_hash,
-            "body": body, "size": size, "dedup_key": dedup_key, "received_at": received_at,
+            "body": body, "size": size, "dedup_key": dedup_key, "received_at": received_at, "life": run.life,
         },
     )  # fmt: skip
 
@@ -275,9 +283,9 @@ def load_untold(tx: Transaction, run_id: RunId) -> list[PayloadRow]:
     return [_payload(row) for row in tx.execute(_UNTOLD, {"b_run": run_id})]
 
 
-def load_told(tx: Transaction, run_id: RunId) -> list[PayloadRow]:
-    """Read the payloads of which the body has been told, in the order in which it was."""
-    return [_payload(row) for row in tx.execute(_TOLD, {"b_run": run_id})]
+def load_told(tx: Transaction, run_id: RunId, life: int) -> list[PayloadRow]:
+    """Read the payloads of which the body has been told in a life, in the order in which it was."""
+    return [_payload(row) for row in tx.execute(_TOLD, {"b_run": run_id, "b_life": life})]
 
 
 def deliver(tx: Transaction, run_id: RunId, numbers: Iterable[tuple[int, int]], *, at: datetime) -> None:
@@ -311,14 +319,16 @@ _UNTOLD = Prepared(
     ).order_by(hook_payloads.c.number)
 )
 _TOLD = Prepared(
-    _PAYLOAD.where(_OF_RUN, hook_payloads.c.delivered.is_not(None)).order_by(hook_payloads.c.delivered)
+    _PAYLOAD.where(
+        _OF_RUN, hook_payloads.c.delivered.is_not(None), hook_payloads.c.life == sa.bindparam("b_life")
+    ).order_by(hook_payloads.c.delivered)
 )
 _ADD_PAYLOAD = Prepared(
     sa.insert(hook_payloads).values(
         {
             name: sa.bindparam(name)
             for name in (
-                "run_id", "number", "namespace", "token_hash", "body", "size", "dedup_key", "received_at",
+                "run_id", "number", "namespace", "token_hash", "body", "size", "dedup_key", "received_at", "life",
             )
         }
     )

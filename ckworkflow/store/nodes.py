@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import CALL_OPTIONS, AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import CALL_OPTIONS, AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId, life_of
 from ckworkflow.plan import Join, JoinKind, Plan, PlanNode, sleep_delay, sleep_until
 from ckworkflow.store.tables import attempts, joins, nodes
 from ckworkflow.store.transaction import Asked, Parameters, Prepared, Row, Rows
@@ -122,9 +122,14 @@ def is_node(target: str) -> bool:
 def load_nodes(
     tx: Transaction, run_id: RunId, *, statuses: Iterable[NodeStatus] | None = None
 ) -> Asked[list[NodeRow]]:
-    """Ask for the nodes of a run in the order of the trace."""
+    """Ask for the nodes of a run, of all its lives, in the order of the trace."""
     query = _all_nodes(None if statuses is None else tuple(statuses))
     return Asked(tx.execute(query, {"b_run": run_id}), node_rows)
+
+
+def load_life(tx: Transaction, run_id: RunId, life: int) -> Asked[list[NodeRow]]:
+    """Ask for all nodes of one life of a run, in the order of the trace."""
+    return Asked(tx.execute(_OF_LIFE, {"b_run": run_id, "b_life": life}), node_rows)
 
 
 def node_rows(rows: Rows) -> list[NodeRow]:
@@ -138,9 +143,13 @@ def one_node(rows: Rows) -> NodeRow | None:
     return None if row is None else node_row(row)
 
 
+_ALL = sa.select(*COLUMNS).where(nodes.c.run_id == sa.bindparam("b_run")).order_by(nodes.c.position)
+_OF_LIFE = Prepared(_ALL.where(nodes.c.life == sa.bindparam("b_life")))
+
+
 @functools.cache
 def _all_nodes(statuses: tuple[NodeStatus, ...] | None) -> Prepared:
-    query = sa.select(*COLUMNS).where(nodes.c.run_id == sa.bindparam("b_run")).order_by(nodes.c.position)
+    query = _ALL
     if statuses is not None:
         query = query.where(sa.or_(*[nodes.c.status == status for status in statuses]))
         if set(statuses) <= set(LIVE):
@@ -277,7 +286,7 @@ def insert_done(
     tx.execute(
         _INSERT_DONE,
         {
-            "run_id": run.run_id, "node_id": node_id, "position": position, "kind": kind, "name": name, "line": line,
+            "run_id": run.run_id, "node_id": node_id, "life": life_of(node_id), "position": position, "kind": kind, "name": name, "line": line,
             "generation": run.epoch, "args": args, "status": NodeStatus.COMPLETED if error is None else NodeStatus.FAILED,
             "unmet": 0, "next": "[]", "output": "null" if error is None else None, "error": error, "delivered": NO_EVENT,
             "delivered_at": run.body_time, "created_at": run.now, "started_at": run.now, "finished_at": run.now,
@@ -301,7 +310,7 @@ _INSERT_DONE = Prepared(
         {
             name: sa.bindparam(name)
             for name in (
-                "run_id", "node_id", "position", "kind", "name", "line", "generation", "args", "status", "unmet",
+                "run_id", "node_id", "life", "position", "kind", "name", "line", "generation", "args", "status", "unmet",
                 "next", "output", "error", "delivered", "delivered_at", "created_at", "started_at", "finished_at", "due_at",
             )
         }

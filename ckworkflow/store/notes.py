@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from ckworkflow.model import NodeId, NodeKind, RunId, child_id
+from ckworkflow.model import NodeId, NodeKind, RunId, child_id, life_of
 from ckworkflow.store.runs import update_run
 from ckworkflow.store.tables import nodes, notes, runs
 from ckworkflow.store.transaction import Prepared
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
 
-__all__ = ["Note", "NoteKind", "cross_out", "leave", "live_children", "notes_of", "parent_node"]
+__all__ = [
+    "Note",
+    "NoteKind",
+    "cross_out",
+    "leave",
+    "live_children",
+    "live_of_earlier",
+    "notes_of",
+    "parent_node",
+]
 
 
 class NoteKind(enum.StrEnum):
@@ -102,6 +111,14 @@ def parent_node(tx: Transaction, run_id: RunId) -> NodeId:
 def live_children(tx: Transaction, run_id: RunId) -> list[RunId]:
     """The runs that a run has started and of whose end it has not been told."""
     return [child_id(run_id, NodeId(row[0])) for row in tx.execute(_LIVE_CHILDREN, {"b_run": run_id})]
+
+
+def live_of_earlier(tx: Transaction, run_id: RunId, life: int) -> frozenset[NodeId]:
+    """The nodes of runs that a run has started in lives before, and of whose end it has not been told."""
+    if not life:
+        return frozenset()
+    found = tx.execute(_LIVE_CHILDREN, {"b_run": run_id})
+    return frozenset(NodeId(row[0]) for row in found if life_of(row[0]) < life)
 
 
 _MICROSECOND = timedelta(microseconds=1)

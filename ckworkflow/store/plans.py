@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus
+from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus, life_of
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
 from ckworkflow.store.events import OUT_OF_REACH, restore
 from ckworkflow.store.nodes import (
@@ -293,7 +293,7 @@ def _insert(
     run: RunRow, node: TracedNode, position: int, epoch: int, args: str, following: str
 ) -> Values:
     return {
-        "run_id": run.run_id, "node_id": node.node_id, "position": position, "kind": node.kind,
+        "run_id": run.run_id, "node_id": node.node_id, "life": life_of(node.node_id), "position": position, "kind": node.kind,
         "name": node.name, "line": node.line, "generation": epoch, "args": args,
         "status": NodeStatus.PLANNED, "unmet": 0, "next": following, "attempt": 0, "owner": None,
         "due_at": None, "is_held": False, "fails_as_value": node.fails_as_value, "created_at": run.now, "started_at": None,
@@ -445,7 +445,7 @@ def _values(row: _Stored, *, following: str, fails_as_value: bool) -> Values:
 
 
 _NEW = (
-    "run_id", "node_id", "position", "kind", "name", "line", "generation", "args", "status", "unmet", "next",
+    "run_id", "node_id", "life", "position", "kind", "name", "line", "generation", "args", "status", "unmet", "next",
     "attempt", "owner", "due_at", "is_held", "fails_as_value", "created_at", "started_at",
 )  # fmt: skip
 _INSERT_NODES = Prepared(sa.insert(nodes).values({name: sa.bindparam(name) for name in _NEW}))

@@ -55,6 +55,7 @@ class RunRow(NamedTuple):
     untold_payloads: int | None
     parent: RunId | None
     has_notes: bool
+    life: int
     now: datetime
 
     @property
@@ -118,6 +119,7 @@ class RunRecord:
     cancel_requested_at: datetime | None
     cancel_reason: str | None
     terminate_at: datetime | None
+    life: int
     has_hooks: bool
 
 
@@ -271,7 +273,7 @@ def list_runs(
 _RECORD = (
     runs.c.id, runs.c.workflow, runs.c.status, runs.c.input, runs.c.output, runs.c.error, runs.c.wake_at,
     runs.c.created_at, runs.c.started_at, runs.c.finished_at, runs.c.held,
-    runs.c.cancel_requested_at, runs.c.cancel_reason, runs.c.terminate_at, runs.c.untold_payloads.is_not(None),
+    runs.c.cancel_requested_at, runs.c.cancel_reason, runs.c.terminate_at, runs.c.life, runs.c.untold_payloads.is_not(None),
 )  # fmt: skip
 
 
@@ -307,8 +309,22 @@ _LIVE_OF = sa.select(runs.c.id).where(
 )
 
 
-def read_input(tx: Transaction, run_id: RunId) -> tuple[str, str | None]:
-    """Read the encoded arguments of a run, and from what the tokens of its hooks are derived, if any is.
+class Input(NamedTuple):
+    """With what the body of a run begins in its present life.
+
+    Attributes:
+        args: Its arguments, encoded.
+        secret: From what the tokens of its hooks are derived; `None`: none is.
+        began_at: When the life began, if it is not the first.
+    """
+
+    args: str
+    secret: str | None
+    began_at: datetime | None
+
+
+def read_input(tx: Transaction, run_id: RunId) -> Input:
+    """Read with what the body of a run begins.
 
     Raises:
         RunNotFoundError: No run has this id.
@@ -316,10 +332,10 @@ def read_input(tx: Transaction, run_id: RunId) -> tuple[str, str | None]:
     row = tx.execute(_INPUT, {"b_run": run_id}).one_or_none()
     if row is None:
         raise RunNotFoundError(run_id)
-    return str(row[0]), row[1]
+    return Input._make(row)
 
 
-_INPUT = Prepared(sa.select(runs.c.input, runs.c.secret).where(_HERE))
+_INPUT = Prepared(sa.select(runs.c.input, runs.c.secret, runs.c.life_began_at).where(_HERE))
 
 
 def update_run(tx: Transaction, run_id: RunId, **values: object) -> None:

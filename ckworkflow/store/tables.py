@@ -108,6 +108,9 @@ runs = sa.Table(
     sa.Column("terminate_at", UtcDateTime),
     # How many payloads of its hooks the body has not been told. NULL: it has never made a hook.
     sa.Column("untold_payloads", sa.Integer),
+    # Which of its lives it is in, and when that began. The first has the number 0, and began with the run.
+    sa.Column("life", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("life_began_at", UtcDateTime),
     # From which the tokens of hooks are derived that the body has given none, and the URLs of webhooks. NULL: none was.
     sa.Column("secret", sa.Text),
     # The invariant of the whole project, held by the database itself.
@@ -138,6 +141,8 @@ nodes = sa.Table(
     sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     # Its place in the body: the path of asyncio tasks, then the ordinal in that task (`0:2`, `0.1:1`).
     sa.Column("node_id", sa.Text, primary_key=True),
+    # The life of its run that it is in. Those of lives before are out of the way: the body is told of none of them.
+    sa.Column("life", sa.Integer, nullable=False, server_default="0"),
     # The order in which the body planned the nodes of a run.
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
@@ -284,6 +289,8 @@ hook_payloads = sa.Table(
     # The number under which the body was told of it, and when. NULL: it has not been told yet.
     sa.Column("delivered", sa.Integer),
     sa.Column("delivered_at", UtcDateTime),
+    # The life of its run in which the body is, or was, told of it.
+    sa.Column("life", sa.Integer, nullable=False, server_default="0"),
     # Whether the body has taken it from its queue.
     sa.Column("is_taken", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index(

@@ -43,6 +43,11 @@ class Derived:
         self._is_new = False
 
     @property
+    def secret(self) -> str | None:
+        """From what tokens are derived; `None`: none was yet."""
+        return self._secret
+
+    @property
     def news(self) -> str | None:
         """What is to be stored, if something was derived since `begin`."""
         if not self._is_new or self._secret is None:

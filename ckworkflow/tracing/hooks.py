@@ -138,6 +138,11 @@ class Hooks:
         self._derived.begin()
 
     @property
+    def secret(self) -> str | None:
+        """From what tokens are derived, in this life and in those to come; `None`: none was yet."""
+        return self._derived.secret
+
+    @property
     def changes(self) -> HookChanges:
         """What the body has done since `begin`."""
         return HookChanges(tuple(self._changes), tuple(self._taken), self._derived.news)

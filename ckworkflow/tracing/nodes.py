@@ -211,11 +211,15 @@ class End:
         result: The encoded return value, which may hold references; meaningless with `error`.
         error: What the body raised.
         after: Nodes whose record ends the run.
+        next_life: The encoded arguments with which the run begins its next life in place of ending; `None`: it ends.
+        leaves_request: Whether the body had ended already when it was told that the run is to be cancelled.
     """
 
     result: Json
     error: BaseException | None
     after: frozenset[NodeId]
+    next_life: Json = None
+    leaves_request: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,3 +247,13 @@ class Trace:
     started: tuple[TracedNode, ...] = ()
     cancelled: tuple[CancelledChild, ...] = ()
     orphans: frozenset[NodeId] = frozenset()
+
+    @property
+    def ends_life(self) -> bool:
+        """Whether the body has ended for the next life of the run; perhaps before all that it awaited was recorded."""
+        return self.end is not None and self.end.next_life is not None
+
+    @property
+    def begins_life(self) -> bool:
+        """Whether the next life of the run begins now."""
+        return self.end is not None and self.end.next_life is not None and not self.end.after

@@ -17,7 +17,8 @@ class TaskState:
     """The place of an asyncio task in the body.
 
     Attributes:
-        path: `0` for the root, `0.2` for its second child; `~` for what callbacks of the loop do, in no task.
+        path: `0` for the root of the first life, `0.2` for its second child; `~` for what callbacks of the loop do, in no task. Of
+            a later life: `1`, `1.2`, `1~`.
         frontier: The nodes that this task awaited last: what comes next may begin after them.
         inlined: How many workflows the task is inside of, called one by the other.
         ahead: Awaits that this task has passed since all it awaited was recorded; a `gather` is one.
@@ -43,7 +44,7 @@ class TaskState:
     @property
     def is_root(self) -> bool:
         """Whether this is the task of the body itself."""
-        return self.path == "0"
+        return self.path.isdecimal()
 
     def next_node(self) -> NodeId:
         """Return the identity of the task's next node."""

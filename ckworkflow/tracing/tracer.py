@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ckworkflow import codec
 from ckworkflow.errors import (
     BodyStuckError,
+    ContinueAsNewError,
     ReplayDivergenceError,
     UnreadableValueError,
     UnserializableValueError,
@@ -39,6 +40,7 @@ from ckworkflow.tracing.deferred import Deferred, holds_deferred, reference
 from ckworkflow.tracing.forgotten import Unawaited, used_as_a_value
 from ckworkflow.tracing.history import History
 from ckworkflow.tracing.hooks import Hooks
+from ckworkflow.tracing.lives import NextLife, as_next_life
 from ckworkflow.tracing.loop import TraceLoop, TraceTask
 from ckworkflow.tracing.nodes import End, Known, Outcome, Payload, Trace, TracedNode, Wait
 from ckworkflow.tracing.stuck import where_they_stand
@@ -82,6 +84,7 @@ class Tracer:
         outruns: How often a surprise has found that the body had run ahead: after each further surprise it waits twice as long
             before it runs ahead again, or each of many would cost a replay.
         secret: From what the tokens of its hooks are derived; `None`: none has been yet.
+        life: The life of the run that it is the body of: the places in it begin with that number.
     """
 
     def __init__(
@@ -96,8 +99,9 @@ class Tracer:
         outruns: int = 0,
         segment_limit: int = SEGMENT_LIMIT,
         secret: str | None = None,
+        life: int = 0,
     ) -> None:
-        self.run_id, self.workflow = run_id, workflow
+        self.run_id, self.workflow, self.life = run_id, workflow, life
         self.loop = TraceLoop(self)  # type: ignore[abstract]  # `loop` fills in the rest by name
         self.live: dict[NodeId, TracedNode] = {}
         self.waiters: dict[int, Waiter] = {}
@@ -116,7 +120,7 @@ class Tracer:
         self._history = History(run_id, known or {}, is_same_source=is_same_source)
         self._limit = segment_limit
         self._root: TraceTask | None = None
-        self._beside = TaskState("~", is_stepwise=True)
+        self._beside = TaskState(f"{life or ''}~", is_stepwise=True)
         self._coming: dict[NodeId, Outcome | Payload] = {}
         self._early: dict[NodeId, Outcome] = {}
         self.outruns = outruns
@@ -137,6 +141,8 @@ class Tracer:
         """Those of which it was."""
         self._has_surprises = False
         self._end: End | None = None
+        self._next_lives: list[NextLife] = []
+        self._leaves_request = False
         self._is_cut = False
         self._ending: set[NodeId] = set()
 
@@ -177,7 +183,7 @@ class Tracer:
             self._history.note(outcomes)
             with self.loop.entered():
                 # Empty: what the process that happens to continue the body has in its own is none of it.
-                self._root = self.loop.spawn(self._body(), TaskState("0"), context=Context())
+                self._root = self.loop.spawn(self._body(), TaskState(str(self.life)), context=Context())
         self._run()
         self._settle_end()
         for number, outcome in enumerate(outcomes, 1):
@@ -193,7 +199,7 @@ class Tracer:
         self._stoppable = set(self._stopping)
         if self._end is not None and self._root is not None:
             after = frozenset(self.undelivered(self._root.state.frontier))
-            self._end = replace(self._end, after=after)
+            self._end = replace(self._end, after=after, leaves_request=self._leaves_request)
         wanted = tuple(self._wanted())
         let_go = frozenset(self._let_go)
         if len(wanted) < len(self.live):
@@ -296,7 +302,8 @@ class Tracer:
             return
         if outcome.node_id == CANCEL:
             self.children.note_request()
-            if self._root is not None:  # which may have ended; then nothing comes of it
+            if self._root is not None:  # which may have ended; then nothing comes of it in this life
+                self._leaves_request = self._root.done()
                 self._root.cancel(*() if outcome.error is None else outcome.error.args)
             return
         node = self.live.pop(outcome.node_id, None)
@@ -333,16 +340,24 @@ class Tracer:
         self._stop_rest(root)
         if any(not task.done() for task in self.loop.tasks) or self.undelivered(self._stopping):
             return  # a `finally` of a cancelled task, or of a generator, awaits a step; or a step is to end first
+        self._end = self._end_of(root)
+
+    def _end_of(self, root: TraceTask) -> End:
+        """How the body has ended, but for what is to be waited for."""
         error = _error_of(root)
         if error is None:
             error = self.unawaited.at_end()
         result: Json = None
+        if error is None and (next_life := as_next_life(root.result())) is not None:
+            return End(None, None, frozenset(), next_life.args)
+        if error is None and self._next_lives:
+            error = ContinueAsNewError(self._next_lives[0].line)
         if error is None:
             try:
                 result = codec.encode(root.result(), path="result", ref=reference)
             except Exception as unstorable:  # noqa: BLE001  # a value's own code may raise anything
                 error = self.unawaited.at_end(is_surely_wrong=True) or unstorable
-        self._end = End(result, error, frozenset())
+        return End(result, error, frozenset())
 
     def _stop_rest(self, root: TraceTask) -> None:
         """Have the steps stop that run on for nobody, as members of a `gather` that has failed."""
@@ -351,7 +366,7 @@ class Tracer:
         }
         left = [node for node in self.live if node in self._stoppable and node not in awaited]
         if left:
-            waiter = Waiter(self, "0", 0, "steps that are to stop have not ended")
+            waiter = Waiter(self, str(self.life), 0, "steps that are to stop have not ended")
             for node_id in left:
                 self._stopping.add(node_id)
                 waiter.add(node_id, lambda: None if waiter.nodes else waiter.close())
@@ -380,7 +395,10 @@ class Tracer:
         yield from self.hooks.waits.values()
         if self._ending and not self._is_cut:
             yield Wait(
-                "0", frozenset(self._ending), 0, "the body ends, and others may still be under way"
+                str(self.life),
+                frozenset(self._ending),
+                0,
+                "the body ends, and others may still be under way",
             )
 
     def _wanted(self) -> list[TracedNode]:
@@ -459,6 +477,25 @@ class Tracer:
     def sleep_call(self, wait: timedelta | datetime, *, frame: FrameType) -> NodeCall:
         """What `sleep` gives back in a body."""
         return NodeCall(self, NodeKind.SLEEP, "sleep", _wait_tree(wait), frame.f_lineno).made_by(frame)
+
+    def continue_as_new(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], *, line: int
+    ) -> NextLife:
+        """What `continue_as_new` gives back in a body; the arguments are encoded here, at the call.
+
+        Raises:
+            ContinueAsNewError: It is not the body of the run itself that calls.
+            UnserializableValueError: An argument cannot be stored.
+        """
+        state = self.place()
+        if not state.is_root or state.inlined:
+            raise ContinueAsNewError(line)
+        tree: Json = {
+            "args": [codec.encode(arg, path=f"args[{i}]", ref=reference) for i, arg in enumerate(args)],
+            "kwargs": codec.encode(dict(kwargs), path="kwargs", ref=reference),
+        }
+        self._next_lives.append(made := NextLife(tree, line))
+        return made
 
     def workflow_call(
         self, body: Callable[[], AnyCoroutine], name: str, *, frame: FrameType

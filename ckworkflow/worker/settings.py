@@ -5,7 +5,7 @@ user has set nothing: our defaults never override theirs. What belongs to ordina
 (the default queue, Redis' visibility timeout) is touched on our own app alone.
 
 Settings of ours in `celeryconfig.py`: `workflow_database_url`, `workflow_packages`, `workflow_horizon`,
-`workflow_retention`, `workflow_discord_errors`, `workflow_log_tracebacks`, and those of webhooks (`web_settings`). Any other name that begins with `workflow_` is
+`workflow_retention`, `workflow_discord_errors`, `workflow_log_tracebacks`, `workflow_history_…`, and those of webhooks (`web_settings`). Any other name that begins with `workflow_` is
 refused: it would be ignored.
 
 Not here: the worker's pool (`ckworkflow.worker.process.pools`), and who calls this (`ckworkflow.worker.wiring`).
@@ -55,6 +55,8 @@ _PREFIX: Final = "workflow_"
 _OWN_NAMES: Final = (
     "workflow_database_url",
     "workflow_discord_errors",
+    "workflow_history_limit",
+    "workflow_history_warning",
     "workflow_horizon",
     "workflow_log_tracebacks",
     "workflow_packages",
@@ -118,7 +120,8 @@ def read(app: Celery) -> Settings:
         InvalidSettingError: A setting that begins with `workflow_` is none of ours; or what the broker needs is not
             installed; or `workflow_packages` is not a list of names, or `workflow_retention` no time span of
             an hour at least, or `workflow_horizon` is set for quorum queues, or `workflow_discord_errors` makes no sense, or
-            `workflow_log_tracebacks` is neither True nor False, or one of webhooks makes no sense.
+            `workflow_log_tracebacks` is neither True nor False, or `workflow_history_warning` or `workflow_history_limit` no number
+            of events, or one of webhooks makes no sense.
     """
     _refuse_unknown(app)
     check_broker(app)
@@ -129,6 +132,8 @@ def read(app: Celery) -> Settings:
         retention=_retention(app),
         discord_errors=_discord_errors(app),
         log_tracebacks=_log_tracebacks(app),
+        history_warning=_count(app, "workflow_history_warning", Settings().history_warning),
+        history_limit=_count(app, "workflow_history_limit", Settings().history_limit),
         web=web_settings.read(app.conf),
     )
 
@@ -349,6 +354,13 @@ def _retention(app: Celery) -> timedelta | None:
         reason = "it is shorter than an hour. A bare number means seconds: write it like '30 days'"
         raise InvalidSettingError("workflow_retention", value, reason)
     return span
+
+
+def _count(app: Celery, name: str, default: int) -> int:
+    value = app.conf.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidSettingError(name, value, "it must be a number of events, 1 or more")
+    return value
 
 
 def _log_tracebacks(app: Celery) -> bool:

@@ -389,4 +389,5 @@ def test_two_upgrades_at_once_are_one(old_server: Database) -> None:
         8,
         9,
         10,
+        11,
     ]

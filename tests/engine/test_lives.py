@@ -1,0 +1,264 @@
+"""Lives against everything that happens at the same time: payloads, requests, steps that run on, processes that die."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from ckworkflow import HookNotFoundError, codec, continue_as_new, create_hook, sleep, step, workflow
+from ckworkflow.engine import cancellation, lives
+from ckworkflow.engine import resume as sending
+from ckworkflow.engine.advance import advance
+from ckworkflow.model import HookKey, Namespace, NodeStatus, RunStatus
+from ckworkflow.store import lives as rows
+from ckworkflow.store import tables
+from desk import Desk
+
+SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
+
+
+@pytest.fixture
+def desk(either_desk: Desk) -> Desk:
+    return either_desk
+
+
+@step
+async def one(what: Any = 1) -> Any:
+    return what
+
+
+@workflow
+async def takes_one(token: str, life: int) -> Any:
+    """The first life takes one payload; the second has no hook; the third takes one, and shows what is left."""
+    if life == 1:
+        await one()
+        return continue_as_new(token, 2)
+    hook = create_hook(token)
+    first = await hook
+    if life == 2:
+        return [first, await hook]
+    await one()
+    return continue_as_new(token, 1)
+
+
+@workflow
+async def two_hooks(life: int) -> Any:
+    """What was sent to the second hook, which is closed, nobody can take in the next life."""
+    first = create_hook("first")
+    if life:
+        return [await first, first.pending()]
+    second = create_hook("second")
+    await one()
+    await second.close()
+    await one()
+    return continue_as_new(1)
+
+
+@workflow
+async def ends_after_a_step(life: int) -> Any:
+    if life:
+        try:
+            await sleep("1 day")
+        except asyncio.CancelledError as error:
+            return await one(["cancelled", *error.args])
+    await one()
+    return continue_as_new(life + 1)
+
+
+@workflow
+async def leaves_a_step_running(life: int) -> Any:
+    if life == 2:
+        return life
+    if not life:
+        asyncio.create_task(late())  # noqa: RUF006  # it is let go of
+    await one()
+    return continue_as_new(life + 1)
+
+
+@step(on_cancel="leave")
+async def slow() -> str:
+    return "late"
+
+
+async def late() -> None:
+    await slow()
+
+
+@workflow
+async def listens(token: str, life: int) -> Any:
+    number = await create_hook(token)
+    return life if number < 0 else continue_as_new(token, life + 1)
+
+
+@workflow
+async def many(life: int, count: int) -> Any:
+    for _ in range(count):
+        await one()
+    return life if life == 2 else continue_as_new(life + 1, count)
+
+
+# -- what the tests do --------------------------------------------------------------------------------
+
+
+def send(desk: Desk, payload: Any, token: str = "t", dedup_key: str | None = None) -> None:
+    body = codec.dumps(codec.encode(payload, path="payload"))
+    sending.resume(desk.engine, HookKey.of(Namespace.CODE, token), body, dedup_key=dedup_key)
+
+
+@pytest.fixture
+def dies_after(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Commit something, and die before anything follows from it."""
+
+    def do(work: Any) -> None:
+        with monkeypatch.context() as patches:
+            patches.setattr(sending, "go_on_here", lambda *_: None)
+            patches.setattr(cancellation, "go_on_here", lambda *_: None)
+            work()
+
+    return do
+
+
+def follow(desk: Desk, run_id: Any, node_id: str, value: Any = 1) -> None:
+    if desk.succeed(desk.claim(run_id, node_id), value).must_advance:
+        advance(desk.engine, run_id)
+
+
+def result(desk: Desk, run_id: Any) -> Any:
+    run = desk.run(run_id)
+    assert run.status == RunStatus.COMPLETED, (run.status, run.error)
+    return codec.decode(codec.loads(run.output or "null"))
+
+
+def count(desk: Desk, table: sa.Table, run_id: Any) -> int:
+    query = sa.select(sa.func.count()).select_from(table).where(table.c.run_id == run_id)
+    return int(desk.engine.database.read(lambda tx: tx.execute(query).scalar_one()))
+
+
+# -- what goes over -----------------------------------------------------------------------------------
+
+
+def test_payloads_that_were_told_or_not_go_over(desk: Desk, dies_after: Any):
+    run_id = desk.start(takes_one, "t", 0)
+    send(desk, "a")
+    send(desk, "told")
+    assert desk.succeed(desk.claim(run_id, "0:2")).must_advance
+    dies_after(lambda: send(desk, "untold"))
+    advance(desk.engine, run_id)
+    with pytest.raises(HookNotFoundError):
+        send(desk, "nobody is there")
+    follow(desk, run_id, "1:1")
+    desk.tick()
+    assert result(desk, run_id) == ["told", "untold"]
+    assert desk.run(run_id).life == 2
+
+
+def test_what_was_accepted_is_not_accepted_again_in_the_next_life(desk: Desk):
+    run_id = desk.start(takes_one, "t", 0)
+    send(desk, "a", dedup_key="click")
+    follow(desk, run_id, "0:2")
+    send(desk, "a", dedup_key="click")
+    follow(desk, run_id, "1:1")
+    send(desk, "a", dedup_key="click")
+    assert desk.run(run_id).status == RunStatus.RUNNING
+    send(desk, "b", dedup_key="other")
+    send(desk, "c")
+    assert result(desk, run_id) == ["b", "c"]
+
+
+def test_what_was_sent_to_a_hook_that_is_closed_is_left_over(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "ckworkflow")
+    run_id = desk.start(two_hooks, 0)
+    send(desk, 1, "first")
+    send(desk, 2, "second")
+    follow(desk, run_id, "0:3")
+    follow(desk, run_id, "0:5")
+    desk.tick()
+    assert result(desk, run_id) == [1, []]
+    assert "1 payload that it has not taken can be taken no more" in caplog.text
+
+
+def test_a_request_that_comes_after_the_end_of_a_life_is_told_in_the_next(desk: Desk, dies_after: Any):
+    run_id = desk.start(ends_after_a_step, 0)
+    desk.succeed(desk.claim(run_id, "0:1"))
+    desk.clock.advance(SECOND)
+    dies_after(lambda: cancellation.cancel(desk.engine, run_id, reason="enough", grace=None))
+    desk.tick()
+    assert desk.run(run_id).life == 1
+    follow(desk, run_id, "1:2", ["cancelled", "enough"])
+    assert result(desk, run_id) == ["cancelled", "enough"]
+
+
+def test_a_payload_between_the_reading_and_the_commit_goes_over(
+    desk: Desk, between: Any, dies_after: Any
+):
+    run_id = desk.start(takes_one, "t", 0)
+    send(desk, "a")
+    assert desk.succeed(desk.claim(run_id, "0:2")).must_advance
+    between(lambda: dies_after(lambda: send(desk, "just now")))
+    advance(desk.engine, run_id)
+    follow(desk, run_id, "1:1")
+    desk.tick()
+    send(desk, "later")
+    assert result(desk, run_id) == ["just now", "later"]
+
+
+# -- what is left behind ------------------------------------------------------------------------------
+
+
+def test_a_step_that_runs_on_is_told_to_stop_and_its_record_does_nothing(desk: Desk):
+    other = desk.another("elsewhere")
+    run_id = desk.start(leaves_a_step_running, 0)
+    late_step = other.claim(run_id, "0.1:1")
+    follow(desk, run_id, "0:1")
+    assert desk.run(run_id).life == 1
+    row = desk.node(run_id, "0.1:1")
+    assert (row.status, row.cancelled_at is not None) == (NodeStatus.ABANDONED, True)
+    assert not other.succeed(late_step, "late").must_advance
+    follow(desk, run_id, "1:1")
+    assert result(desk, run_id) == 2
+    assert [row.node_id for row in desk.nodes(run_id)] == []
+
+
+def test_old_rows_are_deleted_a_little_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rows, "MOST_ROWS", 3)
+    run_id = desk.start(many, 0, 10)
+    for number in range(1, 11):
+        follow(desk, run_id, f"0:{number}")
+    assert desk.run(run_id).life == 1
+    assert [row.node_id for row in desk.nodes(run_id)] == [f"1:{number}" for number in range(1, 11)]
+
+
+def test_what_a_process_that_dies_has_not_deleted_goes_with_the_next_life(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    run_id = desk.start(many, 0, 2)
+    follow(desk, run_id, "0:1")
+    with monkeypatch.context() as patches:
+        patches.setattr(lives, "delete_old", lambda *_: None)
+        follow(desk, run_id, "0:2")
+    assert len(desk.nodes(run_id)) == 4
+    follow(desk, run_id, "1:1")
+    follow(desk, run_id, "1:2")
+    assert [row.node_id for row in desk.nodes(run_id)] == ["2:1", "2:2"]
+
+
+def test_a_run_that_lives_on_grows_no_rows(desk: Desk):
+    run_id = desk.start(listens, "t", 0)
+    for number in range(1, 31):
+        send(desk, number, dedup_key=None if number % 2 else str(number))
+    assert desk.run(run_id).life == 30
+    assert count(desk, tables.nodes, run_id) == 1
+    assert count(desk, tables.hooks, run_id) == 1
+    assert count(desk, tables.hook_payloads, run_id) == 15  # each of which may be sent again
+    desk.clock.advance(DAY + SECOND)
+    send(desk, 0)
+    assert count(desk, tables.hook_payloads, run_id) == 0
+    send(desk, -1)
+    assert result(desk, run_id) == 31
