@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeVar, cast
 
 from ckworkflow import inspection, tracing
 from ckworkflow.background import Lost, OffLoop
@@ -88,7 +88,7 @@ def start_sync(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -
     return SyncRun(_start(workflow, args, kwargs, run_id=_id_in_step()))
 
 
-def continue_as_new(*args: object, **kwargs: object) -> Any:
+def continue_as_new(*args: object, **kwargs: object) -> Never:
     """End this life of a run and begin its next one, with these arguments: a body that would go on for ever keeps its history short.
 
     Write `return continue_as_new(...)` in the body of the run itself. The run goes on as the same one: its id, its children and those who wait
@@ -100,7 +100,7 @@ def continue_as_new(*args: object, **kwargs: object) -> Any:
         **kwargs: As `args`.
 
     Returns:
-        What the body must return.
+        What the body must return, whatever type it is declared to return. (For mypy that is not `None`: declare `-> object`.)
 
     Raises:
         TypeError: The arguments do not fit the signature.
@@ -116,7 +116,8 @@ def continue_as_new(*args: object, **kwargs: object) -> Any:
             "only the body of a workflow can begin its next life; elsewhere, start() begins a run",
         )
     registry.require_workflow(tracer.workflow).bind(args, kwargs)
-    return tracer.continue_as_new(args, kwargs, line=sys._getframe(1).f_lineno)  # noqa: SLF001  # where the body calls
+    found: Any = tracer.continue_as_new(args, kwargs, line=sys._getframe(1).f_lineno)  # noqa: SLF001  # where the body calls
+    return found  # type: ignore[misc]  # to a type checker it fits every body: nothing comes of it but the next life
 
 
 async def get_run(run_id: str) -> Run[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from ckworkflow import (
     FatalError,
     RunCancelledError,
+    continue_as_new,
     create_hook,
     get_run,
     resume_hook,
@@ -258,6 +259,21 @@ async def conversation():
 
 
 @workflow
+async def three_lives(token=None, life=0, total=0):
+    """Each life takes what the one before has left in the hook, which it makes anew."""
+    hook = create_hook(token, metadata="lives")
+    if not life:
+        await tell("told 0", hook.token, 1)
+        await tell("left 0", hook.token, 10)
+    total += await hook
+    if life == 2:
+        return await add("total", total)
+    if life == 1:
+        await tell("left 1", hook.token, 100)
+    return continue_as_new(hook.token, life + 1, total)
+
+
+@workflow
 async def nap():
     await sleep(60)
 
@@ -342,6 +358,7 @@ FLOWS = {
         Flow(cancelled, 2, _once("first", "gives up", "cleaned up")),
         Flow(conversation, 213, _once("told 0", "told 1", "told beside", "left", "total")),
         Flow(family, 1113, _once("total")),
+        Flow(three_lives, 111, _once("told 0", "left 0", "left 1", "total")),
     )
 }  # fmt: skip
 

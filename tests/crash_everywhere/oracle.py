@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ckworkflow.model import NodeId, life_of
+
 if TYPE_CHECKING:
     from crash_everywhere.site import Seen
     from effect_flows import Flow
@@ -76,7 +78,16 @@ def _unrecorded(crash: Seen) -> list[object]:
     """The effects whose record the kill prevented."""
     recorded = {(node_id, attempt) for node_id, attempt, _ in crash.attempts}
     recorded |= {(node.node_id, node.attempt) for node in crash.nodes.values() if node.is_recorded}
-    return [line for line in crash.effects if (line.node_id, line.attempt) not in recorded]
+    return [
+        line
+        for line in crash.effects
+        if (line.node_id, line.attempt) not in recorded and not _is_past(line.node_id, crash)
+    ]
+
+
+def _is_past(node_id: str, seen: Seen) -> bool:
+    """Whether a node is of a life that has ended, which it does only when all is recorded."""
+    return life_of(NodeId(node_id)) < seen.life
 
 
 def _undone(crash: Seen, end: Seen) -> Iterator[str]:
@@ -86,6 +97,8 @@ def _undone(crash: Seen, end: Seen) -> Iterator[str]:
         if not node.is_recorded:
             continue
         now = end.nodes.get(node.node_id)
+        if now is None and _is_past(node.node_id, end):
+            now = node  # deleted
         if now is None or (now.status, now.output, now.error) != (node.status, node.output, node.error):
             yield f"the record of {node.node_id} was {node} and is {now}"
         for line in end.effects:

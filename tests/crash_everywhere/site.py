@@ -201,6 +201,8 @@ class Seen:
     nodes: dict[str, Node]
     attempts: list[tuple[str, int, str]]
     effects: list[Effect]
+    life: int
+    """Its present life; rows of those before may be gone."""
 
     @property
     def is_final(self) -> bool:
@@ -392,7 +394,9 @@ class Site:
 
     def see(self, run_id: str) -> Seen:
         """A run as it is now."""
-        (run,) = self.reader.all("SELECT status, output, error, wake_at FROM runs WHERE id = ?", run_id)
+        (run,) = self.reader.all(
+            "SELECT status, output, error, wake_at, life FROM runs WHERE id = ?", run_id
+        )
         nodes = self.reader.all(
             "SELECT node_id, kind, name, status, attempt, output, error FROM nodes WHERE run_id = ? "
             "ORDER BY position", run_id,
@@ -403,7 +407,7 @@ class Site:
         )
         return Seen(
             run[0], run[1], run[2], run[3] is not None, {row[0]: Node(*row) for row in nodes},
-            [(row[0], row[1], row[2]) for row in attempts], effects_of(self.effects_folder, run_id),
+            [(row[0], row[1], row[2]) for row in attempts], effects_of(self.effects_folder, run_id), run[4],
         )  # fmt: skip
 
     def count_only(self, role: int = WORKER) -> None:
