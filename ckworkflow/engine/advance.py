@@ -214,8 +214,8 @@ def _write(
     if answer.body is None:  # it has ended; or another process has taken the lease, and goes on from SQL
         tracer.close()
     carry_out(engine, run_id, answer)
-    if told.life is not None:
-        lives.delete_old(engine, run_id, told.life.number)
+    if told.life is not None and answer is not _DONE:
+        lives.delete_old(engine, run_id)
     return answer.decoded(engine, run_id, snapshot.workflow)
 
 
@@ -231,9 +231,7 @@ def _with_next_life(engine: Engine, run_id: RunId, snapshot: _Snapshot, told: _T
     told.tracer.close()
     if not snapshot.events:
         raise idle_life()
-    at = snapshot.news.told_at
-    life = lives.begin(engine, run_id, snapshot.workflow, told.tracer, told.trace, at=at)
-    return replace(told, life=life)
+    return replace(told, life=lives.begin(engine, run_id, snapshot.workflow, told.tracer, told.trace))
 
 
 def _leave(engine: Engine, run_id: RunId, snapshot: _Snapshot, error: BaseException) -> Answer:

@@ -34,7 +34,7 @@ def write_hooks(
     """
     found = trace.hooks
     if found.changes:
-        hooks.change(tx, run, found.changes, position=plans.first_position(run.epoch, told))
+        hooks.change(tx, run, found.changes, positions={run.life: plans.first_position(run.epoch, told)})
     if found.taken:
         hooks.take(tx, run.run_id, found.taken)
     if found.secret is not None:

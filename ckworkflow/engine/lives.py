@@ -30,7 +30,7 @@ from ckworkflow.engine.traces import known_here, known_nodes, write_trace
 from ckworkflow.engine.wording import counted
 from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
 from ckworkflow.model import Json, NodeId, RunId
-from ckworkflow.store import hooks, nodes, plans, runs
+from ckworkflow.store import events, hooks, nodes, plans, runs
 from ckworkflow.store import lives as rows
 from ckworkflow.tracing import ClosedHook, HookChanges, MadeHook, Trace, Tracer
 
@@ -51,7 +51,7 @@ class Life:
     Attributes:
         number: Its number.
         args: Its arguments, encoded.
-        began_at: When it began: what the body of the life before was told last.
+        began_at: When it began: the time of the body that ended for it.
         source_hash: Of its body's source.
         secret: From what the tokens of its hooks are derived; `None`: none has been yet.
         tracer: Its body.
@@ -67,9 +67,7 @@ class Life:
     trace: Trace
 
 
-def begin(
-    engine: Engine, run_id: RunId, workflow_name: str, ended: Tracer, end: Trace, *, at: datetime
-) -> Life:
+def begin(engine: Engine, run_id: RunId, workflow_name: str, ended: Tracer, end: Trace) -> Life:
     """Run the body of the next life up to its first wait.
 
     Args:
@@ -78,13 +76,15 @@ def begin(
         workflow_name: Its workflow.
         ended: The body of the present life.
         end: What that came to.
-        at: The time that it was told.
 
     Raises:
         BodyStuckError: It ends at once for a life after it.
         Exception: As in a continuation.
     """
     assert end.end is not None
+    # Not the time of what has come since: it is the same if this life is begun again.
+    at = end.end.at
+    assert at is not None
     workflow = registry.require_workflow(workflow_name)
     number, secret = ended.life + 1, ended.hooks.secret
     # None, but for hooks that could not be made when this life was begun before.
@@ -150,11 +150,11 @@ def write(
         "plan": None, "delivered": 0, "told_at": life.began_at, "last_surprise": None, "spins": 0, "spins_since": None,
     }  # fmt: skip
     is_told_later = run.cancel_requested_at is not None and trace.end.leaves_request
-    if run.cancel_requested_at is not None:
-        values |= {
-            "cancel_delivered": None if is_told_later else _IN_A_LIFE_BEFORE,
-            "cancel_delivered_at": None,
-        }
+    if is_told_later:
+        values |= {"cancel_delivered": None, "cancel_delivered_at": None}
+        choose = None  # no step begins before that is told
+    elif run.cancel_requested_at is not None:
+        values |= _outlived(run)
     if carried or is_told_later:
         values["signals"] = run.signals + 1  # that is news
     run = runs.with_values(run, values)
@@ -163,16 +163,19 @@ def write(
     answer = write_trace(
         engine, tx, run, life.tracer, beginning, seen=seen, values=values, is_new=True, choose=choose
     )
+    if is_told_later:
+        events.withhold(tx, run.run_id)
+        answer = replace(answer, pieces=())
     _log(run, life, delivered, left)
     return replace(answer, stops=answer.stops or stops, children=(*children, *answer.children))
 
 
-def delete_old(engine: Engine, run_id: RunId, life: int) -> None:
-    """Delete what is left of the lives before one, a little at a time."""
+def delete_old(engine: Engine, run_id: RunId) -> None:
+    """Delete what is left of the lives before the present one, a little at a time."""
 
     def work(tx: Transaction) -> int:
         run = runs.lock_run(tx, run_id, engine.database).get()
-        return rows.delete_old(tx, run_id, life, now=run.now)
+        return rows.delete_old(tx, run)
 
     try:
         while engine.database.transact(work) >= rows.MOST_ROWS:
@@ -192,6 +195,15 @@ _IN_A_LIFE_BEFORE = 0
 """What `cancel_delivered` says of a request that the body was told of in a life before: it is no event of this one."""
 
 
+def _outlived(run: RunRow) -> dict[str, Any]:
+    """What is left of a request that a life has outlived: nothing, so that the run can be cancelled anew, but for the time of its `grace`."""
+    if run.terminate_at is not None:
+        return {"cancel_delivered": _IN_A_LIFE_BEFORE, "cancel_delivered_at": None}
+    return dict.fromkeys(
+        ("cancel_requested_at", "cancel_reason", "cancel_delivered", "cancel_delivered_at")
+    )
+
+
 def _write_hooks(
     tx: Transaction, run: RunRow, trace: Trace, life: Life, *, told: int, values: dict[str, Any]
 ) -> tuple[int, int]:
@@ -202,7 +214,11 @@ def _write_hooks(
     closed = (*rows.closings(tx, run), *(ClosedHook(hook.node_id, hook.key) for hook in made))
     changes = (*of_both[0], *closed, *of_both[1])
     if changes:
-        hooks.change(tx, run, changes, position=plans.first_position(run.epoch, told))
+        positions = {
+            run.life: plans.first_position(run.epoch, told),
+            life.number: plans.first_position(run.epoch, 0),
+        }
+        hooks.change(tx, run, changes, positions=positions)
     if trace.hooks.taken:
         hooks.take(tx, run.run_id, trace.hooks.taken)
     if (secret := life.trace.hooks.secret or life.secret) is not None:

@@ -9,7 +9,7 @@ Not here: when hooks are made and closed (`ckworkflow.tracing.hooks`), and who s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from ckworkflow import codec
-from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind, RunId, payload_id
+from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind, RunId, life_of, payload_id
 from ckworkflow.store.nodes import insert_done
 from ckworkflow.store.runs import LIVE
 from ckworkflow.store.tables import hook_payloads, hooks, runs
@@ -99,19 +99,21 @@ _OF_RUN = hook_payloads.c.run_id == sa.bindparam("b_run")
 # -- making and closing -----------------------------------------------------------------------------------
 
 
-def change(tx: Transaction, run: RunRow, changes: Sequence[HookChange], *, position: int) -> None:
+def change(
+    tx: Transaction, run: RunRow, changes: Sequence[HookChange], *, positions: Mapping[int, int]
+) -> None:
     """Make and close hooks of a locked run, as its body did, in the order of their tokens.
 
     Args:
         tx: A transaction of this run alone.
         run: The run.
         changes: In the order of the body.
-        position: Of the first of the nodes that the body plans with it; hooks come before.
+        positions: Of each life, that of the first of the nodes that the body plans with it; hooks come before.
 
     Raises:
         TokenTakenError: Another hook has the token: of several, that which the body meets first. Commit nothing.
     """
-    place, taken = position - HIGHEST_PLACE, list[TokenTakenError]()
+    place, taken = 0, list[TokenTakenError]()
     for each in sorted(
         changes, key=lambda change: change.key
     ):  # stable: those of one token stay in order
@@ -123,7 +125,8 @@ def change(tx: Transaction, run: RunRow, changes: Sequence[HookChange], *, posit
         except TokenTakenError as error:
             taken.append(error)
             continue
-        _insert_node(tx, run, each, None, place)
+        first = positions[life_of(each.node_id)] - HIGHEST_PLACE
+        _insert_node(tx, run, each, None, first + place)
         place += 1
     if taken:
         # What comes after the first of them in the body is not certain: it did not know of it when it went on.
@@ -154,7 +157,7 @@ def _make(tx: Transaction, run: RunRow, made: MadeHook) -> None:
     parameters = {
         "run_id": run.run_id, "node_id": made.node_id, "namespace": made.key.namespace,
         "token_hash": made.key.token_hash, "name": made.name, "metadata": codec.dumps(made.metadata),
-        "created_at": run.now, "expires_at": made.expires_at,
+        "created_at": run.now, "expires_at": made.expires_at, "life": life_of(made.node_id),
     }  # fmt: skip
     while not tx.execute(_INSERT, parameters).all():
         holder = find_open(tx, made.key)
@@ -182,7 +185,7 @@ _INSERT = Prepared(
         {
             name: sa.bindparam(name)
             for name in (
-                "run_id", "node_id", "namespace", "token_hash", "name", "metadata", "created_at", "expires_at",
+                "run_id", "node_id", "namespace", "token_hash", "name", "metadata", "created_at", "expires_at", "life",
             )
         }
     )

@@ -9,16 +9,16 @@ Not here: when a life ends (`ckworkflow.engine.lives`).
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from ckworkflow.model import HookKey, Namespace, NodeKind, NodeStatus, RunId
+from ckworkflow.model import HookKey, NodeKind, NodeStatus
 from ckworkflow.store import plans
 from ckworkflow.store.hooks import open_of_run
 from ckworkflow.store.nodes import NO_EVENT, RECORDED
-from ckworkflow.store.tables import attempts, hook_payloads, hooks, nodes
+from ckworkflow.store.tables import attempts, hook_payloads, hooks, nodes, processes
 from ckworkflow.store.transaction import Prepared
 from ckworkflow.tracing import ClosedHook
 
@@ -33,7 +33,7 @@ MOST_ROWS: Final = 1_000
 
 
 DEDUP_SPAN: Final = timedelta(days=1)
-"""So long a payload of a life before is known by its `dedup_key`."""
+"""So long a payload is known by its `dedup_key`; and in the life after that in which it came."""
 
 
 def put_away(tx: Transaction, run: RunRow) -> bool:
@@ -66,36 +66,28 @@ def carry_payloads(
     Returns:
         How many payloads go over, and how many are left over.
     """
-    carried = left = 0
-    for number, namespace, token_hash in tx.execute(_UNTAKEN, {"b_run": run.run_id}).all():
-        goes_over = HookKey(Namespace(namespace), token_hash) in keys
-        carried, left = carried + goes_over, left + (not goes_over)
-        tx.execute(
-            _CARRY if goes_over else _LEAVE_OVER,
-            {"b_run": run.run_id, "b_number": number, "v_life": life},
-        )
-    return carried, left
+    carried = sum(
+        len(tx.execute(_CARRY, {
+            "b_run": run.run_id, "b_namespace": key.namespace, "b_token": key.token_hash, "v_life": life,
+        }).all())
+        for key in sorted(set(keys))
+    )  # fmt: skip
+    return carried, len(tx.execute(_LEAVE_OVER, {"b_run": run.run_id, "b_life": life}).all())
 
 
-def delete_old(tx: Transaction, run_id: RunId, life: int, *, now: datetime) -> int:
-    """Delete rows of lives before this one; return how many nodes went, `MOST_ROWS` if there may be more.
+def delete_old(tx: Transaction, run: RunRow) -> int:
+    """Delete rows of lives before the present one of a locked run; return how many nodes went, `MOST_ROWS` if there may be more.
 
     A step that still runs stays, since its record must find it; a run that the body has started and that has not ended, too. A payload with
-    a `dedup_key` stays for a day, so that it is not accepted again.
-
-    Args:
-        tx: A transaction that has locked the run.
-        run_id: The run.
-        life: Its present life.
-        now: The time.
+    a `dedup_key` stays for a life, and for a day, so that it is not accepted again, and with it the hook that had its token last.
     """
-    here = {"b_run": run_id, "b_life": life}
+    run_id, here = run.run_id, {"b_run": run.run_id, "b_life": run.life}
     found = [row[0] for row in tx.execute(_OLD, here).all()]
     for table in (attempts, nodes):
         if found:
             tx.execute(sa.delete(table).where(table.c.run_id == run_id, table.c.node_id.in_(found)))
     if len(found) < MOST_ROWS:
-        tx.execute(_DELETE_PAYLOADS, here | {"b_before": now - DEDUP_SPAN})
+        tx.execute(_DELETE_PAYLOADS, here | {"b_before": run.now - DEDUP_SPAN})
         tx.execute(_DELETE_HOOKS, here)
     return len(found)
 
@@ -123,24 +115,29 @@ _OLD = Prepared(
     .where(
         _OF_RUN,
         nodes.c.life < sa.bindparam("b_life"),
-        nodes.c.owner.is_(None),
+        sa.or_(nodes.c.owner.is_(None), nodes.c.owner.not_in(sa.select(processes.c.id))),
         sa.or_(nodes.c.kind != NodeKind.CHILD, nodes.c.finished_at.is_not(None)),
     )
     .limit(MOST_ROWS)
 )
 _PAYLOADS = hook_payloads.c.run_id == sa.bindparam("b_run")
-_UNTAKEN = Prepared(
-    sa.select(hook_payloads.c.number, hook_payloads.c.namespace, hook_payloads.c.token_hash)
-    .where(_PAYLOADS, sa.not_(hook_payloads.c.is_taken))
-    .order_by(hook_payloads.c.number)
-)
-_ONE = (_PAYLOADS, hook_payloads.c.number == sa.bindparam("b_number"))
 _CARRY = Prepared(
     sa.update(hook_payloads)
-    .where(*_ONE)
+    .where(
+        _PAYLOADS,
+        sa.not_(hook_payloads.c.is_taken),
+        hook_payloads.c.namespace == sa.bindparam("b_namespace"),
+        hook_payloads.c.token_hash == sa.bindparam("b_token"),
+    )
     .values(delivered=None, delivered_at=None, life=sa.bindparam("v_life"))
+    .returning(hook_payloads.c.number)
 )
-_LEAVE_OVER = Prepared(sa.update(hook_payloads).where(*_ONE).values(is_taken=sa.true()))
+_LEAVE_OVER = Prepared(
+    sa.update(hook_payloads)
+    .where(_PAYLOADS, sa.not_(hook_payloads.c.is_taken), hook_payloads.c.life < sa.bindparam("b_life"))
+    .values(is_taken=sa.true())
+    .returning(hook_payloads.c.number)
+)
 _DELETE_PAYLOADS = Prepared(
     sa.delete(hook_payloads).where(
         _PAYLOADS,
@@ -148,22 +145,31 @@ _DELETE_PAYLOADS = Prepared(
         hook_payloads.c.life < sa.bindparam("b_life"),
         sa.or_(
             hook_payloads.c.dedup_key.is_(None),
-            hook_payloads.c.received_at
-            < sa.bindparam("b_before", type_=hook_payloads.c.received_at.type),
+            sa.and_(
+                hook_payloads.c.received_at
+                < sa.bindparam("b_before", type_=hook_payloads.c.received_at.type),
+                hook_payloads.c.life < sa.bindparam("b_life") - 1,
+            ),
         ),
     )
 )
 _later = hooks.alias("later")
+_SAME_TOKEN = [
+    (_later.c.run_id, hook_payloads.c.run_id, hooks.c.run_id),
+    (_later.c.namespace, hook_payloads.c.namespace, hooks.c.namespace),
+    (_later.c.token_hash, hook_payloads.c.token_hash, hooks.c.token_hash),
+]
 _DELETE_HOOKS = Prepared(
     sa.delete(hooks).where(
         hooks.c.run_id == sa.bindparam("b_run"),
+        hooks.c.life < sa.bindparam("b_life"),
         hooks.c.closed_at.is_not(None),
-        # Of each token the last stays: by that it is found what was accepted.
-        sa.exists().where(
-            _later.c.run_id == hooks.c.run_id,
-            _later.c.namespace == hooks.c.namespace,
-            _later.c.token_hash == hooks.c.token_hash,
-            sa.or_(_later.c.closed_at.is_(None), _later.c.created_at > hooks.c.created_at),
+        sa.or_(
+            sa.exists().where(
+                *[later == own for later, _, own in _SAME_TOKEN],
+                sa.or_(_later.c.closed_at.is_(None), _later.c.created_at > hooks.c.created_at),
+            ),
+            ~sa.exists().where(*[payload == own for _, payload, own in _SAME_TOKEN]),
         ),
     )
 )

@@ -258,6 +258,8 @@ hooks = sa.Table(
     sa.Column("expires_at", UtcDateTime),
     # NULL: it is open.
     sa.Column("closed_at", UtcDateTime),
+    # The life of its run that has made it.
+    sa.Column("life", sa.Integer, nullable=False, server_default="0"),
     # A token has at most one open hook.
     sa.Index(
         "ux_hooks_open",

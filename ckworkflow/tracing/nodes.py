@@ -212,6 +212,7 @@ class End:
         error: What the body raised.
         after: Nodes whose record ends the run.
         next_life: The encoded arguments with which the run begins its next life in place of ending; `None`: it ends.
+        at: The time of the body then; of one that ends for the next life.
         leaves_request: Whether the body had ended already when it was told that the run is to be cancelled.
     """
 
@@ -219,6 +220,7 @@ class End:
     error: BaseException | None
     after: frozenset[NodeId]
     next_life: Json = None
+    at: datetime | None = None
     leaves_request: bool = False
 
 

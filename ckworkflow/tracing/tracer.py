@@ -297,6 +297,8 @@ class Tracer:
     def _deliver(self, outcome: Outcome | Payload) -> None:
         self._now = outcome.at
         self._coming.pop(outcome.node_id, None)
+        if outcome.error is not None or outcome.node_id == CANCEL or self._is_timer(outcome.node_id):
+            self._next_lives.clear()  # it may take the place of what the body was about to return
         if isinstance(outcome, Payload):
             self.hooks.tell(outcome)
             return
@@ -314,6 +316,10 @@ class Tracer:
             self._early[outcome.node_id] = outcome
             return
         self._settle(node, outcome)
+
+    def _is_timer(self, node_id: NodeId) -> bool:
+        node = self.live.get(node_id)
+        return node is not None and (node.kind, node.name) == (NodeKind.SLEEP, TIMER)
 
     def _settle(self, node: TracedNode, outcome: Outcome) -> None:
         node.outcome = outcome
@@ -349,7 +355,7 @@ class Tracer:
             error = self.unawaited.at_end()
         result: Json = None
         if error is None and (next_life := as_next_life(root.result())) is not None:
-            return End(None, None, frozenset(), next_life.args)
+            return End(None, None, frozenset(), next_life.args, self._now)
         if error is None and self._next_lives:
             error = ContinueAsNewError(self._next_lives[0].line)
         if error is None:

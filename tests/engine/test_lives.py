@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from datetime import timedelta
 from typing import Any
@@ -10,10 +11,22 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ckworkflow import HookNotFoundError, codec, continue_as_new, create_hook, sleep, step, workflow
+from ckworkflow import (
+    HookConflictError,
+    HookNotFoundError,
+    codec,
+    continue_as_new,
+    create_hook,
+    now,
+    sleep,
+    step,
+    workflow,
+)
+from ckworkflow.engine import advance as advancing
 from ckworkflow.engine import cancellation, lives
 from ckworkflow.engine import resume as sending
 from ckworkflow.engine.advance import advance
+from ckworkflow.engine.claims import Dropped
 from ckworkflow.model import HookKey, Namespace, NodeStatus, RunStatus
 from ckworkflow.store import lives as rows
 from ckworkflow.store import tables
@@ -100,6 +113,55 @@ async def many(life: int, count: int) -> Any:
     for _ in range(count):
         await one()
     return life if life == 2 else continue_as_new(life + 1, count)
+
+
+@workflow
+async def two_steps(life: int) -> Any:
+    await one()
+    await one()
+    return life or continue_as_new(life + 1)
+
+
+@workflow
+async def holder(token: str) -> Any:
+    return await create_hook(token)
+
+
+@workflow
+async def wants_by_the_time(life: int) -> Any:
+    """Which hook its second life wants depends on when that has begun."""
+    hook = create_hook("mine")
+    if not life:
+        await one()
+        return continue_as_new(1)
+    try:
+        await create_hook(f"wanted {now().second % 2}")
+    except HookConflictError:
+        return ["taken", await hook]
+
+
+@workflow
+async def begins_with_a_step(life: int) -> Any:
+    await one(life)
+    if life:
+        return life
+    return continue_as_new(1)
+
+
+@workflow
+async def takes_and_sleeps(life: int, taken: list[str]) -> Any:
+    hook = create_hook("t")
+    taken.append(await hook)
+    await sleep("2 days")
+    return taken if life == 2 else continue_as_new(life + 1, taken)
+
+
+@workflow
+async def new_tokens(life: int) -> Any:
+    create_hook()
+    create_hook(f"of life {life}")
+    await one()
+    return continue_as_new(life + 1)
 
 
 # -- what the tests do --------------------------------------------------------------------------------
@@ -209,11 +271,119 @@ def test_a_payload_between_the_reading_and_the_commit_goes_over(
     assert result(desk, run_id) == ["just now", "later"]
 
 
+def test_nothing_is_deleted_of_a_life_that_goes_on(desk: Desk, between: Any):
+    """Another process has taken the lease meanwhile: the next life was not begun."""
+    run_id = desk.start(two_steps, 0)
+    follow(desk, run_id, "0:1")
+    assert desk.succeed(desk.claim(run_id, "0:2")).must_advance
+
+    def lose_the_lease() -> None:
+        desk.clock.advance(timedelta(minutes=10))
+        desk.another("elsewhere").take_lease(run_id)
+
+    between(lose_the_lease)
+    advance(desk.engine, run_id)
+    assert desk.run(run_id).life == 0
+    assert [row.status for row in desk.nodes(run_id)] == [NodeStatus.COMPLETED] * 2
+    desk.clock.advance(timedelta(minutes=10))
+    desk.tick()
+    assert desk.run(run_id).life == 1
+
+
+def test_nothing_is_deleted_of_a_run_that_was_terminated_meanwhile(desk: Desk, between: Any):
+    run_id = desk.start(two_steps, 0)
+    follow(desk, run_id, "0:1")
+    assert desk.succeed(desk.claim(run_id, "0:2")).must_advance
+    between(lambda: cancellation.terminate(desk.engine, run_id, reason="enough"))
+    advance(desk.engine, run_id)
+    assert desk.run(run_id).status == RunStatus.CANCELLED
+    assert [row.node_id for row in desk.nodes(run_id)] == ["0:1", "0:2"]
+
+
+def test_a_life_that_is_begun_again_begins_at_the_same_time(
+    desk: Desk, dies_after: Any, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(2):
+        desk.start(holder, f"wanted {number}")
+    run_id = desk.start(wants_by_the_time, 0)
+    assert desk.succeed(desk.claim(run_id, "0:2")).must_advance
+    refuse = advancing._refuse
+
+    def refuse_and_wait(*args: Any) -> Any:
+        answer = refuse(*args)
+        desk.clock.advance(SECOND)
+        dies_after(lambda: send(desk, "meanwhile", "mine"))
+        return answer
+
+    with monkeypatch.context() as patches:
+        patches.setattr(advancing, "_refuse", refuse_and_wait)
+        advance(desk.engine, run_id)
+    desk.tick()
+    assert result(desk, run_id) == ["taken", "meanwhile"]
+
+
+def test_no_step_begins_before_a_request_that_goes_over_is_told(
+    desk: Desk, dies_after: Any, monkeypatch: pytest.MonkeyPatch
+):
+    run_id = desk.start(begins_with_a_step, 0)
+    desk.succeed(desk.claim(run_id, "0:1"))
+    desk.clock.advance(SECOND)
+    dies_after(lambda: cancellation.cancel(desk.engine, run_id, reason="enough", grace=None))
+    carry_out, seen = advancing.carry_out, list[Any]()
+
+    def carry_out_and_claim(engine: Any, run: Any, answer: Any) -> None:
+        carry_out(engine, run, answer)
+        if desk.run(run_id).life == 1 and not seen:
+            seen.append((answer.pieces, desk.another("elsewhere").claim(run_id, "1:1")))
+
+    monkeypatch.setattr(advancing, "carry_out", carry_out_and_claim)
+    advance(desk.engine, run_id, may_run=lambda _: True)
+    ((pieces, claimed),) = seen
+    assert not pieces
+    assert isinstance(claimed, Dropped)
+    assert desk.run(run_id).status == RunStatus.CANCELLED
+
+
+def test_a_run_that_has_outlived_a_request_can_be_cancelled_anew(desk: Desk):
+    run_id = desk.start(outlives, 0)
+    for life in range(2):
+        assert desk.run(run_id).life == life
+        assert cancellation.cancel(desk.engine, run_id, reason=f"number {life}", grace=None)
+        follow(desk, run_id, f"{life}:2")
+    assert desk.run(run_id).life == 2
+    assert desk.run(run_id).cancel_requested_at is None
+
+
+@workflow
+async def outlives(life: int) -> Any:
+    with contextlib.suppress(asyncio.CancelledError):
+        await sleep("1 day")
+    await one()
+    return continue_as_new(life + 1)
+
+
+def test_a_payload_is_known_in_the_next_life_however_long_its_own_was(desk: Desk):
+    run_id = desk.start(takes_and_sleeps, 0, [])
+    send(desk, "x", dedup_key="click")
+    desk.clock.advance(2 * DAY + SECOND)
+    desk.tick()
+    assert desk.run(run_id).life == 1
+    send(desk, "x", dedup_key="click")
+    send(desk, "y", dedup_key="other")
+    desk.clock.advance(2 * DAY + SECOND)
+    desk.tick()
+    send(desk, "z")
+    desk.clock.advance(2 * DAY + SECOND)
+    desk.tick()
+    assert result(desk, run_id) == ["x", "y", "z"]
+
+
 # -- what is left behind ------------------------------------------------------------------------------
 
 
 def test_a_step_that_runs_on_is_told_to_stop_and_its_record_does_nothing(desk: Desk):
     other = desk.another("elsewhere")
+    desk.register(other)
     run_id = desk.start(leaves_a_step_running, 0)
     late_step = other.claim(run_id, "0.1:1")
     follow(desk, run_id, "0:1")
@@ -247,6 +417,24 @@ def test_what_a_process_that_dies_has_not_deleted_goes_with_the_next_life(
     follow(desk, run_id, "1:1")
     follow(desk, run_id, "1:2")
     assert [row.node_id for row in desk.nodes(run_id)] == ["2:1", "2:2"]
+
+
+def test_hooks_whose_tokens_do_not_come_again_are_deleted(desk: Desk):
+    run_id = desk.start(new_tokens, 0)
+    for life in range(5):
+        follow(desk, run_id, f"{life}:3")
+    assert count(desk, tables.hooks, run_id) == 2
+    assert [row.node_id for row in desk.nodes(run_id)] == ["5:1", "5:2", "5:3"]
+
+
+def test_a_step_that_has_lost_its_worker_goes_with_its_life(desk: Desk):
+    run_id = desk.start(leaves_a_step_running, 0)
+    other = desk.another("elsewhere")
+    other.claim(run_id, "0.1:1")
+    follow(desk, run_id, "0:1")
+    desk.lose(other)
+    follow(desk, run_id, "1:1")
+    assert desk.nodes(run_id) == []
 
 
 def test_a_run_that_lives_on_grows_no_rows(desk: Desk):

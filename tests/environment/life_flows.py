@@ -187,6 +187,26 @@ async def passes_it_to_a_step() -> Any:
 
 
 @workflow
+async def stopped_on_its_way(life: int) -> Any:
+    """It is cancelled after it was about to return."""
+    try:
+        try:
+            return continue_as_new(life + 1)
+        finally:
+            await sleep("1 hour")
+    except asyncio.CancelledError:
+        return "stopped"
+
+
+@workflow
+async def listens_and_sleeps(life: int) -> Any:
+    create_hook("beside")
+    await say()
+    await sleep("1 hour")
+    return continue_as_new(life + 1)
+
+
+@workflow
 async def bad_arguments(what: str) -> Any:
     await say()
     try:

@@ -168,6 +168,33 @@ def test_the_body_must_return_it(always_replay: bool, workflow: Any):
     in_environment(test, always_replay=always_replay)
 
 
+@BOTH
+def test_what_takes_its_place_is_the_result(always_replay: bool):
+    async def test(env: Environment):
+        run = await start(flows.stopped_on_its_way, 0)
+        await env.settle()
+        await run.cancel()
+        assert await run.return_value() == "stopped"
+
+    in_environment(test, always_replay=always_replay)
+
+
+@BOTH
+def test_steps_are_in_the_order_of_the_body(always_replay: bool):
+    async def test(env: Environment):
+        run = await start(flows.collect_and_close, "t", [])
+        await resume_hook("t", "a")
+        await env.settle()
+        (hook,) = await run.steps()
+        assert hook.node_id == "1:1"
+        run = await start(flows.listens_and_sleeps, 0)
+        await env.advance("3 hours")
+        assert [info.node_id for info in await run.steps()] == ["3:1", "3:2", "3:3"]
+        await run.terminate()
+
+    in_environment(test, always_replay=always_replay)
+
+
 def test_it_is_no_value():
     async def test(_env: Environment):
         run = await start(flows.passes_it_to_a_step)

@@ -16,7 +16,7 @@ Time = sa.BigInteger().with_variant(postgresql.TIMESTAMP(timezone=True), "postgr
 
 def upgrade() -> None:
     """Add the columns."""
-    for table in ("runs", "nodes", "hook_payloads"):
+    for table in ("runs", "nodes", "hooks", "hook_payloads"):
         op.add_column(table, sa.Column("life", sa.Integer(), server_default="0", nullable=False))
     op.add_column("runs", sa.Column("life_began_at", Time, nullable=True))
     op.bulk_insert(
