@@ -113,7 +113,9 @@ def change(
     Raises:
         TokenTakenError: Another hook has the token: of several, that which the body meets first. Commit nothing.
     """
-    place, taken = 0, list[TokenTakenError]()
+    taken = list[TokenTakenError]()
+    made = [change for change in changes if isinstance(change, MadeHook)]
+    places = {each.node_id: place for place, each in enumerate(made)}
     for each in sorted(
         changes, key=lambda change: change.key
     ):  # stable: those of one token stay in order
@@ -126,8 +128,7 @@ def change(
             taken.append(error)
             continue
         first = positions[life_of(each.node_id)] - HIGHEST_PLACE
-        _insert_node(tx, run, each, None, first + place)
-        place += 1
+        _insert_node(tx, run, each, None, first + places[each.node_id])
     if taken:
         # What comes after the first of them in the body is not certain: it did not know of it when it went on.
         raise min(taken, key=lambda error: changes.index(error.made))

@@ -481,6 +481,18 @@ async def collect_forever(token: str) -> None:
 
 
 @workflow
+async def many_hooks() -> None:
+    for number in range(8):
+        create_hook(f"number {number}")
+    await sleep(5)
+
+
+def test_hooks_that_are_made_together_are_listed_in_the_order_of_the_body(desk: Desk):
+    run_id = desk.start(many_hooks)
+    assert [row.node_id for row in desk.nodes(run_id)] == [f"0:{number}" for number in range(1, 10)]
+
+
+@workflow
 async def says_later(token: str) -> Any:
     async def hear() -> None:
         await create_hook(token)
