@@ -111,3 +111,15 @@ def test_a_token_that_is_closed_and_made_again_loses_nothing(
 
     found = program.result(run_id, 120)
     assert found == accepted[:ROUNDS], f"seed {SEED}"
+
+
+@pytest.mark.parametrize("place", ["embedded", "servers"])
+def test_a_token_is_never_free_while_a_run_lives_on(
+    make_home: Callable[[str], WorkerHome], place: str
+) -> None:
+    home = make_home(place)
+    run_id, accepted, program = work(home, "life_after_life", random.Random(f"{SEED} {place}"))
+
+    assert len(accepted) >= ROUNDS, f"seed {SEED}"
+    found = program.result(run_id, 120)
+    assert found == accepted[:ROUNDS], f"seed {SEED}"
