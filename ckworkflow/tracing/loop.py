@@ -86,6 +86,9 @@ class TraceLoop(asyncio.AbstractEventLoop):
         self.progress = 0
         """Grows while the body comes further: with each callback, and with each node."""
         self._ready: deque[asyncio.Handle] = deque()
+        self._turn = 0
+        """Callbacks that are left of this turn: those that were scheduled when it began."""
+        self._is_stopping = False
         self._timers: dict[int, Callable[[], object]] = {}
         """What cancels each timer, by the identity of its handle."""
         self._begun_ahead: dict[int, TraceTask] = {}
@@ -230,12 +233,25 @@ class TraceLoop(asyncio.AbstractEventLoop):
         ]
         self.generators.append(generator)
 
+    def stop_with(self, task: TraceTask) -> None:
+        """Have a pass stop when this task has ended, after the turn in which that is noticed: as `asyncio.run` does."""
+        task.add_done_callback(self._stop)
+
+    def _stop(self, _task: asyncio.Task[Any]) -> None:
+        self._is_stopping = True
+
     def run_until_idle(self) -> None:
-        """Run callbacks until none is scheduled or something unheard of was awaited."""
+        """Run callbacks until none is scheduled, or something unheard of was awaited, or the task of `stop_with` has ended."""
         with self.entered():
             for _ in range(CALLBACK_LIMIT):
-                if not self._ready or self.fault is not None:
+                if self.fault is not None:
                     return
+                if not self._turn:
+                    if self._is_stopping or not self._ready:
+                        self._is_stopping = False
+                        return
+                    self._turn = len(self._ready)
+                self._turn -= 1
                 handle = self._ready.popleft()
                 self.progress += 1
                 if handle.cancelled():

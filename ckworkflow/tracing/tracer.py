@@ -184,6 +184,7 @@ class Tracer:
             with self.loop.entered():
                 # Empty: what the process that happens to continue the body has in its own is none of it.
                 self._root = self.loop.spawn(self._body(), TaskState(str(self.life)), context=Context())
+                self.loop.stop_with(self._root)
         self._run()
         self._settle_end()
         for number, outcome in enumerate(outcomes, 1):
@@ -333,7 +334,9 @@ class Tracer:
             return
         if not self._is_cut:
             if self._goes_on_beside(root):
-                return
+                self._run()  # on from where it stopped
+                if self._goes_on_beside(root):
+                    return
             if self._telling is not None and not self._ending and self._has_run_ahead():
                 raise ReplayNeededError(self._telling)
             self._is_cut = True

@@ -278,14 +278,6 @@ def _check_told(engine: EngineRun) -> None:
                 raise DifferenceError(f"{each} came before the request {engine.request}")
 
 
-class BegunAtTheEndError(Exception):
-    """A task that the body has begun just before its end makes a hook.
-
-    `asyncio.run` cancels such a task before its first line. Ours comes to its first await, and is cancelled there; nothing that is planned so
-    begins, but a hook is made, and closed or refused with the commit that ends the run.
-    """
-
-
 def _check_hooks(engine: EngineRun, plain: PlainRun) -> None:
     """What was accepted was taken, is in a queue, or is left over; a token is found by one run, and by none after its end."""
     assert plain.hooks is not None
@@ -327,10 +319,6 @@ def _check_hooks(engine: EngineRun, plain: PlainRun) -> None:
         node_id: (hook.name, hook.key.token_hash, hook.refusal is not None)
         for node_id, hook in hooks.made.items()
     }
-    fleeting = {hook.node_id for hook in engine.hooks if hook.created_at == hook.closed_at}
-    extra = here.keys() - there.keys()
-    if extra and all(here[node_id][2] or node_id in fleeting for node_id in extra):
-        raise BegunAtTheEndError
     if here != there:
         raise DifferenceError(f"the engine has made the hooks {here}, plain asyncio {there}")
     _check_open(engine, hooks.made)

@@ -44,7 +44,7 @@ from hypothesis import strategies as st
 
 from ckworkflow.definition import registry
 from differential import program_steps, reference, simulator
-from differential.comparison import Arena, BegunAtTheEndError, Body, Choices
+from differential.comparison import Arena, Body, Choices
 from differential.reference import DifferenceError
 from differential.simulator import CannotFollowError, EngineRun, Kill, StuckError
 from differential.world import World
@@ -1209,8 +1209,6 @@ class Bench:
                 self._check(body, random.Random(seed), mode, text)
         except (Unfit, SyntaxError):
             raise
-        except BegunAtTheEndError as error:
-            raise Unfit("a task that begins as the body ends makes a hook") from error
         except _NoEndError as error:
             self.close()
             if mode[0] == "plain":

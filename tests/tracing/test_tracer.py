@@ -394,6 +394,35 @@ def test_who_is_told_of_the_end_first_is_cancelled_where_it_stands() -> None:
     assert [(node.node_id, node.name) for node in trace.nodes] == [("0.2:2", pong.name)]
 
 
+BEGUN: list[str] = []
+"""What has begun in `begins_at_its_end`."""
+
+
+@workflow
+async def begins_at_its_end() -> str:
+    """Asyncio lets a task begin that the body makes just before it ends, and none that such a task makes."""
+
+    async def last(name: str) -> None:
+        BEGUN.append(name)
+        if name == "child":
+            asyncio.create_task(last("grandchild"))  # noqa: RUF006  # it is to be left
+        await asyncio.Event().wait()
+
+    asyncio.create_task(last("child"))  # noqa: RUF006
+    return "over"
+
+
+def test_what_would_begin_after_the_end_never_does() -> None:
+    BEGUN.clear()
+    assert asyncio.run(begins_at_its_end.function()) == "over"
+    expected = list(BEGUN)
+    BEGUN.clear()
+    end = tracer(begins_at_its_end).resume().end
+    assert end is not None
+    assert end.result == "over"
+    assert BEGUN == expected == ["child"]
+
+
 @workflow
 async def waits_before_it_ends() -> str:
     try:
