@@ -8,6 +8,7 @@ Not here: other causes of a hold (`test_deploys.py`), and processes of two relea
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -547,6 +548,36 @@ def test_what_an_earlier_life_did_may_be_edited(play: Play) -> None:
     play.work()
 
     assert play.result() == "a question, told slept yes"
+
+
+def test_a_held_run_that_is_cancelled_ends_without_its_clean_up(play: Play) -> None:
+    state = STATES["in clean-up"]
+    play.run_id = play.desk.start(play.deploy(state.source))
+    play.work()  # up to the sleep, which the clean-up is for
+    play.deploy(EDITS["rename a step before"].change(state.source, state))
+    play.send("replies")
+    assert play.hold() is not None
+
+    play.cancel()
+    play.work()
+
+    run = play.desk.run(play.run_id)
+    assert run.status is RunStatus.CANCELLED
+    assert Diverged("ask", "query").reason in (run.error or "")
+    assert play.begun == ["greet", "ask"]
+
+
+def test_a_step_that_is_added_before_a_group_begins_after_what_is_under_way(play: Play) -> None:
+    waits = "got, _ = await asyncio.gather(fast(), slow())\nanswer = await replies"
+    gathers = dataclasses.replace(STATES["in a race"], waits=waits).source
+    bring(play, "in a race", (ASKS, f"{ASKS}    await shout()\n"), source=gathers)
+
+    play.finish("fast")
+    play.finish("slow")
+    play.work()
+
+    assert play.result() == "a question, told fast yes"
+    assert play.begun == ["greet", "ask", "fast", "slow", "shout", "tell"]
 
 
 def test_a_payload_of_plain_values_that_no_longer_fits_is_an_error_in_the_body(play: Play) -> None:
