@@ -202,11 +202,13 @@ class Edit:
         change: Makes the new source from the old one and the state.
         result: The result of the run.
         begins: The steps that begin after the edit.
+        prepare: Makes the old source, for an edit that takes something away from it.
     """
 
     change: Callable[[str, State], str]
     result: str = "a question, told {got} yes"
     begins: tuple[str, ...] = ("tell",)
+    prepare: Callable[[str, State], str] = lambda source, state: source
 
 
 def replace(*pairs: tuple[str, str]) -> Callable[[str, State], str]:
@@ -242,6 +244,7 @@ EDITS = {
     "change an argument before": Edit(replace(('ask("a question")', 'ask("another")'))),
     "wait for something else": Edit(wait_for_something_else),
     "wrap the await in a timeout": Edit(wrap_in_a_timeout),
+    "take a timeout away": Edit(lambda source, state: state.source, prepare=wrap_in_a_timeout),
     "add a step after": Edit(replace((TELLS, f"    await shout()\n{TELLS}")), begins=("shout", "tell")),
     "remove a step after": Edit(
         replace((TELLS, "    last = str(")), result="a question, {got} yes", begins=()
@@ -286,7 +289,7 @@ class Unreadable:
 
 
 def _full_name(name: str) -> str:
-    return name if name in ("sleep", "timer", "its end") else f"edited_steps.{name}"
+    return name if name in ("sleep", "timer") else f"edited_steps.{name}"
 
 
 EVERYWHERE_ON = dict.fromkeys(STATES, ON)
@@ -321,6 +324,15 @@ CELLS: dict[str, dict[str, str | Diverged | Unreadable]] = {
         "in a child": ON,
         "in an awaited workflow": Diverged("sleep", "timer"),
         "in a later life": Diverged("sleep", "timer"),
+    },
+    "take a timeout away": {
+        "asleep": Diverged("timer", "sleep"),
+        "waiting for a hook": Diverged("timer", "tell"),  # the next that has a place
+        "in a race": Diverged("timer", "tell"),
+        "in clean-up": Diverged("timer", "undo"),
+        "in a child": Diverged("timer", "tell"),
+        "in an awaited workflow": Diverged("timer", "sleep"),
+        "in a later life": Diverged("timer", "sleep"),
     },
     "add a step after": EVERYWHERE_ON,
     "remove a step after": EVERYWHERE_ON,
@@ -473,13 +485,14 @@ def test_an_edit_lets_a_run_go_on_or_holds_it_until_it_is_undone(
     play: Play, edit: str, place: str
 ) -> None:
     state, edited, right = STATES[place], EDITS[edit], CELLS[edit][place]
-    play.start(play.deploy(state.source), state)
+    old = edited.prepare(state.source, state)
+    play.start(play.deploy(old), state)
     assert play.begun == list(state.begun)
     assert play.desk.run(play.run_id).status is RunStatus.RUNNING
     recorded = play.recorded()
 
-    new = edited.change(state.source, state)
-    assert new != state.source
+    new = edited.change(old, state)
+    assert new != old
     play.deploy(new)
     play.is_edited = True
     state.comes(play)
@@ -497,7 +510,7 @@ def test_an_edit_lets_a_run_go_on_or_holds_it_until_it_is_undone(
         assert play.begun == list(state.begun)
         assert recorded.items() <= play.recorded().items()
 
-        play.deploy(state.source)
+        play.deploy(old)
         play.pass_time(hold.until - play.desk.clock.now)
         play.work()
         result, begins = "a question, told {got} yes", ("tell",)
