@@ -554,6 +554,20 @@ def test_a_deadline_that_is_added_where_a_run_waits_does_not_wake_it(play: Play)
     assert play.result() == "a question, told heard yes"
 
 
+def test_a_step_that_is_added_before_an_await_with_a_deadline_holds_a_run(play: Play) -> None:
+    state = STATES["waiting for a hook"]
+    source = state.source.replace("await replies  #", 'await replies.next(timeout="2 days")  #')
+    bring(play, "waiting for a hook", (ASKS, f"{ASKS}    await shout()\n"), source=source)
+
+    play.send("replies")
+    play.work()
+
+    hold = play.hold()
+    assert hold is not None
+    assert Diverged("timer", "shout").reason in hold.reason
+    assert play.begun == ["greet", "ask"]
+
+
 def test_what_an_earlier_life_did_may_be_edited(play: Play) -> None:
     bring(play, "in a later life", ('ask("of the first life")', "shout()"))
 
