@@ -1,7 +1,8 @@
 """History: what the database holds of a body's nodes, and whether a replay meets them as they were.
 
-A node that has been claimed or delivered can no longer change its shape. A replay that comes to another one in its
-place, or to none, has diverged: the body or something that it calls was edited, or it is not repeatable.
+A node that has been claimed or delivered can no longer change its shape. A replay that comes to another one in its place has diverged: the body or
+something that it calls was edited, or it is not repeatable. So has one that ends without coming to a node of which the body was told; what has begun and
+has not been told may go unmet.
 """
 
 from __future__ import annotations

@@ -90,6 +90,24 @@ def test_a_url_stays_though_the_setting_changes_and_a_later_webhook_has_the_new_
     served(test, monkeypatch, always_replay=True)
 
 
+@BOTH
+def test_each_life_counts_its_webhooks_anew(always_replay, monkeypatch):
+    async def test(at: Served):
+        run = await start(flows.in_each_life, [])
+        bases = [BASE, *(f"https://{each}.example.com" for each in ("second", "third", "fourth"))]
+        for number, base in enumerate(bases):
+            await at.env.settle()
+            assert flows.urls[number].startswith(f"{base}/")
+            move_to(next(iter(bases[number + 1 :]), None))
+            assert await at.post(at.local(flows.urls[number]), data=str(number)) == 202
+        assert await run.return_value() == [b"0", b"1", b"2", b"3"]
+        assert len(set(flows.urls)) == len(flows.urls) == 4
+        with pytest.raises(HookNotFoundError):
+            await resume_hook(flows.urls[0].rpartition("/")[2], 1)
+
+    served(test, monkeypatch, always_replay=always_replay)
+
+
 def test_a_run_that_has_another_secret_already_gets_the_url_of_its_time(monkeypatch):
     async def test(at: Served):
         run = await start(flows.after_a_random_token)

@@ -9,6 +9,7 @@ from ckworkflow import (
     HookExpiredError,
     InvalidSettingError,
     WebhookRequest,
+    continue_as_new,
     create_hook,
     create_webhook,
     sleep,
@@ -71,6 +72,18 @@ async def made_late() -> list[bytes]:
     found.append((await second).body)
     await tell(first.url)
     return found
+
+
+@workflow
+async def in_each_life(bodies: list[bytes]) -> list[bytes]:
+    """Each life makes a webhook of its own, and another one when that was used."""
+    hook = create_webhook()
+    await tell(hook.url)
+    bodies.append((await hook).body)
+    again = create_webhook()
+    await tell(again.url)
+    bodies.append((await again).body)
+    return continue_as_new(bodies) if len(bodies) < 4 else bodies
 
 
 @workflow
