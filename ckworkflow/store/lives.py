@@ -82,7 +82,7 @@ def delete_old(tx: Transaction, run: RunRow) -> int:
     a `dedup_key` stays for a life, and for a day, so that it is not accepted again, and with it the hook that had its token last.
     """
     run_id, here = run.run_id, {"b_run": run.run_id, "b_life": run.life}
-    found = [row[0] for row in tx.execute(_OLD, here).all()]
+    found = [row[0] for row in tx.execute(_OLD, {**here, "b_most": MOST_ROWS}).all()]
     for table in (attempts, nodes):
         if found:
             tx.execute(sa.delete(table).where(table.c.run_id == run_id, table.c.node_id.in_(found)))
@@ -118,7 +118,7 @@ _OLD = Prepared(
         sa.or_(nodes.c.owner.is_(None), nodes.c.owner.not_in(sa.select(processes.c.id))),
         sa.or_(nodes.c.kind != NodeKind.CHILD, nodes.c.finished_at.is_not(None)),
     )
-    .limit(MOST_ROWS)
+    .limit(sa.bindparam("b_most", type_=sa.Integer))
 )
 _PAYLOADS = hook_payloads.c.run_id == sa.bindparam("b_run")
 _CARRY = Prepared(

@@ -398,10 +398,18 @@ def test_a_step_that_runs_on_is_told_to_stop_and_its_record_does_nothing(desk: D
 
 def test_old_rows_are_deleted_a_little_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rows, "MOST_ROWS", 3)
+    delete, deleted = rows.delete_old, list[int]()
+
+    def delete_and_count(*args: Any) -> int:
+        deleted.append(delete(*args))
+        return deleted[-1]
+
+    monkeypatch.setattr(rows, "delete_old", delete_and_count)
     run_id = desk.start(many, 0, 10)
     for number in range(1, 11):
         follow(desk, run_id, f"0:{number}")
     assert desk.run(run_id).life == 1
+    assert deleted == [3, 3, 3, 1]
     assert [row.node_id for row in desk.nodes(run_id)] == [f"1:{number}" for number in range(1, 11)]
 
 
