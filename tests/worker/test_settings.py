@@ -248,6 +248,18 @@ def test_other_pools_are_fine(pool):
     check_pool(pool)
 
 
+@pytest.mark.parametrize("name", ["workflow_history_warning", "workflow_history_limit"])
+@pytest.mark.parametrize("value", [0, -1, True, "5000", 2.5, None])
+def test_a_length_of_histories_is_a_number_of_events(name: str, value: object) -> None:
+    app = Celery("test", set_as_current=False)
+    app.conf[name] = value
+    with pytest.raises(InvalidSettingError, match="it must be a number of events, 1 or more"):
+        settings.read(app)
+    app.conf[name] = 100
+    found = settings.read(app)
+    assert 100 in (found.history_warning, found.history_limit)
+
+
 def test_the_page_of_settings_has_each_with_its_default() -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
@@ -257,6 +269,7 @@ def test_the_page_of_settings_has_each_with_its_default() -> None:
         "workflow_database_url": f'"{engine.database_url}"', "workflow_packages": str(list(engine.packages)),
         "workflow_horizon": f'"{engine.horizon.total_seconds():g} seconds"', "workflow_retention": str(engine.retention),
         "workflow_discord_errors": str(engine.discord_errors), "workflow_log_tracebacks": str(engine.log_tracebacks),
+        "workflow_history_warning": str(engine.history_warning), "workflow_history_limit": str(engine.history_limit),
         "workflow_web_url": str(engine.web.url), "workflow_web_host": f'"{engine.web.host}"',
         "workflow_web_port": str(engine.web.port), "workflow_web_methods": json.dumps(engine.web.methods),
         "workflow_web_headers": str(list(engine.web.headers)), "workflow_web_dedup_header": str(engine.web.dedup_header),
