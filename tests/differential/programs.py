@@ -1048,6 +1048,9 @@ TURN_LIMIT = 300
 """How often bodies are asked in one run before it is said to spin; the longest programs need some dozens."""
 EVENT_LIMIT = 600
 TIME_LIMIT = 15.0
+"""Processor time of a program under plain asyncio, in seconds."""
+ENGINE_TIME_LIMIT = 120.0
+"""And of all its runs in the engine, which take up to 3 s on a quick machine. One that is four times slower, and full, is no endless program."""
 MOST_STEPS = 24
 
 
@@ -1205,8 +1208,8 @@ class Bench:
         mode = ["plain"]
         different: DifferenceError | None = None
         try:
-            with _time_limit(TIME_LIMIT), self.loaded(text) as body:
-                self._check(body, random.Random(seed), mode, text)
+            with _time_limit(TIME_LIMIT) as limit, self.loaded(text) as body:
+                self._check(body, random.Random(seed), mode, text, limit)
         except (Unfit, SyntaxError):
             raise
         except _NoEndError as error:
@@ -1243,8 +1246,8 @@ class Bench:
         arena = self.arena()
         arena.allows_overlap = True
         try:
-            with _time_limit(TIME_LIMIT), self.loaded(text) as body:
-                self._check(body, random.Random(seed), ["plain"], text)
+            with _time_limit(TIME_LIMIT) as limit, self.loaded(text) as body:
+                self._check(body, random.Random(seed), ["plain"], text, limit)
         except (Exception, _NoEndError):  # noqa: BLE001  # whatever it is, it is told by the first run
             self.close()
             return False
@@ -1252,7 +1255,9 @@ class Bench:
             arena.allows_overlap = False
         return True
 
-    def _check(self, body: Body, rng: random.Random, mode: list[str], text: str) -> None:
+    def _check(
+        self, body: Body, rng: random.Random, mode: list[str], text: str, limit: Callable[[float], None]
+    ) -> None:
         has_hooks = HOOKS.search(text) is not None
         arena = self.arena()
         try:
@@ -1260,6 +1265,7 @@ class Bench:
         except DifferenceError as error:
             raise Unfit(str(error)) from error
         mode[0] = "live"
+        limit(ENGINE_TIME_LIMIT)
         self.end = str(lead.outcome.get("error", {}).get("type", "result"))
         try:
             assert arena.world.look() == arena.world.look()
@@ -1358,21 +1364,25 @@ class _NoEndError(BaseException):
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Limit the processor time: on a busy machine a program may well take ten times as long by the clock."""
+def _time_limit(seconds: float) -> Iterator[Callable[[float], None]]:
+    """Limit the processor time: on a busy machine a program may well take ten times as long by the clock. Gives what sets another limit."""
 
     def late(*_: object) -> None:
         raise _NoEndError(f"no end after {seconds} s")
 
-    timers = {
-        signal.SIGPROF: (signal.ITIMER_PROF, seconds),
-        signal.SIGALRM: (signal.ITIMER_REAL, 20 * seconds),
-    }
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIMER_REAL, 20)}
     before = {number: signal.signal(number, late) for number in timers}
-    for timer, limit in timers.values():
-        signal.setitimer(timer, limit, 1.0)  # again and again: a bare `except` catches even this
+
+    def limit(to: float) -> None:
+        nonlocal seconds
+        seconds = to
+        for timer, times in timers.values():
+            # Again and again: a bare `except` catches even this.
+            signal.setitimer(timer, times * seconds, 1.0)
+
+    limit(seconds)
     try:
-        yield
+        yield limit
     finally:
         for timer, _ in timers.values():
             signal.setitimer(timer, 0)
