@@ -28,6 +28,7 @@ import pytest
 
 from ckworkflow import Workflow, client, workflow
 from ckworkflow.background import SpareThreads
+from ckworkflow.codec import classes
 from ckworkflow.testing import Environment, process
 from environments import in_environment
 
@@ -71,6 +72,19 @@ def pages_with_blocks() -> set[str]:
     return {file for file in files if blocks_of(file)}
 
 
+@contextmanager
+def _without_new_classes() -> Iterator[None]:
+    """Forget the classes that are registered inside: other tests use their names."""
+    tables: list[dict[Any, Any]] = [classes.registered, classes.registered_names]
+    before = [dict(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, known in zip(tables, before, strict=True):
+            table.clear()
+            table.update(known)
+
+
 def snippets_of(
     page: str,
 ) -> Callable[[Callable[[Page, Environment], Awaitable[None]]], Callable[[], None]]:
@@ -83,7 +97,7 @@ def snippets_of(
             folder = Path(tempfile.mkdtemp(prefix="ckworkflow-docs-"))
             snippets = Page(page, folder)
             try:
-                with snippets.watched():
+                with snippets.watched(), _without_new_classes():
                     in_environment(lambda env: run(snippets, env))
                 snippets.must_be_done()
             finally:
