@@ -214,9 +214,13 @@ def _write(
     if answer.body is None:  # it has ended; or another process has taken the lease, and goes on from SQL
         tracer.close()
     carry_out(engine, run_id, answer)
-    if told.life is not None and answer is not _DONE:
+    is_committed = answer is not _DONE
+    answer = answer.decoded(engine, run_id, snapshot.workflow)
+    if (
+        told.life is not None and is_committed
+    ):  # last: it may take long, and a step that was claimed counts as running by now
         lives.delete_old(engine, run_id)
-    return answer.decoded(engine, run_id, snapshot.workflow)
+    return answer
 
 
 def _with_next_life(engine: Engine, run_id: RunId, snapshot: _Snapshot, told: _Told) -> _Told:

@@ -18,7 +18,7 @@ from ckworkflow.store.notes import Note, NoteKind
 from ckworkflow.store.runs import RunRow
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Collection, Container
     from datetime import datetime
 
     from ckworkflow.model import RunId
@@ -86,8 +86,7 @@ def leave_notes(
     trace: Trace,
     *,
     told: int,
-    orphans: Iterable[NodeId],
-    reason: str | None,
+    orphans: Collection[NodeId],
 ) -> bool:
     """Write what a body has to tell its children; return whether there is anything.
 
@@ -97,8 +96,9 @@ def leave_notes(
         trace: What the body came to.
         told: How many events the body has got.
         orphans: The children that are to be cancelled with it.
-        reason: Why it is.
     """
+    request = runs.read_request(tx, run.run_id) if orphans else None
+    reason = None if request is None else request.reason
     left = [
         Note(NoteKind.CANCEL, child_id(run.run_id, node_id), reason=reason)
         for node_id in sorted(orphans)

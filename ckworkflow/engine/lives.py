@@ -133,15 +133,7 @@ def write(
         plans.refuse_begun(tx, run, trace.let_go, running)
     stops = rows.put_away(tx, run)
     children = write_children(tx, run, trace, told=delivered)
-    request = runs.read_request(tx, run.run_id) if orphans else None
-    if leave_notes(
-        tx,
-        run,
-        trace,
-        told=delivered,
-        orphans=orphans,
-        reason=None if request is None else request.reason,
-    ):
+    if leave_notes(tx, run, trace, told=delivered, orphans=orphans):
         values["has_notes"] = True
         engine.owes_notes(run.run_id)
     carried, left = _write_hooks(tx, run, trace, life, told=delivered, values=values)
@@ -187,6 +179,12 @@ def delete_old(engine: Engine, run_id: RunId) -> None:
             "run %s: what is left of its life before is deleted later: %s",
             run_id,
             error,
+            extra={"run_id": run_id},
+        )
+    except Exception:  # the next life is committed, and goes on all the same
+        logger.exception(
+            "run %s: what is left of its life before cannot be deleted; its next life tries again",
+            run_id,
             extra={"run_id": run_id},
         )
 

@@ -272,7 +272,7 @@ def _commit(
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at, started_at=now)
         run = write_hooks(tx, run, trace, values, told=0)
         children = write_children(tx, run, trace, told=0)
-        if leave_notes(tx, run, trace, told=0, orphans=(), reason=None):
+        if leave_notes(tx, run, trace, told=0, orphans=()):
             run = run._replace(has_notes=True)
             runs.update_run(tx, run_id, has_notes=True)
         if values:
@@ -287,7 +287,7 @@ def _commit(
         owner=engine.owner, choose=choose,
     )  # fmt: skip
     children = write_children(tx, run, trace, told=0, planned=plan.nodes)
-    if leave_notes(tx, run, trace, told=0, orphans=(), reason=None):
+    if leave_notes(tx, run, trace, told=0, orphans=()):
         values["has_notes"] = True
         engine.owes_notes(run_id)
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))

@@ -140,9 +140,7 @@ def _write_beside(
 ) -> RunRow:  # fmt: skip
     """Write what a body came to beside its plan, to its hooks and to its children; return the run with it."""
     run = write_hooks(tx, run, trace, values, told=told)
-    request = runs.read_request(tx, run.run_id) if orphans else None
-    reason = None if request is None else request.reason
-    if not leave_notes(tx, run, trace, told=told, orphans=orphans, reason=reason):
+    if not leave_notes(tx, run, trace, told=told, orphans=orphans):
         return run
     values["has_notes"] = True
     engine.owes_notes(run.run_id)

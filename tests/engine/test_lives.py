@@ -27,6 +27,7 @@ from ckworkflow.engine import cancellation, lives
 from ckworkflow.engine import resume as sending
 from ckworkflow.engine.advance import advance
 from ckworkflow.engine.claims import Dropped
+from ckworkflow.errors import DatabaseUnavailableError
 from ckworkflow.model import HookKey, Namespace, NodeStatus, RunStatus
 from ckworkflow.store import lives as rows
 from ckworkflow.store import tables
@@ -411,6 +412,30 @@ def test_old_rows_are_deleted_a_little_at_a_time(desk: Desk, monkeypatch: pytest
     assert desk.run(run_id).life == 1
     assert deleted == [3, 3, 3, 1]
     assert [row.node_id for row in desk.nodes(run_id)] == [f"1:{number}" for number in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    "error", [None, DatabaseUnavailableError("x", "it is away"), RuntimeError("ours")]
+)
+def test_a_step_that_was_claimed_with_the_next_life_runs_whatever_becomes_of_old_rows(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+):
+    """It counts as running while they are deleted, or a heartbeat would give it to another process."""
+    run_id = desk.start(many, 0, 1)
+    seen: list[bool] = []
+
+    def delete(tx: Any, run: Any) -> int:
+        seen.append((run_id, "1:1") in desk.engine.active)
+        if error is not None:
+            raise error
+        return 0
+
+    monkeypatch.setattr(rows, "delete_old", delete)
+    assert desk.succeed(desk.claim(run_id, "0:1")).must_advance
+    here = advance(desk.engine, run_id, may_run=lambda _: True)
+    assert here is not None
+    assert here.row.node_id == "1:1"
+    assert set(seen) == {True}
 
 
 def test_what_a_process_that_dies_has_not_deleted_goes_with_the_next_life(
