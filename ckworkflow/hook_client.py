@@ -283,7 +283,7 @@ def _sending(
     key = HookKey.of(Namespace.CODE, _checked("token", token, LONGEST_TOKEN))
     if dedup_key is not None:
         dedup_key = _checked("dedup_key", dedup_key, LONGEST_KEY)
-    body = codec.dumps(codec.encode(payload(), path="payload"))
+    body = codec.pack(codec.encode(payload(), path="payload"))
     return lambda: sending.resume(_engine(), key, body, dedup_key=dedup_key)
 
 

@@ -12,7 +12,19 @@ Not here: where trees are stored, and what a `ref` stands for (`ckworkflow.traci
 """
 
 from ckworkflow.codec.classes import register_type, trust
-from ckworkflow.codec.decoding import decode, loads
+from ckworkflow.codec.decoding import decode
 from ckworkflow.codec.encoding import dumps, encode
+from ckworkflow.codec.large import Packed, loads, pack, parts_of, size_of
 
-__all__ = ["decode", "dumps", "encode", "loads", "register_type", "trust"]
+__all__ = [
+    "Packed",
+    "decode",
+    "dumps",
+    "encode",
+    "loads",
+    "pack",
+    "parts_of",
+    "register_type",
+    "size_of",
+    "trust",
+]

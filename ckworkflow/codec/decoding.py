@@ -56,7 +56,7 @@ def decode(tree: Json, *, ref: Callable[[Json], object] | None = None) -> Any:
         raise UnreadableValueError("value", describe(error)) from error
 
 
-def loads(text: str) -> Json:
+def read_text(text: str) -> Json:
     """Return the tree that `dumps` made this text of.
 
     Raises:

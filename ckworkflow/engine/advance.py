@@ -344,7 +344,7 @@ def _replay(
         raise HistoryTooLongError(run_id, snapshot.events, engine.settings.history_limit)
     rows, input_, request, payloads = engine.database.read(
         lambda tx: (
-            nodes.load_life(tx, run_id, snapshot.life).get(),
+            nodes.with_parts(tx, run_id, nodes.load_life(tx, run_id, snapshot.life).get()),
             runs.read_input(tx, run_id),
             # Not if it was told in a life before.
             runs.read_request(tx, run_id) if snapshot.cancel_delivered else None,

@@ -126,7 +126,7 @@ def record_success(
         DatabaseUnavailableError: Nothing is known to be recorded; call it again.
     """
     tree = codec.encode(value, path="result")
-    output = codec.dumps(tree)
+    output = codec.pack(tree)
     foreseen = foresee(engine, claimed.run_id, claimed.workflow, claimed.row.node_id, tree, lost)
     try:
         recorded = _record_ahead(engine, claimed, output, carries, may_run, foreseen)
@@ -199,7 +199,7 @@ def submit_success(
     if len(targets) != 1 or not nodes.is_node(targets[0]):
         return False
     tree = codec.encode(value, path="result")
-    output = codec.dumps(tree)
+    output = codec.pack(tree)
     taking = _taking(engine, claimed, output, may_run)
     work: Work[Any] = lambda tx: _record(  # noqa: E731
         engine, tx, claimed, output, None, carries, may_run, is_ahead=True

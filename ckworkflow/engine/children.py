@@ -43,7 +43,7 @@ def write_children(
     for index, node in enumerate(trace.started):
         child = new_run(child_id(run.run_id, node.node_id), node.name, run.now)
         runs.insert_run(
-            tx, child._replace(parent=run.run_id), input_=codec.dumps(node.args), wake_at=run.now, signals=1,
+            tx, child._replace(parent=run.run_id), input_=codec.pack(node.args), wake_at=run.now, signals=1,
             parent_node=node.node_id,
         )  # fmt: skip
         if node.node_id not in planned:
@@ -110,7 +110,7 @@ def leave_notes(
             )
         )
         nodes.insert_done(
-            tx, run, each.node_id, kind=NodeKind.CANCEL, name=each.name, args=codec.dumps(each.args), line=each.line,
+            tx, run, each.node_id, kind=NodeKind.CANCEL, name=each.name, args=codec.pack(each.args), line=each.line,
             position=plans.first_position(run.epoch, told) - len(trace.cancelled) + index,
         )  # fmt: skip
     notes.leave(tx, run, left)

@@ -20,7 +20,7 @@ from ckworkflow.engine.suspects import SUSPECT_LOSSES, probation
 from ckworkflow.errors import RunNotFoundError, UnreadableValueError
 from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus
 from ckworkflow.plan import Chain, Task
-from ckworkflow.store import claims, nodes, records, runs, windows
+from ckworkflow.store import claims, large, nodes, records, runs, windows
 from ckworkflow.store.nodes import NodeRow
 from ckworkflow.store.records import Followup
 from ckworkflow.store.transaction import Asked, Transaction
@@ -172,7 +172,7 @@ def _claim(
         return later
     error = None
     try:
-        value = resolve_value(tx, run_id, codec.loads(row.args))
+        value = resolve_value(tx, run_id, codec.loads(large.whole(tx, run_id, row.args)))
     except UnreadableValueError as unreadable:
         # An attempt like any other: a worker of another deploy may take the next.
         value, error = {"args": (), "kwargs": {}}, unreadable
@@ -252,7 +252,8 @@ def with_arguments(
 ) -> Claimed | None:
     """Return a step with its arguments; `None` if they cannot be rebuilt: a message then finds the same, and deals with it."""
     try:
-        value = resolve_value(tx, run.run_id, codec.loads(row.args), known)
+        args = large.whole(tx, run.run_id, row.args)
+        value = resolve_value(tx, run.run_id, codec.loads(args), known)
     except (UnreadableValueError, UnresolvableError):
         return None
     return Claimed(run.run_id, run.workflow, row, tuple(value["args"]), value["kwargs"], opens=opens)

@@ -30,7 +30,7 @@ from ckworkflow.engine.wording import counted
 from ckworkflow.errors import UnreadableValueError, UnserializableValueError
 from ckworkflow.model import Ending, NodeId, NodeKind, RunId, RunStatus
 from ckworkflow.plan import WINDOW, Chain, Piece, Plan, PlanNode, Task, cut_pieces
-from ckworkflow.store import hooks, nodes, notes, plans, records, runs, schema, windows
+from ckworkflow.store import hooks, large, nodes, notes, plans, records, runs, schema, windows
 from ckworkflow.store.database import Database
 from ckworkflow.store.notes import Note, NoteKind
 from ckworkflow.store.transaction import Transaction
@@ -349,7 +349,7 @@ class Engine:
         """
         if run.has_untold_request:
             return False
-        data = codec.loads(end or run.plan or "null")
+        data = codec.loads(end or large.whole(tx, run.run_id, run.plan or "null"))
         if not isinstance(data, dict):
             msg = f"run {run.run_id} has no recorded end"
             raise AssertionError(msg)  # noqa: TRY004  # only our bug can raise it
@@ -364,7 +364,7 @@ class Engine:
         else:
             status = RunStatus.COMPLETED
             try:
-                output = codec.dumps(resolve_tree(tx, run.run_id, data["result"], known))
+                output = codec.pack(resolve_tree(tx, run.run_id, data["result"], known))
             except UnresolvableError:
                 return False
             except UnserializableValueError as unstorable:  # what a step's record held a moment ago
@@ -398,7 +398,7 @@ class Engine:
             # A clock delivers what is not delivered at once.
             values["wake_at"] = run.now + self.redispatch_after(0)
             self.owes_notes(run.run_id)
-        runs.finish_run(tx, run.run_id, ending, now=run.now, **values)
+        runs.finish_run(tx, run, ending, **values)
         plans.abandon_rest(tx, run)
         # The transaction may be run again, or undone: `notify` says it.
         self._endings[run.run_id] = run.workflow, ending, left_over

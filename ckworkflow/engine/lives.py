@@ -30,7 +30,7 @@ from ckworkflow.engine.traces import known_here, known_nodes, write_trace
 from ckworkflow.engine.wording import counted
 from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
 from ckworkflow.model import Json, NodeId, RunId
-from ckworkflow.store import events, hooks, nodes, plans, runs
+from ckworkflow.store import events, hooks, large, nodes, plans, runs
 from ckworkflow.store import lives as rows
 from ckworkflow.tracing import ClosedHook, HookChanges, MadeHook, Trace, Tracer
 
@@ -88,7 +88,11 @@ def begin(engine: Engine, run_id: RunId, workflow_name: str, ended: Tracer, end:
     workflow = registry.require_workflow(workflow_name)
     number, secret = ended.life + 1, ended.hooks.secret
     # None, but for hooks that could not be made when this life was begun before.
-    known = known_nodes(engine.database.read(lambda tx: nodes.load_life(tx, run_id, number).get()))
+    known = known_nodes(
+        engine.database.read(
+            lambda tx: nodes.with_parts(tx, run_id, nodes.load_life(tx, run_id, number).get())
+        )
+    )
     tracer = Tracer(
         run_id, make_body(workflow, end.end.next_life), workflow=workflow_name, started_at=at, known=known, secret=secret,
         life=number,
@@ -137,8 +141,10 @@ def write(
         values["has_notes"] = True
         engine.owes_notes(run.run_id)
     carried, left = _write_hooks(tx, run, trace, life, told=delivered, values=values)
+    input_ = codec.pack(life.args)
+    large.keep(tx, run.run_id, [input_], life=life.number)
     values |= {
-        "life": life.number, "life_began_at": life.began_at, "input": codec.dumps(life.args), "source_hash": life.source_hash,
+        "life": life.number, "life_began_at": life.began_at, "input": input_, "source_hash": life.source_hash,
         "plan": None, "delivered": 0, "told_at": life.began_at, "last_surprise": None, "spins": 0, "spins_since": None,
     }  # fmt: skip
     is_told_later = run.cancel_requested_at is not None and trace.end.leaves_request

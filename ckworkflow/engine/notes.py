@@ -69,7 +69,7 @@ def _deliver(engine: Engine, sender: RunId, note: Note) -> None:
         if note.kind is NoteKind.CANCEL:
             cancellation.cancel(engine, note.receiver, reason=note.reason, grace=note.grace)
             return
-        ended = engine.database.read(lambda tx: runs.read_run(tx, sender))
+        ended = engine.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, sender)))
         answer, workflow = engine.database.transact_run(
             note.receiver, partial(_tell_parent, engine, note=note, ended=ended)
         )

@@ -149,7 +149,7 @@ def _send(
     if dedup_key is not None and hooks.was_accepted(tx, run.run_id, key, dedup_key):
         return Answer()
     count, size = hooks.untaken(tx, run.run_id)
-    own = len(body.encode())
+    own = codec.size_of(body)
     if count >= room.payloads or size + own > room.size:
         raise HookFullError(run.run_id, room.words)
     hooks.add_payload(

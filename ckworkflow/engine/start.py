@@ -146,8 +146,8 @@ def _check_same(engine: Engine, beginning: _Beginning) -> None:
     Raises:
         RunExistsError: It is another one.
     """
-    found = engine.database.read(lambda tx: runs.read_run(tx, beginning.run_id))
-    if (found.workflow, found.input) != (beginning.workflow.name, codec.dumps(beginning.tree)):
+    found = engine.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, beginning.run_id)))
+    if (found.workflow, codec.loads(found.input)) != (beginning.workflow.name, beginning.tree):
         raise RunExistsError(beginning.run_id, found.workflow)
 
 
@@ -239,10 +239,10 @@ def end_text(trace: Trace) -> str | None:
         return None
     if trace.end.error is not None:
         how = "cancelled" if isinstance(trace.end.error, asyncio.CancelledError) else "error"
-        return codec.dumps({how: failures.to_data(trace.end.error)})
+        return codec.pack({how: failures.to_data(trace.end.error)})
     if trace.ends_life:
         return codec.dumps({NEXT_LIFE: True})
-    return codec.dumps({"result": trace.end.result})
+    return codec.pack({"result": trace.end.result})
 
 
 def _commit(
@@ -256,7 +256,7 @@ def _commit(
     run = new_run(run_id, workflow.name, now)._replace(
         source_hash=workflow.source_hash, created_at=beginning.started_at, wake_at=wake_at
     )
-    input_ = codec.dumps(beginning.tree)
+    input_ = codec.pack(beginning.tree)
     if isinstance(trace, Exception):
         runs.insert_run(tx, run, input_=input_, wake_at=wake_at)
         engine.finish(tx, run, Ending(RunStatus.FAILED, error=failures.dumps(trace)))

@@ -19,7 +19,7 @@ from ckworkflow.engine.hooks import write_hooks
 from ckworkflow.engine.start import end_text
 from ckworkflow.model import NodeId, NodeKind, NodeStatus
 from ckworkflow.plan import build_plan
-from ckworkflow.store import plans, runs
+from ckworkflow.store import large, plans, runs
 from ckworkflow.tracing import Known
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def write_trace(
     end = end_text(trace)
     if end is not None:
         values["plan"] = end
+        large.keep(tx, run.run_id, [end], life=run.life)
     delivered, told_at = values.get("delivered", run.delivered), values.get("told_at", run.body_time)
     _watch_history(engine, run, delivered)
     run = _write_beside(engine, tx, run, trace, values, told=delivered, orphans=orphans)

@@ -85,8 +85,8 @@ def read_details(engine: Engine, run_id: RunId, *, queue_of: Callable[[str], str
 
     def read(tx: Transaction) -> _Found:
         now = engine.database.now(tx)
-        record = runs.read_run(tx, run_id)
-        rows = nodes.load_life(tx, run_id, record.life).get()
+        record = runs.with_parts(tx, runs.read_run(tx, run_id))
+        rows = nodes.with_parts(tx, run_id, nodes.load_life(tx, run_id, record.life).get())
         waiting = () if record.status.is_final else _waiting(rows, now)
         unconsumed = queues.unconsumed(engine, tx, waiting, queue_of)
         return _Found(

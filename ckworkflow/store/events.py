@@ -23,6 +23,7 @@ from ckworkflow.store.nodes import (
     NodeRow,
     load_targets,
     node_row,
+    with_parts,
 )
 from ckworkflow.store.runs import update_run
 from ckworkflow.store.tables import joins, nodes
@@ -39,10 +40,10 @@ _UNDELIVERED = (nodes.c.run_id == sa.bindparam("b_run"), nodes.c.delivered.is_(N
 
 
 def load_news(tx: Transaction, run_id: RunId) -> tuple[list[NodeRow], list[NodeRow]]:
-    """Read what is recorded and not delivered; and the steps that run, and are not to stop."""
+    """Read what is recorded and not delivered, with all of its results; and the steps that run, and are not to stop."""
     rows = [node_row(row) for row in tx.execute(_NEWS, {"b_run": run_id})]
     recorded = [row for row in rows if row.status is not NodeStatus.RUNNING]
-    return recorded, [row for row in rows if row.status is NodeStatus.RUNNING]
+    return with_parts(tx, run_id, recorded), [row for row in rows if row.status is NodeStatus.RUNNING]
 
 
 def load_begun(tx: Transaction, run_id: RunId) -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:

@@ -18,10 +18,11 @@ from sqlalchemy.dialects import postgresql
 
 from ckworkflow import codec
 from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind, RunId, life_of, payload_id
+from ckworkflow.store import large
 from ckworkflow.store.nodes import insert_done
 from ckworkflow.store.runs import LIVE
 from ckworkflow.store.tables import hook_payloads, hooks, runs
-from ckworkflow.store.transaction import Prepared, Row
+from ckworkflow.store.transaction import Prepared, Row, Rows
 from ckworkflow.tracing import ClosedHook, MadeHook
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _make(tx: Transaction, run: RunRow, made: MadeHook) -> None:
 
 def _insert_node(tx: Transaction, run: RunRow, made: MadeHook, error: str | None, position: int) -> None:
     insert_done(
-        tx, run, made.node_id, kind=NodeKind.HOOK, name=made.name, args=codec.dumps(made.args), line=made.line,
+        tx, run, made.node_id, kind=NodeKind.HOOK, name=made.name, args=codec.pack(made.args), line=made.line,
         position=position, error=error, due_at=made.expires_at,
     )  # fmt: skip
 
@@ -256,6 +257,7 @@ def add_payload(
     received_at: datetime,
 ) -> None:  # fmt: skip
     """Write a payload for a locked run."""
+    large.keep(tx, run.run_id, [body], life=run.life)
     tx.execute(
         _ADD_PAYLOAD,
         {
@@ -284,12 +286,12 @@ def last_received(tx: Transaction, run_id: RunId) -> datetime | None:
 
 def load_untold(tx: Transaction, run_id: RunId) -> list[PayloadRow]:
     """Read the payloads of which the body has not been told, in the order in which they came."""
-    return [_payload(row) for row in tx.execute(_UNTOLD, {"b_run": run_id})]
+    return _payloads(tx, run_id, tx.execute(_UNTOLD, {"b_run": run_id}))
 
 
 def load_told(tx: Transaction, run_id: RunId, life: int) -> list[PayloadRow]:
     """Read the payloads of which the body has been told in a life, in the order in which it was."""
-    return [_payload(row) for row in tx.execute(_TOLD, {"b_run": run_id, "b_life": life})]
+    return _payloads(tx, run_id, tx.execute(_TOLD, {"b_run": run_id, "b_life": life}))
 
 
 def deliver(tx: Transaction, run_id: RunId, numbers: Iterable[tuple[int, int]], *, at: datetime) -> None:
@@ -308,9 +310,9 @@ def take(tx: Transaction, run_id: RunId, numbers: Iterable[int]) -> None:
     tx.execute_many(_TAKE, [{"b_run": run_id, "b_number": number} for number in numbers])
 
 
-def _payload(row: Row) -> PayloadRow:
-    number, namespace, *rest = row
-    return PayloadRow(number, Namespace(namespace), *rest)
+def _payloads(tx: Transaction, run_id: RunId, found: Rows) -> list[PayloadRow]:
+    rows = [PayloadRow(number, Namespace(namespace), *rest) for number, namespace, *rest in found.all()]
+    return [row._replace(body=large.whole(tx, run_id, row.body)) for row in rows]
 
 
 _PAYLOAD = sa.select(*[hook_payloads.c[name] for name in PayloadRow._fields])

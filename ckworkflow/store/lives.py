@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from ckworkflow.model import HookKey, NodeKind, NodeStatus
-from ckworkflow.store import plans
+from ckworkflow.store import large, plans
 from ckworkflow.store.hooks import open_of_run
 from ckworkflow.store.nodes import NO_EVENT, RECORDED
 from ckworkflow.store.tables import attempts, hook_payloads, hooks, nodes, processes
@@ -72,6 +72,8 @@ def carry_payloads(
         }).all())
         for key in sorted(set(keys))
     )  # fmt: skip
+    if carried:
+        large.carry(tx, run.run_id, life=life)
     return carried, len(tx.execute(_LEAVE_OVER, {"b_run": run.run_id, "b_life": life}).all())
 
 
@@ -89,6 +91,7 @@ def delete_old(tx: Transaction, run: RunRow) -> int:
     if len(found) < MOST_ROWS:
         tx.execute(_DELETE_PAYLOADS, here | {"b_before": run.now - DEDUP_SPAN})
         tx.execute(_DELETE_HOOKS, here)
+        large.delete_old(tx, run_id, life=run.life)
     return len(found)
 
 

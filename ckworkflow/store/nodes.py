@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import CALL_OPTIONS, AttemptOutcome, NodeId, NodeKind, NodeStatus, RunId, life_of
 from ckworkflow.plan import Join, JoinKind, Plan, PlanNode, sleep_delay, sleep_until
+from ckworkflow.store import large
 from ckworkflow.store.tables import attempts, joins, nodes
 from ckworkflow.store.transaction import Asked, Parameters, Prepared, Row, Rows
 
@@ -128,8 +129,19 @@ def load_nodes(
 
 
 def load_life(tx: Transaction, run_id: RunId, life: int) -> Asked[list[NodeRow]]:
-    """Ask for all nodes of one life of a run, in the order of the trace."""
+    """Ask for all nodes of one life of a run, in the order of the trace; without the parts of their values (`with_parts`)."""
     return Asked(tx.execute(_OF_LIFE, {"b_run": run_id, "b_life": life}), node_rows)
+
+
+def with_parts(tx: Transaction, run_id: RunId, rows: Iterable[NodeRow]) -> list[NodeRow]:
+    """Return nodes of a run with all of their arguments and results, however large."""
+    return [_with_parts(tx, run_id, row) for row in rows]
+
+
+def _with_parts(tx: Transaction, run_id: RunId, row: NodeRow) -> NodeRow:
+    args = large.whole(tx, run_id, row.args)
+    output = None if row.output is None else large.whole(tx, run_id, row.output)
+    return row if args is row.args and output is row.output else row._replace(args=args, output=output)
 
 
 def node_rows(rows: Rows) -> list[NodeRow]:
@@ -177,11 +189,12 @@ def load_outputs(
             (node_id, tx.execute(_OUTPUT, {"b_run": run_id, "b_node": node_id}).one_or_none())
             for node_id in wanted
         ]
-        return {node_id: row[0] for node_id, row in found if row is not None}
+        return {node_id: large.whole(tx, run_id, row[0]) for node_id, row in found if row is not None}
     query = sa.select(nodes.c.node_id, nodes.c.output).where(
         nodes.c.run_id == run_id, nodes.c.node_id.in_(wanted), nodes.c.status == NodeStatus.COMPLETED
     )
-    return {NodeId(row[0]): row[1] for row in tx.execute(query)}
+    rows = tx.execute(query).all()
+    return {NodeId(row[0]): large.whole(tx, run_id, row[1]) for row in rows}
 
 
 FEW = 3
@@ -283,6 +296,7 @@ def insert_done(
     It takes the place of a step that the body had planned there when it ran ahead, and that has never begun.
     """
     delete_planned(tx, run.run_id, node_id)
+    large.keep(tx, run.run_id, [args], life=life_of(node_id))
     tx.execute(
         _INSERT_DONE,
         {

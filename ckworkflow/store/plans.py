@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ckworkflow import codec
 from ckworkflow.model import TIMER, Json, NodeId, NodeKind, NodeStatus, life_of
 from ckworkflow.plan import WINDOW, JoinKind, Plan, PlanNode
+from ckworkflow.store import large
 from ckworkflow.store.events import OUT_OF_REACH, restore
 from ckworkflow.store.nodes import (
     HERE,
@@ -151,7 +152,8 @@ def apply_plan(
     ready: dict[datetime, list[NodeId]] = {}
     """What may begin, by the time from which a sleep among it counts."""
     traced, first = list(traced), first_position(epoch, told)
-    encoded = {node.node_id: codec.dumps(node.args) for node in traced}
+    encoded = {node.node_id: codec.pack(node.args) for node in traced}
+    large.keep(tx, run.run_id, encoded.values(), life=run.life)
     for index, node in enumerate(traced):
         if node.node_id in timers:
             continue
@@ -355,7 +357,8 @@ def _in_place(tx: Transaction, run: RunRow, node: TracedNode, row: _Stored | Non
 
 def insert_let_go(tx: Transaction, run: RunRow, node: TracedNode, *, position: int) -> None:
     """Add a node that has begun, and that the body has let go of in the same breath."""
-    insert = _insert(run, node, position, run.epoch, codec.dumps(node.args), "[]")
+    insert = _insert(run, node, position, run.epoch, args := codec.pack(node.args), "[]")
+    large.keep(tx, run.run_id, [args], life=run.life)
     insert.update(status=NodeStatus.ABANDONED, started_at=run.now)
     delete_planned(tx, run.run_id, node.node_id)
     tx.execute_many(_INSERT_NODES, [insert])

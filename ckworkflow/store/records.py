@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import AttemptOutcome, Ending, NodeId, NodeKind, NodeStatus, RunId
+from ckworkflow.model import AttemptOutcome, Ending, NodeId, NodeKind, NodeStatus, RunId, life_of
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
-from ckworkflow.store import hooks
+from ckworkflow.store import hooks, large
 from ckworkflow.store.events import OUT_OF_REACH
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.nodes import (
@@ -152,6 +152,7 @@ def end_attempt(
         return None if row[0] == NodeStatus.ABANDONED else load_targets(row[1])
 
     delivered, delivered_at = place or (None, None)
+    large.keep(tx, run_id, [output], life=life_of(claimed.node_id))
     rows = tx.execute(
         _END,
         {
@@ -171,6 +172,7 @@ def expect_end(
 ) -> None:  # fmt: skip
     """Write the result of an attempt that is expected to belong to its owner still, as `end_attempt` does."""
     delivered, delivered_at = place or (None, None)
+    large.keep(tx, run_id, [output], life=life_of(claimed.node_id))
     tx.execute(
         _EXPECTED_END,
         {
@@ -395,6 +397,7 @@ def finish_child(
     if row.status is NodeStatus.ABANDONED:
         status = row.status
     output = ending.output if error is None else None
+    large.keep(tx, run.run_id, [output], life=run.life)
     update_node(tx, run.run_id, node_id, status=status, output=output, error=error, finished_at=at)
     if row.status is NodeStatus.ABANDONED:
         return False

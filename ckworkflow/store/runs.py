@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.model import CANCEL, Ending, NodeId, RunId, RunStatus
+from ckworkflow.store import large
 from ckworkflow.store.expectations import expecting
 from ckworkflow.store.tables import nodes, runs
 from ckworkflow.store.transaction import Asked, Prepared, Row, Rows
@@ -124,7 +125,13 @@ class RunRecord:
 
 
 def insert_run(
-    tx: Transaction, row: RunRow, *, input_: str, wake_at: datetime | None, **values: object
+    tx: Transaction,
+    row: RunRow,
+    *,
+    input_: str,
+    wake_at: datetime | None,
+    plan: str | None = None,
+    **values: object,
 ) -> None:
     """Add a run; `values` are other columns than those that every run begins with."""
     tx.execute(
@@ -132,15 +139,16 @@ def insert_run(
         {
             "id": row.run_id, "workflow": row.workflow, "source_hash": row.source_hash, "status": row.status,
             "input": input_, "wake_at": wake_at, "epoch": row.epoch, "created_at": row.created_at,
-            "parent": row.parent,
+            "parent": row.parent, "plan": plan,
             **{
                 name: values.pop(name, None)
-                for name in ("output", "error", "plan", "started_at", "finished_at", "parent_node")
+                for name in ("output", "error", "started_at", "finished_at", "parent_node")
             },
             "signals": values.pop("signals", 0),
         },
     )  # fmt: skip
     assert not values, f"columns of a new run: {values}"
+    large.keep(tx, row.run_id, [input_, plan], life=row.life)
 
 
 def was_inserted(error: Exception, database: Database, run_id: RunId) -> bool:
@@ -247,7 +255,7 @@ _INSERT_RUN = Prepared(
 
 
 def read_run(tx: Transaction, run_id: RunId) -> RunRecord:
-    """Read a run for a person or a caller.
+    """Read a run for a person or a caller; without the parts of its values (`with_parts`).
 
     Raises:
         RunNotFoundError: No run has this id.
@@ -278,6 +286,13 @@ _RECORD = (
 
 
 _READ_RUN = Prepared(sa.select(*_RECORD).where(_HERE))
+
+
+def with_parts(tx: Transaction, record: RunRecord) -> RunRecord:
+    """Return a run with all of its arguments and its result, however large."""
+    input_ = large.whole(tx, record.run_id, record.input)
+    output = None if record.output is None else large.whole(tx, record.run_id, record.output)
+    return replace(record, input=input_, output=output)
 
 
 def _record(row: Row) -> RunRecord:
@@ -332,7 +347,8 @@ def read_input(tx: Transaction, run_id: RunId) -> Input:
     row = tx.execute(_INPUT, {"b_run": run_id}).one_or_none()
     if row is None:
         raise RunNotFoundError(run_id)
-    return Input._make(row)
+    found = Input._make(row)
+    return found._replace(args=large.whole(tx, run_id, found.args))
 
 
 _INPUT = Prepared(sa.select(runs.c.input, runs.c.secret, runs.c.life_began_at).where(_HERE))
@@ -362,13 +378,12 @@ def find_run_ids(tx: Transaction, beginning: str, *, limit: int) -> list[RunId]:
     return [RunId(run_id) for (run_id,) in found]
 
 
-def finish_run(
-    tx: Transaction, run_id: RunId, ending: Ending, *, now: datetime, **values: object
-) -> None:
+def finish_run(tx: Transaction, run: RunRow, ending: Ending, **values: object) -> None:
     """Write the final state of a locked run, and perhaps other columns of it."""
     ended: dict[str, object] = {"wake_at": None, **values}
+    large.keep(tx, run.run_id, [ending.output], life=run.life)
     update_run(
-        tx, run_id, status=ending.status, output=ending.output, error=ending.error, finished_at=now,
+        tx, run.run_id, status=ending.status, output=ending.output, error=ending.error, finished_at=run.now,
         lease_owner=None, lease_until=None, **ended,
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CODE_REVISION = 11
+CODE_REVISION = 12
 """The revision of `migrations/versions` that this code needs."""
 
 VERSION_TABLE: Final = "ckworkflow_alembic"

@@ -315,6 +315,18 @@ hook_payloads = sa.Table(
     ),
 )
 
+# What is too large for the row that it belongs to, and stands apart from it (`ckworkflow.codec.large`).
+large_values = sa.Table(
+    "large_values",
+    metadata,
+    sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    # SHA-256 of the value: of a run, the same one is here once.
+    sa.Column("digest", sa.Text, primary_key=True),
+    # The last life of its run that needs it.
+    sa.Column("life", sa.Integer, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
 # What a run has to tell another one: no transaction changes two runs that exist.
 notes = sa.Table(
     "notes",

@@ -158,8 +158,8 @@ class Receiver:
             return _answer(400, "the body cannot be read")
         except TimeoutError:
             return _answer(408, "the body did not arrive in time")
-        text = codec.dumps(to_tree(self._kept_of(request, body)))
-        if len(text.encode()) > ROOM.size:  # it would never fit
+        text = codec.pack(to_tree(self._kept_of(request, body)))
+        if codec.size_of(text) > ROOM.size:  # it would never fit
             return _answer(413, "too large")
         return await self._send(key, text, self._dedup_key(request))
 

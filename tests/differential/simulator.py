@@ -541,8 +541,10 @@ class SimWorker:
                 return
 
     def _result(self, run_id: RunId) -> EngineRun:
-        record = self.database.read(lambda tx: runs.read_run(tx, run_id))
-        rows = self.database.read(lambda tx: nodes.load_nodes(tx, run_id).get())
+        record = self.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, run_id)))
+        rows = self.database.read(
+            lambda tx: nodes.with_parts(tx, run_id, nodes.load_nodes(tx, run_id).get())
+        )
         log = self.log + [
             Entry(
                 row.finished_at,

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, reject, seed, settings
 
 import totals
+from ckworkflow.codec import large
 from differential.programs import Bench, Unfit, program, programs
 
 COUNT = int(os.environ.get("CKWORKFLOW_PROGRAMS") or 800)
@@ -104,6 +105,15 @@ def test_programs_do_the_same(
 @pytest.mark.timeout(400)
 def test_a_sample_of_programs_does_the_same(bench: Bench) -> None:
     run(bench, SAMPLE, SEED)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_programs_do_the_same_whose_values_are_apart_from_their_rows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "LARGE", 40)
+    run(bench, 2 * SAMPLE, SEED)
 
 
 def test_a_number_of_a_seed_is_always_the_same_program() -> None:

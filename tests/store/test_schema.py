@@ -390,4 +390,5 @@ def test_two_upgrades_at_once_are_one(old_server: Database) -> None:
         9,
         10,
         11,
+        12,
     ]
