@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Never, ParamSpec, TypeVar, cast
 
-from ckworkflow import inspection, tracing
+from ckworkflow import codec, inspection, tracing
 from ckworkflow.background import Lost, OffLoop
 from ckworkflow.context import current_step
 from ckworkflow.definition import Workflow, registry
@@ -22,7 +22,7 @@ from ckworkflow.engine.installation import current
 from ckworkflow.engine.start import encode_input, start_run
 from ckworkflow.errors import HookContextError, RunNotFoundError
 from ckworkflow.foreign import show
-from ckworkflow.model import RunId
+from ckworkflow.model import NodeId, RunId
 from ckworkflow.scrub import scrub_head
 from ckworkflow.store.schema import NoRunsYetError
 
@@ -178,32 +178,60 @@ def cancel_runs_sync(
     return _cancelling_all("cancel_runs_sync", workflow, created_before, reason, grace)()
 
 
+class Place(NamedTuple):
+    """Where a run was started by another.
+
+    Attributes:
+        node_id: The place in the body of the other.
+        workflow: The registered name of its own workflow.
+    """
+
+    node_id: NodeId
+    workflow: str
+
+
 class Run(Generic[R]):
-    """One execution of a workflow.
+    """One execution of a workflow. It can be an argument or a result, of the next life of the run that has started it too.
+
+    In the body of a workflow only `return_value` and `cancel` can be called, of a run that its own run has started.
 
     Attributes:
         run_id: Its id, opaque text.
     """
 
-    def __init__(self, run_id: RunId) -> None:
+    def __init__(self, run_id: RunId, child: Place | None = None) -> None:
         self.run_id = run_id
+        self._child = child
 
     def __repr__(self) -> str:
         return f"<Run {self.run_id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.run_id == other.run_id
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
 
     async def status(self) -> RunStatus:
         """Return the state of the run.
 
         Raises:
             RunNotFoundError: It was deleted.
+            HookContextError: This is the body of a workflow.
         """
+        _refuse_in_body("Run.status")
         return await _threads.run(lambda: _status(self.run_id))
 
     async def exists(self) -> bool:
-        """Return whether the run is in the database."""
+        """Return whether the run is in the database.
+
+        Raises:
+            HookContextError: This is the body of a workflow.
+        """
+        _refuse_in_body("Run.exists")
         return await _threads.run(lambda: _exists(self.run_id))
 
-    async def return_value(self, timeout: float | None = None) -> R:  # noqa: ASYNC109  # its error names the run
+    def return_value(self, timeout: float | None = None) -> Coroutine[Any, Any, R]:
         """Wait for the end of the run and return what its body returned.
 
         Args:
@@ -215,12 +243,18 @@ class Run(Generic[R]):
             RunCancelledError: It was cancelled.
             ReturnValueTimeoutError: It was still going; it goes on.
             RunNotFoundError: It was deleted.
+            HookContextError: This is the body of a workflow, whose run has not started the other.
         """
-        return cast("R", await outcomes.wait_on_loop(lambda: _engine(self.run_id), self.run_id, timeout))
+        tracer = tracing.current()
+        if tracer is not None:
+            frame = sys._getframe(1)  # noqa: SLF001  # where the body calls
+            return self._in_body(tracer, "Run.return_value").return_value(timeout, frame=frame)
+        waiting = outcomes.wait_on_loop(lambda: _engine(self.run_id), self.run_id, timeout)
+        return cast("Coroutine[Any, Any, R]", waiting)
 
-    async def cancel(
+    def cancel(
         self, *, reason: str | None = None, grace: str | float | timedelta | None = None
-    ) -> bool:
+    ) -> Coroutine[Any, Any, bool]:
         """Ask the run to end, and return whether it was live.
 
         Once this has returned, no step begins that was planned before. The body gets `asyncio.CancelledError` at the await where it
@@ -240,9 +274,14 @@ class Run(Generic[R]):
             TypeError: `reason` is no text.
             RefusedValueError: The database refuses `reason`.
             DatabaseUnavailableError: The database cannot be reached; nobody knows whether the run was asked.
-            HookContextError: This is the body of a workflow.
+            HookContextError: This is the body of a workflow, whose run has not started the other.
         """
-        return await _threads.run(_cancelling("Run.cancel", self.run_id, reason, grace))
+        tracer = tracing.current()
+        if tracer is not None:
+            child = self._in_body(tracer, "Run.cancel")
+            span = None if grace is None else parse_span(grace)
+            return child.cancel(_reason(reason), span, frame=sys._getframe(1))  # noqa: SLF001  # as above
+        return self._ask_to_end(reason, grace)
 
     async def terminate(self, *, reason: str | None = None) -> bool:
         """End the run now as cancelled, without its body, and return whether it was live.
@@ -258,39 +297,27 @@ class Run(Generic[R]):
         return await _threads.run(_terminating("Run.terminate", self.run_id, reason))
 
     async def steps(self) -> list[StepInfo]:
-        """Return the steps and sleeps of the run, those to come included, in the order of the body."""
+        """Return the steps and sleeps of the run, those to come included, in the order of the body.
+
+        Raises:
+            RunNotFoundError: It was deleted.
+            HookContextError: This is the body of a workflow.
+        """
+        _refuse_in_body("Run.steps")
         return await _threads.run(lambda: _steps(self.run_id))
 
+    async def _ask_to_end(self, reason: str | None, grace: str | float | timedelta | None) -> bool:
+        return await _threads.run(_cancelling(self.run_id, reason, grace))
 
-class _ChildRun(Run[R]):
-    """A run as the body has it that has started it."""
-
-    def __init__(self, child: tracing.Child) -> None:
-        super().__init__(child.run_id)
-        self._child = child
-
-    async def status(self) -> RunStatus:
-        raise _in_step("Run.status")
-
-    async def exists(self) -> bool:
-        raise _in_step("Run.exists")
-
-    async def steps(self) -> list[StepInfo]:
-        raise _in_step("Run.steps")
-
-    async def terminate(self, *, reason: str | None = None) -> bool:  # noqa: ARG002  # refused
-        raise _in_step("Run.terminate")
-
-    def return_value(  # pyright: ignore[reportIncompatibleMethodOverride]  # awaited alike
-        self, timeout: float | None = None
-    ) -> Coroutine[Any, Any, R]:
-        return self._child.return_value(timeout, frame=sys._getframe(1))  # noqa: SLF001  # where the body calls
-
-    def cancel(  # pyright: ignore[reportIncompatibleMethodOverride]  # awaited alike
-        self, *, reason: str | None = None, grace: str | float | timedelta | None = None
-    ) -> Coroutine[Any, Any, bool]:
-        span = None if grace is None else parse_span(grace)
-        return self._child.cancel(_reason(reason), span, frame=sys._getframe(1))  # noqa: SLF001  # as above
+    def _in_body(self, tracer: Tracer, function: str) -> tracing.Child:
+        """The run as a child of the body that runs here."""
+        found = None if self._child is None else tracer.children.find(self.run_id, *self._child)
+        if found is None:
+            raise HookContextError(
+                function,
+                "this is the body of a workflow, and its run has not started that one. Call it in a @step and await that.",
+            )
+        return found
 
 
 class SyncRun(Generic[R]):
@@ -320,7 +347,8 @@ class SyncRun(Generic[R]):
 
     def cancel(self, *, reason: str | None = None, grace: str | float | timedelta | None = None) -> bool:
         """As `Run.cancel`."""
-        return _cancelling("SyncRun.cancel", self.run_id, reason, grace)()
+        _refuse_in_body("SyncRun.cancel")
+        return _cancelling(self.run_id, reason, grace)()
 
     def terminate(self, *, reason: str | None = None) -> bool:
         """As `Run.terminate`."""
@@ -329,6 +357,33 @@ class SyncRun(Generic[R]):
     def steps(self) -> list[StepInfo]:
         """As `Run.steps`."""
         return _steps(self.run_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SyncRun) and self.run_id == other.run_id
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
+
+
+# -- as values ----------------------------------------------------------------------------------------
+
+
+def _to_json(run: Run[Any]) -> list[str]:
+    return [run.run_id, *(run._child or ())]  # noqa: SLF001  # of the class above
+
+
+def _from_json(found: list[str]) -> Run[Any]:
+    run_id, *place = found
+    return Run(RunId(run_id), Place(NodeId(place[0]), place[1]) if place else None)
+
+
+codec.register_type(Run, name="ckworkflow.Run", to_json=_to_json, from_json=_from_json)
+codec.register_type(
+    SyncRun,
+    name="ckworkflow.SyncRun",
+    to_json=lambda run: run.run_id,
+    from_json=lambda run_id: SyncRun(RunId(run_id)),
+)
 
 
 # -- the core of both forms -------------------------------------------------------------------------
@@ -364,7 +419,8 @@ async def _start_child(
     frame: FrameType | None,
 ) -> Run[R]:  # fmt: skip
     tree = encode_input(workflow, args, kwargs)
-    return _ChildRun(await tracer.children.start(workflow.name, tree, frame=frame))
+    child = await tracer.children.start(workflow.name, tree, frame=frame)
+    return Run(child.run_id, Place(child.place, child.workflow))
 
 
 def _id_in_step() -> RunId | None:
@@ -400,10 +456,9 @@ def _steps(run_id: RunId) -> list[StepInfo]:
 
 
 def _cancelling(
-    function: str, run_id: RunId, reason: str | None, grace: str | float | timedelta | None
+    run_id: RunId, reason: str | None, grace: str | float | timedelta | None
 ) -> Callable[[], bool]:
     """Check what `cancel` was given; return what asks the run."""
-    _refuse_in_body(function)
     reason, span = _reason(reason), None if grace is None else parse_span(grace)
     return lambda: cancellation.cancel(_engine(run_id), run_id, reason=reason, grace=span)
 

@@ -91,6 +91,11 @@ def child_id(run_id: RunId, node_id: NodeId) -> RunId:
     return RunId(hashlib.sha256(f"{run_id}/{node_id}/child".encode()).hexdigest()[:32])
 
 
+def waits_for_child(place: NodeId) -> dict[str, Json]:
+    """The arguments of a node that waits for a run which was started at a place in a life before."""
+    return {"child": place}
+
+
 _PAYLOAD: Final = "payload"
 
 

@@ -113,5 +113,8 @@ def leave_notes(
             tx, run, each.node_id, kind=NodeKind.CANCEL, name=each.name, args=codec.pack(each.args), line=each.line,
             position=plans.first_position(run.epoch, told) - len(trace.cancelled) + index,
         )  # fmt: skip
+    left += [
+        Note(NoteKind.AWAIT, child_id(run.run_id, each.child), each.child) for each in trace.awaited
+    ]
     notes.leave(tx, run, left)
     return bool(left)

@@ -1,4 +1,4 @@
-"""Notes: a run tells its parent that it has ended, and its children that they are to be cancelled.
+"""Notes: a run tells its parent that it has ended, and its children that they are to be cancelled, or to say once more that they have ended.
 
 Whoever commits a note delivers it at once, in a transaction of the receiver alone; then it is crossed out, in one of the sender.
 
@@ -20,15 +20,14 @@ from ckworkflow.engine import attempts, cancellation, failures, outcomes
 from ckworkflow.engine.advance import advance, go_on_here
 from ckworkflow.engine.answer import Answer
 from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
-from ckworkflow.model import Ending
+from ckworkflow.model import Ending, RunStatus
 from ckworkflow.store import notes, records, runs
 from ckworkflow.store.notes import Note, NoteKind
 from ckworkflow.store.records import Followup
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
-    from ckworkflow.model import RunId
-    from ckworkflow.store.runs import RunRecord
+    from ckworkflow.model import NodeId, RunId
     from ckworkflow.store.transaction import Transaction
 
 __all__ = ["begin", "deliver"]
@@ -68,27 +67,54 @@ def _deliver(engine: Engine, sender: RunId, note: Note) -> None:
     try:
         if note.kind is NoteKind.CANCEL:
             cancellation.cancel(engine, note.receiver, reason=note.reason, grace=note.grace)
-            return
-        ended = engine.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, sender)))
-        answer, workflow = engine.database.transact_run(
-            note.receiver, partial(_tell_parent, engine, note=note, ended=ended)
-        )
+        elif note.kind is NoteKind.AWAIT:
+            _ask(engine, sender, note)
+        else:
+            ended = engine.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, sender)))
+            ending = Ending(ended.status, ended.output, ended.error)
+            _tell_parent(engine, note.receiver, note.node_id, ending, outcomes.error_of(ended))
     except RunNotFoundError:  # nobody is there to be told
         return
-    go_on_here(engine, note.receiver, workflow, answer)
 
 
-def _tell_parent(engine: Engine, tx: Transaction, *, note: Note, ended: RunRecord) -> tuple[Answer, str]:
-    run = runs.lock_run(tx, note.receiver, engine.database).get()
-    if run.status.is_final:
-        return Answer(), run.workflow
-    error = outcomes.error_of(ended)
+def _tell_parent(
+    engine: Engine, parent: RunId, place: NodeId, ending: Ending, error: Exception | None
+) -> None:
+    """Record that a run has ended which another has started at a place, and let that one go on."""
     text = None if error is None else failures.dumps(error)
-    followup = Followup()
-    ending = Ending(ended.status, ended.output, ended.error)
-    if not records.finish_child(tx, run, note.node_id, ending, text, followup):
-        return Answer(), run.workflow
-    return attempts.finish_record(engine, tx, run, followup), run.workflow
+
+    def work(tx: Transaction) -> tuple[Answer, str]:
+        run = runs.lock_run(tx, parent, engine.database).get()
+        followup = Followup()
+        if run.status.is_final or not records.finish_child(tx, run, place, ending, text, followup):
+            return Answer(), run.workflow
+        return attempts.finish_record(engine, tx, run, followup), run.workflow
+
+    answer, workflow = engine.database.transact_run(parent, work)
+    go_on_here(engine, parent, workflow, answer)
+
+
+def _ask(engine: Engine, parent: RunId, note: Note) -> None:
+    """Have a child say that it has ended, if it had before its parent's present life waited for it; one that goes on will say it anyway."""
+    child = note.receiver
+
+    def work(tx: Transaction) -> bool:
+        run = runs.lock_run(tx, child, engine.database).get()
+        if run.status.is_final:
+            notes.leave(tx, run, [Note(NoteKind.ENDED, parent, note.node_id)])
+            wake_at = (
+                run.now + engine.settings.redispatch_after
+            )  # a clock tells it, if this process dies
+            runs.update_run(tx, child, has_notes=True, wake_at=wake_at)
+        return run.status.is_final
+
+    try:
+        has_ended = engine.database.transact_run(child, work)
+    except RunNotFoundError as gone:  # it has ended, and was deleted
+        _tell_parent(engine, parent, note.node_id, Ending(RunStatus.FAILED), gone)
+        return
+    if has_ended:
+        deliver(engine, child)
 
 
 def _cross_out(engine: Engine, tx: Transaction, *, run_id: RunId, note: Note) -> None:

@@ -10,7 +10,7 @@ from ckworkflow.engine import failures, holding, queues
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.inspection.failure import Failure
 from ckworkflow.inspection.run import OpenHook, RunDetails, RunSummary, StepDetails
-from ckworkflow.model import NodeKind, NodeStatus, RunStatus, StepInfo, child_id
+from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunStatus, StepInfo, child_id
 from ckworkflow.store import hooks, nodes, processes, runs
 
 if TYPE_CHECKING:
@@ -179,8 +179,14 @@ def _info(run_id: RunId, row: NodeRow) -> StepInfo:
     return StepInfo(
         row.node_id, row.kind, row.name, row.status, row.attempt, row.due_at, row.started_at,
         row.finished_at, failures.one_line(row.error), row.cancelled_at,
-        child_id(run_id, row.node_id) if row.kind is NodeKind.CHILD else None,
+        _child_of(run_id, row) if row.kind is NodeKind.CHILD else None,
     )  # fmt: skip
+
+
+def _child_of(run_id: RunId, row: NodeRow) -> RunId:
+    args = codec.loads(row.args)
+    place = args.get("child") if isinstance(args, dict) else None
+    return child_id(run_id, row.node_id if place is None else NodeId(str(place)))
 
 
 def _failure(stored: str | None) -> Failure | None:

@@ -18,6 +18,7 @@ from ckworkflow.model import HookKey, NodeKind, NodeStatus
 from ckworkflow.store import large, plans
 from ckworkflow.store.hooks import open_of_run
 from ckworkflow.store.nodes import NO_EVENT, RECORDED
+from ckworkflow.store.notes import AWAITS
 from ckworkflow.store.tables import attempts, hook_payloads, hooks, nodes, processes
 from ckworkflow.store.transaction import Prepared
 from ckworkflow.tracing import ClosedHook
@@ -119,7 +120,9 @@ _OLD = Prepared(
         _OF_RUN,
         nodes.c.life < sa.bindparam("b_life"),
         sa.or_(nodes.c.owner.is_(None), nodes.c.owner.not_in(sa.select(processes.c.id))),
-        sa.or_(nodes.c.kind != NodeKind.CHILD, nodes.c.finished_at.is_not(None)),
+        sa.or_(
+            nodes.c.kind != NodeKind.CHILD, nodes.c.finished_at.is_not(None), nodes.c.args.like(AWAITS)
+        ),
     )
     .limit(sa.bindparam("b_most", type_=sa.Integer))
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ckworkflow.store.transaction import Transaction
 
 __all__ = [
+    "AWAITS",
     "Note",
     "NoteKind",
     "cross_out",
@@ -37,10 +38,11 @@ __all__ = [
 
 
 class NoteKind(enum.StrEnum):
-    """What a note says: the sender has ended; or, the receiver is to be cancelled."""
+    """What a note says: the sender has ended; the receiver is to be cancelled; or, it is to say so once more if it has ended."""
 
     ENDED = "ended"
     CANCEL = "cancel"
+    AWAIT = "await"
 
 
 class Note(NamedTuple):
@@ -49,8 +51,8 @@ class Note(NamedTuple):
     Attributes:
         kind: What it says.
         receiver: Whom.
-        node_id: Of an end: the node of the receiver that waits for it. Of a request: where the body of the sender makes it; empty: the sender
-            is cancelled itself.
+        node_id: Of an end, and of a wait for it: where the parent has started the child. Of a request: where the body of the sender makes it;
+            empty: the sender is cancelled itself.
         reason: Of a request to cancel: why.
         grace: Of a request to cancel: when the receiver is terminated, from then on.
     """
@@ -121,6 +123,8 @@ def live_of_earlier(tx: Transaction, run_id: RunId, life: int) -> frozenset[Node
     return frozenset(NodeId(row[0]) for row in found if life_of(row[0]) < life)
 
 
+AWAITS: Final = '{"child":%'
+"""The arguments of a node that only waits for a child, which a life before has started."""
 _MICROSECOND = timedelta(microseconds=1)
 _LEAVE = Prepared(
     postgresql.insert(notes)  # which SQLite writes alike
@@ -148,6 +152,7 @@ _LIVE_CHILDREN = Prepared(
         nodes.c.run_id == sa.bindparam("b_run"),
         nodes.c.kind == NodeKind.CHILD,
         nodes.c.finished_at.is_(None),
+        nodes.c.args.not_like(AWAITS),
     )
     .order_by(nodes.c.position)
 )

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import sqlalchemy as sa
 
 from ckworkflow import codec
-from ckworkflow.model import AttemptOutcome, Ending, NodeId, NodeKind, NodeStatus, RunId, life_of
+from ckworkflow.model import (
+    AttemptOutcome,
+    Ending,
+    NodeId,
+    NodeKind,
+    NodeStatus,
+    RunId,
+    life_of,
+    waits_for_child,
+)
 from ckworkflow.plan import JoinKind, sleep_delay, sleep_until
 from ckworkflow.store import hooks, large
 from ckworkflow.store.events import OUT_OF_REACH
@@ -377,20 +386,41 @@ def _begin(
 
 
 def finish_child(
-    tx: Transaction, run: RunRow, node_id: NodeId, ending: Ending, error: str | None, followup: Followup
+    tx: Transaction, run: RunRow, place: NodeId, ending: Ending, error: str | None, followup: Followup
 ) -> bool:
-    """Record that a run has ended which the body has started; return whether that is news to the body.
+    """Record that a run has ended which a run has started; return whether that is news to its body.
 
     Args:
-        tx: A transaction that has locked the run of the body.
+        tx: A transaction that has locked the run that has started the other.
         run: That run.
-        node_id: The node of the run that has ended.
-        ending: How it has.
+        place: Where it has.
+        ending: How the other has ended.
         error: What the body gets, if it has not completed.
         followup: Gets what that makes possible.
     """
-    row = load_node(tx, run.run_id, node_id).get()
-    if row is None or row.kind is not NodeKind.CHILD or row.finished_at is not None:
+    rows = [load_node(tx, run.run_id, place).get()]
+    if life_of(place) < run.life:
+        here = {"b_run": run.run_id, "b_life": run.life, "b_args": codec.dumps(waits_for_child(place))}
+        rows += node_rows(tx.execute(_AWAITING, here))
+    found = [_finish_child(tx, run, row, ending, error, followup) for row in rows if row is not None]
+    return any(found)
+
+
+_AWAITING = Prepared(
+    sa.select(*COLUMNS).where(
+        nodes.c.run_id == sa.bindparam("b_run"),
+        nodes.c.delivered.is_(None),  # so it is; said for the index of these
+        nodes.c.kind == NodeKind.CHILD,
+        nodes.c.life == sa.bindparam("b_life"),
+        nodes.c.args == sa.bindparam("b_args"),
+    )
+)
+
+
+def _finish_child(
+    tx: Transaction, run: RunRow, row: NodeRow, ending: Ending, error: str | None, followup: Followup
+) -> bool:
+    if row.kind is not NodeKind.CHILD or row.finished_at is not None:
         return False
     at = max(run.now, run.body_time)
     status = NodeStatus.COMPLETED if error is None else NodeStatus.FAILED
@@ -398,7 +428,7 @@ def finish_child(
         status = row.status
     output = ending.output if error is None else None
     large.keep(tx, run.run_id, [output], life=run.life)
-    update_node(tx, run.run_id, node_id, status=status, output=output, error=error, finished_at=at)
+    update_node(tx, run.run_id, row.node_id, status=status, output=output, error=error, finished_at=at)
     if row.status is NodeStatus.ABANDONED:
         return False
     if error is not None:

@@ -332,9 +332,9 @@ notes = sa.Table(
     "notes",
     metadata,
     sa.Column("sender", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("kind", sa.Text, primary_key=True),  # ended, cancel
+    sa.Column("kind", sa.Text, primary_key=True),  # ended, cancel, await
     sa.Column("receiver", sa.Text, primary_key=True),
-    # Of an end: the node of the receiver that waits for it. Of a request: where the body of the sender makes it; empty: it is told one.
+    # Of an end or a wait for it: where the parent has started the child. Of a request: where the body of the sender makes it; empty: it is told one.
     sa.Column("node_id", sa.Text, primary_key=True),
     # Of a request to cancel: why, and after how many microseconds the receiver is terminated.
     sa.Column("reason", sa.Text),

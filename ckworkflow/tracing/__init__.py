@@ -6,6 +6,7 @@ from ckworkflow.tracing.children import Child
 from ckworkflow.tracing.deferred import Deferred, UnresolvableError, holds_part, project, reference
 from ckworkflow.tracing.hooks import Hook, Webhook
 from ckworkflow.tracing.nodes import (
+    AwaitedChild,
     CancelledChild,
     ClosedHook,
     End,
@@ -23,6 +24,7 @@ from ckworkflow.tracing.ops import current, recognise
 from ckworkflow.tracing.tracer import ReplayNeededError, Tracer
 
 __all__ = [
+    "AwaitedChild",
     "Call",
     "CancelledChild",
     "Child",

@@ -3,6 +3,9 @@
 A child is one node, which the commit of the continuation begins together with the child's run, and which ends when that has been told
 that the child has. So the body goes on at once, and the end of the child is an event whether anybody waits for it or not.
 
+The next life of a run has no such node. It has the handle, if the life before has given it one, and the first wait for the child makes a node of
+its own, which ends like the other.
+
 Not here: the child's run (`ckworkflow.engine.children`), and what is told to whom (`ckworkflow.engine.notes`).
 """
 
@@ -14,9 +17,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from ckworkflow.errors import ReturnValueTimeoutError
-from ckworkflow.model import NodeId, NodeKind, RunId, child_id
+from ckworkflow.model import NodeId, NodeKind, RunId, child_id, life_of, waits_for_child
 from ckworkflow.tracing.calls import MethodCall, NodeCall, NodeResult
-from ckworkflow.tracing.nodes import CancelledChild
+from ckworkflow.tracing.nodes import AwaitedChild, CancelledChild
 from ckworkflow.tracing.places import line_of
 
 if TYPE_CHECKING:
@@ -34,13 +37,17 @@ class Children:
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
+        self._nodes: dict[NodeId, TracedNode] = {}
+        """By the place where each was started."""
         self._started: list[TracedNode] = []
+        self._awaited: list[AwaitedChild] = []
         self._cancelled: list[CancelledChild] = []
         self._orphans: set[NodeId] = set()
 
     def begin(self) -> None:
         """Forget the changes: they are committed, or this body would have been closed."""
         self._started.clear()
+        self._awaited.clear()
         self._cancelled.clear()
         self._orphans.clear()
 
@@ -48,6 +55,11 @@ class Children:
     def started(self) -> tuple[TracedNode, ...]:
         """The children that were started since `begin`."""
         return tuple(self._started)
+
+    @property
+    def awaited(self) -> tuple[AwaitedChild, ...]:
+        """The children of lives before that the body has begun to wait for since `begin`."""
+        return tuple(self._awaited)
 
     @property
     def cancelled(self) -> tuple[CancelledChild, ...]:
@@ -61,8 +73,8 @@ class Children:
 
     def note_request(self) -> None:
         """Note that the body is being told that it is to be cancelled."""
-        live = self.tracer.live.values()
-        self._orphans.update(node.node_id for node in live if node.kind is NodeKind.CHILD)
+        live = self.tracer.live
+        self._orphans.update(place for place, node in self._nodes.items() if node.node_id in live)
 
     def note_cancelled(self, cancelled: CancelledChild) -> None:
         """Note that a child was asked to end, unless the database knows of it."""
@@ -85,27 +97,61 @@ class Children:
         place = tracer.place().next_node()
         is_new = not tracer.knows(place)
         node = tracer.add_node(call, place, after=())
+        self._nodes[place] = node
         if is_new:
             self._started.append(node)
-        return Child(self, node)
+        return Child(self, place, workflow)
+
+    def find(self, run_id: RunId, place: NodeId, workflow: str) -> Child | None:
+        """Return the run with this id, which was started at a place; `None` if this run has not started it."""
+        tracer = self.tracer
+        is_own = child_id(tracer.run_id, place) == run_id
+        is_there = place in self._nodes or life_of(place) < tracer.life
+        return Child(self, place, workflow) if is_own and is_there else None
+
+    def node_of(self, child: Child, line: int) -> TracedNode:
+        """Return the node that ends with a child, which the first wait in a life makes if there is none."""
+        found = self._nodes.get(child.place)
+        if found is not None:
+            return found
+        tracer = self.tracer
+        call = NodeCall(tracer, NodeKind.CHILD, child.workflow, waits_for_child(child.place), line)
+        call.use()
+        place = tracer.place().next_node()
+        if not tracer.knows(place):
+            self._awaited.append(AwaitedChild(place, child.place))
+        node = self._nodes[child.place] = tracer.add_node(call, place, after=())
+        return node
+
+    def was_told(self, child: Child) -> bool:
+        """Whether the body has been told, in this life, that a child has ended."""
+        node = self._nodes.get(child.place)
+        return node is not None and node.outcome is not None
 
 
 class Child:
-    """A run that the body has started."""
+    """A run that this run has started.
 
-    def __init__(self, children: Children, node: TracedNode) -> None:
-        self._children, self._node = children, node
+    Args:
+        children: Those of the body.
+        place: Where it was started.
+        workflow: The registered name of its workflow.
+    """
+
+    def __init__(self, children: Children, place: NodeId, workflow: str) -> None:
+        self._children, self.place, self.workflow = children, place, workflow
 
     @property
     def run_id(self) -> RunId:
         """The id of the run."""
-        return child_id(self._children.tracer.run_id, self._node.node_id)
+        return child_id(self._children.tracer.run_id, self.place)
 
     def return_value(self, timeout: float | None, *, frame: FrameType) -> Coroutine[None, None, Any]:
         """Wait until it has ended, and return its result or raise its error."""
         line = line_of(frame)
         if timeout is None:
-            result = NodeResult(self._children.tracer, self._node, "return_value", line)
+            node = self._children.node_of(self, line)
+            result = NodeResult(self._children.tracer, node, "return_value", line)
             return cast("Coroutine[None, None, Any]", result.made_by(frame))
         return self._call(lambda: self._return_value(timeout, line), "return_value", line, frame)
 
@@ -123,7 +169,7 @@ class Child:
         return cast("Coroutine[None, None, Any]", call)
 
     async def _return_value(self, seconds: float, line: int) -> object:
-        tracer, node = self._children.tracer, self._node
+        tracer, node = self._children.tracer, self._children.node_of(self, line)
         try:
             async with asyncio.timeout(seconds):
                 await tracer.wait_for({node.node_id}, line, f"the end of {node.name} is awaited")
@@ -132,12 +178,12 @@ class Child:
         return tracer.value_of(node)
 
     async def _cancel(self, reason: str | None, grace: timedelta | None, line: int) -> bool:
-        node, tracer = self._node, self._children.tracer
+        tracer = self._children.tracer
         args: dict[str, Json] = {
-            "child": node.node_id, "reason": reason, "grace": None if grace is None else grace.total_seconds()
+            "child": self.place, "reason": reason, "grace": None if grace is None else grace.total_seconds()
         }  # fmt: skip
         place = tracer.place().next_node()
         self._children.note_cancelled(
-            CancelledChild(place, node.node_id, node.name, args, line, reason, grace)
+            CancelledChild(place, self.place, self.workflow, args, line, reason, grace)
         )
-        return node.outcome is None
+        return not self._children.was_told(self)

@@ -138,6 +138,19 @@ class CancelledChild:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitedChild:
+    """A run that was started in a life before, and that the body waits for in this one.
+
+    Attributes:
+        node_id: The node that ends when it has.
+        child: Where it was started.
+    """
+
+    node_id: NodeId
+    child: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A node that the database has and whose shape can no longer change: claimed, or delivered."""
 
@@ -237,6 +250,7 @@ class Trace:
         hooks: What the body has done with its hooks.
         started: The nodes of runs that the body has started, as far as that is news; whether it still wants them or not.
         cancelled: The runs that the body has started and has asked to end, as far as that is news.
+        awaited: The runs of lives before that it has begun to wait for.
         orphans: Of the runs that it has started: those that had not ended when it was told that it is to be cancelled, if it was told so now.
     """
 
@@ -249,6 +263,7 @@ class Trace:
     started: tuple[TracedNode, ...] = ()
     cancelled: tuple[CancelledChild, ...] = ()
     orphans: frozenset[NodeId] = frozenset()
+    awaited: tuple[AwaitedChild, ...] = ()
 
     @property
     def ends_life(self) -> bool:

@@ -215,6 +215,7 @@ class Tracer:
             self.children.started,
             self.children.cancelled,
             self.children.orphans,
+            self.children.awaited,
         )
         if self._end is None and not trace.waits:
             raise self.loop.fail(
