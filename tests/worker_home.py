@@ -42,7 +42,9 @@ class WorkerHome:
         self.env = {
             **os.environ,
             "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join([str(folder), str(code), str(TESTS)]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(folder), str(code), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "CKWORKFLOW_TEST_JOURNAL": str(self.journal_file),
             **(env or {}),
         }
@@ -163,15 +165,19 @@ class Program:
     def ask(self, *request: Any) -> Any:
         """Send a request and read the answer."""
         self.begin(*request)
-        answer = self._read()
-        assert "error" not in answer, f"{answer['error']}\n{self.home.logs()}"
-        return answer["value"]
+        return self.answer()
 
     def begin(self, *request: Any) -> None:
         """Send a request, and read nothing."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Read the answer to a request that was sent."""
+        answer = self._read()
+        assert "error" not in answer, f"{answer['error']}\n{self.home.logs()}"
+        return answer["value"]
 
     def leave(self) -> None:
         """Have it end in order, and return once it has begun to."""
