@@ -28,7 +28,7 @@ help:
 	@echo "make test    every test, with make pythons: the fast ones and bodies against plain asyncio on each other Python here"
 	@echo "make fast    the tests that need no server and no process"
 	@echo "make floors  those on the oldest dependencies that are allowed, in an environment of its own"
-	@echo "make soak    every combination, kill -9 at every write of each, the nemesis for SOAK_SECONDS (1800), new random bodies"
+	@echo "make soak    every combination, kill -9 at every write of each, a thousand races, the nemesis for SOAK_SECONDS (1800), new random bodies"
 	@echo "make check   ruff, mypy, pyright, import-linter, public names: what CI checks before the tests"
 	@echo "make bench   ours beside raw Celery and DBOS, a few minutes; make bench FULL=1: all of it"
 	@echo "make dev     the development environment, in $(VENV)"
@@ -81,7 +81,8 @@ pythons: $(DEV_READY)
 	CKWORKFLOW_PROGRAMS=$(OTHER_PROGRAMS) tools/each_python.sh $(VENV) $(SIDE_BY_SIDE) -m "fast or each_python"
 
 soak: $(DEV_READY)
-	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) -o faulthandler_timeout=0 tests/crash_everywhere
+	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(SIDE_BY_SIDE) -o faulthandler_timeout=0 tests/crash_everywhere \
+		tests/crash/test_hook_races.py tests/crash/test_cancel_races.py tests/crash/test_clean_up.py
 	CKWORKFLOW_SOAK=1 $(RUN) python -m pytest $(ALONE) tests/scale
 	CKWORKFLOW_NEMESIS_SECONDS=$(SOAK_SECONDS) $(RUN) python -m pytest $(ALONE) tests/nemesis
 	$(RUN) python -W ignore -m tests.differential.programs --count $(SOAK_PROGRAMS) --seed $$(date +%s) --workers 2

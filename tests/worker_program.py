@@ -43,6 +43,10 @@ def answer(request: list[Any]) -> Any:
             return get_run_sync(run_id).cancel(**options)
         case ["terminate", run_id]:
             return get_run_sync(run_id).terminate(reason="terminated")
+        case ["replay", run_id]:
+            from replaying import replayed_end
+
+            return replayed_end(run_id)
         case ["resume", token, payload, dedup_key]:
             # Here: programs of older releases, which know no hooks, are run by this file, too.
             from ckworkflow import HookFullError, HookNotFoundError, resume_hook_sync
