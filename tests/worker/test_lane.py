@@ -29,6 +29,7 @@ from ckworkflow.store import schema
 from ckworkflow.store.writer import BusyError
 from ckworkflow.testing import worker
 from ckworkflow.worker.process import runtime as runtimes
+from ckworkflow.worker.process.runtime import Runtime
 from ckworkflow.worker.steps import lane
 from ckworkflow.worker.steps.ahead import BOX_SECONDS, STEP_SECONDS, RunAhead
 from ckworkflow.worker.steps.lane import Handed, Lane
@@ -368,6 +369,25 @@ def test_a_step_that_would_begin_after_all_were_cancelled_does_not(app: Celery) 
 
         with pytest.raises(asyncio.CancelledError):
             stopping.run_step("late", lambda: note.function("late"))
+
+    assert begun == {}
+
+
+def test_a_step_that_is_interrupted_before_its_first_turn_ends_with_that(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Runtime.begin_step
+
+    def begin_and_interrupt(self: Runtime, *args: Any, **kwargs: Any) -> Any:
+        task = begin(self, *args, **kwargs)
+        self.interrupt_step(task, FatalError("told to stop"))
+        return task
+
+    monkeypatch.setattr(Runtime, "begin_step", begin_and_interrupt)
+    with worker():
+        assert "told to stop" in str(failure_of(start_sync(chain)))  # on a lane
+        with pytest.raises(FatalError, match="told to stop"):
+            runtimes.running().run_step("early", lambda: note.function("early"))
 
     assert begun == {}
 

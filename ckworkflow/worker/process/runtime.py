@@ -191,13 +191,16 @@ class Runtime:
 
         Raises:
             asyncio.CancelledError: It was cancelled, or given up, or the loop has ended.
+            Exception: It was interrupted by this before its first turn, or is what the step raised.
         """
         is_done = threading.Lock()  # cheaper than a future of `concurrent.futures` and its condition
         is_done.acquire()
         begun: list[asyncio.Task[T]] = []
         found: list[asyncio.Task[T]] = []
+        causes: list[BaseException | None] = []
 
         def ended(task: asyncio.Task[T]) -> None:
+            causes.append(self.unbegun_because(task))
             found.append(task)
             wake(is_done)
 
@@ -214,6 +217,8 @@ class Runtime:
         )
         if not found:  # given up
             raise asyncio.CancelledError
+        if causes[0] is not None:
+            raise causes[0]
         return found[0].result()
 
     def wait(
@@ -270,6 +275,13 @@ class Runtime:
         elif task not in self._interruptions and task.cancel():
             self._interruptions[task] = error
             task.add_done_callback(self._interruptions.pop)
+
+    def unbegun_because(self, task: asyncio.Task[T]) -> BaseException | None:
+        """Say what has interrupted a step before its first turn, so that nothing of it ran; called as it ends, on the loop.
+
+        A step that has begun asks `interruption` itself. `None` while the worker stops: then it is released.
+        """
+        return self._interruptions.get(task) if task.cancelled() and not self.is_stopping else None
 
     def interrupt_claimed(self, run_id: RunId, node_id: NodeId, error: Exception) -> None:
         """Interrupt the async step of a node, if one runs; called on any other thread."""

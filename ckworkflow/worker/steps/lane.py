@@ -136,7 +136,8 @@ class Lane:
 
     def _ended(self, handed: Handed, task: asyncio.Task[object]) -> None:
         """Hand in the record of a step that has ended."""
-        handed.outcome = partial(_result, task)
+        cause = self._runtime.unbegun_because(task)
+        handed.outcome = partial(_result, task) if cause is None else partial(_raise, cause)
         if task.cancelled() or task.exception() is not None:
             self._hand_over(handed)
             return
@@ -233,7 +234,7 @@ def _stopped() -> NoReturn:
     raise StoppedError
 
 
-def _raise(error: Exception) -> NoReturn:
+def _raise(error: BaseException) -> NoReturn:
     raise error
 
 
