@@ -76,25 +76,27 @@ class Tries:
             for number in range(BATCH)
         ]
         self.ids += batch
-        victim = self._chance.choice(batch)
-        if moment == "charges…" or self._how == "request":
-            self._wait_for(victim, "charges…", self._chance.randint(1, 10))
+        victims = self._chance.sample(batch, BATCH)
         if moment == "charges…":
-            self._kill(victim, batch)
+            self._kill(self._first(victims, moment, self._chance.randint(1, 10)), batch)
         if self._how == "request":
             for run_id in batch:
-                self._wait_for(run_id, "charges…")
+                self._first([run_id], "charges…")
                 self.program.ask("cancel", run_id, {"reason": "enough"})
         if moment == "busy":
-            self._wait_for(victim, "stops…", self._chance.randint(1, 20))
-            self._kill(victim, batch)
+            self._kill(self._first(victims, "stops…", self._chance.randint(1, 20)), batch)
             file.unlink()
         elif moment != "charges…":
-            self._wait_for(victim, moment, self._chance.randint(1, 4) if moment == "stops…" else 1)
-            self._kill(victim, batch)
+            count = self._chance.randint(1, 4) if moment == "stops…" else 1
+            self._kill(self._first(victims, moment, count), batch)
 
-    def _wait_for(self, run_id: str, label: str, count: int = 1) -> None:
-        self.home.wait_for(lambda: self._has(run_id, label, count), f"{label} of {run_id}")
+    def _first(self, run_ids: list[str], label: str, count: int = 1) -> str:
+        """Wait for so many effects of one of these runs: some have no charge, where a worker is too busy until the deadline."""
+        found: str = self.home.wait_for(
+            lambda: next((run_id for run_id in run_ids if self._has(run_id, label, count)), None),
+            f"{label} of {run_ids}",
+        )
+        return found
 
     def _kill(self, victim: str, batch: list[str]) -> None:
         """Kill the worker of a try; note what it did in all of them by then."""
