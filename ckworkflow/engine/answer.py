@@ -87,7 +87,24 @@ class Answer:
 
 
 def carry_out(engine: Engine, run_id: RunId, answer: Answer) -> None:
-    """Do what follows from a commit, except to run a step and to let the body go on."""
+    """Do what follows from a commit, except to run a step and to let the body go on.
+
+    However long a broker or another run's transaction takes, a step that was taken counts as one that this process runs: its heartbeat would
+    free it, and another process run it as well.
+    """
+    if answer.taken is None:
+        _carry_out(engine, run_id, answer)
+        return
+    node = run_id, answer.taken.node_id
+    engine.active.add(node)
+    try:
+        _carry_out(engine, run_id, answer)
+    except BaseException:
+        engine.active.discard(node)
+        raise
+
+
+def _carry_out(engine: Engine, run_id: RunId, answer: Answer) -> None:
     if answer.body is not None:
         engine.bodies.keep(run_id, answer.body)
     if answer.has_ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,14 @@ import sqlalchemy as sa
 from ckworkflow import sleep, start_sync, step, workflow
 from ckworkflow.engine import attempts, claims, liveness
 from ckworkflow.engine.advance import advance
-from ckworkflow.engine.answer import Answer
+from ckworkflow.engine.answer import Answer, carry_out
 from ckworkflow.engine.claims import Claimed, Dropped, Early
 from ckworkflow.engine.identity import pid_started, this_process
 from ckworkflow.engine.shared import SharedStore
 from ckworkflow.errors import FatalError, UnserializableValueError
 from ckworkflow.hooks import use_commandkit
 from ckworkflow.model import NodeStatus, RunId, RunStatus
+from ckworkflow.plan import Chain
 from ckworkflow.store import nodes, tables
 from ckworkflow.testing import worker
 from desk import Desk
@@ -431,6 +433,34 @@ def test_a_message_for_a_run_that_was_deleted_is_dropped(desk: Desk) -> None:
     late = claims.claim(desk.engine, run_id, row.node_id, row.generation, step=row.name)
 
     assert late == Dropped("the run is gone")
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_step_that_was_claimed_counts_as_running_however_long_it_takes_to_publish_the_others(
+    desk: Desk, raises: bool
+) -> None:
+    run_id = desk.start(pair)
+    row = desk.node(run_id)
+    taken = claims.claim(desk.engine, run_id, row.node_id, row.generation, step=row.name)
+    assert isinstance(taken, Claimed)
+    desk.engine.active.clear()  # the claim has just been committed with a continuation
+
+    def publish(*_: Any) -> None:
+        """Take as long as two heartbeats."""
+        suspects = liveness.release_orphans(desk.engine, frozenset())
+        assert liveness.release_orphans(desk.engine, suspects) == frozenset()
+        if raises:
+            raise KeyboardInterrupt
+
+    answer = Answer(pieces=[Chain(())], taken=taken.row)
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(desk.engine, "publish", publish)
+        carry_out(desk.engine, run_id, answer)
+
+    assert desk.node(run_id).owner == desk.engine.owner
+    assert (
+        (run_id, row.node_id) in desk.engine.active
+    ) is not raises  # what was not carried out, nobody runs
 
 
 def test_what_a_process_owns_and_does_not_run_is_free_after_a_while(desk: Desk) -> None:
