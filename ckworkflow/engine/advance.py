@@ -653,16 +653,18 @@ def _cancel(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot,
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch != snapshot.epoch or run.status.is_final or not run.has_untold_request:
         return False
-    snapshot.deliver(tx, run)
+    delivered = snapshot.deliver(tx, run)
     run = leave_to_children(tx, run, None)
-    engine.finish(tx, run, Ending(RunStatus.CANCELLED, error=error), has_notes=run.has_notes)
+    ending = Ending(RunStatus.CANCELLED, error=error)
+    engine.finish(tx, run, ending, has_notes=run.has_notes, delivered=delivered)
     return True
 
 
 def _fail(engine: Engine, tx: Transaction, run_id: RunId, snapshot: _Snapshot, error: str) -> None:
     run = runs.lock_run(tx, run_id, engine.database).get()
     if run.epoch == snapshot.epoch and not run.status.is_final:
-        snapshot.deliver(tx, run)
+        delivered = snapshot.deliver(tx, run)
         if run.has_untold_request:
             run = leave_to_children(tx, run, None)
-        engine.finish(tx, run, Ending(RunStatus.FAILED, error=error), has_notes=run.has_notes)
+        ending = Ending(RunStatus.FAILED, error=error)
+        engine.finish(tx, run, ending, has_notes=run.has_notes, delivered=delivered)

@@ -363,6 +363,23 @@ async def outlives(life: int) -> Any:
     return continue_as_new(life + 1)
 
 
+def test_the_last_event_of_a_run_that_fails_is_counted(desk: Desk):
+    run_id = desk.start(ends_for_an_idle_life, 0)
+    desk.succeed(desk.claim(run_id), 1)
+    advance(desk.engine, run_id)
+    assert desk.run(run_id).status == RunStatus.FAILED
+    query = sa.select(tables.runs.c.delivered).where(tables.runs.c.id == run_id)
+    assert [row.delivered for row in desk.nodes(run_id)] == [1]
+    assert desk.engine.database.read(lambda tx: tx.execute(query).scalar_one()) == 1
+
+
+@workflow
+async def ends_for_an_idle_life(life: int) -> Any:
+    if not life:
+        await one()
+    return continue_as_new(life + 1)
+
+
 def test_a_payload_is_known_in_the_next_life_however_long_its_own_was(desk: Desk):
     run_id = desk.start(takes_and_sleeps, 0, [])
     send(desk, "x", dedup_key="click")
