@@ -90,7 +90,8 @@ STEP_CHANGES: Final = (
     Change(NodeStatus.ABANDONED, NodeStatus.COMPLETED, "wanted again, with a result"),
     Change(NodeStatus.ABANDONED, NodeStatus.FAILED, "wanted again, with a failure"),
 )
-"""Of a node that is a step. Not wanted: the body has let go of it, or the run has ended. Retention deletes nodes with their run."""
+"""Of a node that is a step. Not wanted: the body has let go of it, or the run has ended. Retention deletes nodes with their run;
+those of a life that has ended for the next one are deleted afterwards, however they are."""
 
 SLEEP_CHANGES: Final = (
     Change(None, NodeStatus.PLANNED, "traced"),
@@ -113,6 +114,7 @@ HOOK_CHANGES: Final = (
 
 CHILD_CHANGES: Final = (
     Change(None, NodeStatus.RUNNING, "the run is started, with the same commit"),
+    Change(None, NodeStatus.ABANDONED, "the run is started, and the body has ended in the same breath"),
     Change(NodeStatus.RUNNING, NodeStatus.COMPLETED, "the run has completed, and said so"),
     Change(NodeStatus.RUNNING, NodeStatus.FAILED, "the run has failed or was cancelled, and said so"),
     Change(NodeStatus.RUNNING, NodeStatus.ABANDONED, "the body has ended before it"),

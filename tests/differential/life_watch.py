@@ -41,6 +41,9 @@ def install(database: Database) -> None:
                 ("DELETE", "old", "old.status", "'-'"),
             ):
                 when = "WHEN old.status <> new.status" if event == "UPDATE" else ""
+                if (table, event) == ("nodes", "DELETE"):
+                    # Those of lives before are deleted however they are, and the others with their run.
+                    when = "WHEN old.life = (SELECT life FROM runs WHERE id = old.run_id)"
                 tx.execute(
                     sa.text(
                         _TRIGGER.format(
