@@ -31,6 +31,20 @@ async def long(text: str = "long") -> str:
     return text
 
 
+async def cleans_up_slowly() -> None:
+    try:
+        await sleep("1 day")
+    except asyncio.CancelledError:
+        await sleep("1 hour")
+    await note("went on")
+
+
+@workflow
+async def cleans_up_after_a_deadline() -> None:
+    await note("begins")
+    await asyncio.wait_for(cleans_up_slowly(), 60)
+
+
 @step(max_retries=0)
 async def stubborn(text: str = "stubborn") -> str:
     """Does not let itself be cancelled."""

@@ -72,6 +72,22 @@ def test_clean_up_runs_durably_and_is_told_why(always_replay: bool):
     in_environment(test, always_replay=always_replay)
 
 
+@pytest.mark.parametrize("always_replay", [False, True])
+def test_a_request_ends_the_clean_up_after_a_deadline(always_replay: bool):
+    """On Python 3.11, too, where what `wait_for` waits for is a task, which is left behind."""
+
+    async def test(env: Environment):
+        run = await start(flows.cleans_up_after_a_deadline)
+        await env.advance("10 minutes")
+        assert await run.status() == RunStatus.RUNNING
+        await run.cancel(reason="enough")
+        await env.advance("2 hours")
+        assert flows.done == ["begins"]
+        assert await run.status() == RunStatus.CANCELLED
+
+    in_environment(test, always_replay=always_replay)
+
+
 def test_clean_up_that_sleeps_is_waited_for_and_a_second_request_does_not_disturb_it():
     async def test(env: Environment):
         run = await start(flows.slow_to_clean)
