@@ -376,6 +376,12 @@ class PostgresProcess:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def own_postgres() -> PostgresProcess | None:
+    """Start a server; `None`: its programs are not here."""
+    initdb, server = postgres_program("initdb"), postgres_program("postgres")
+    return None if initdb is None or server is None else PostgresProcess(initdb, server)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str | None]:
     """The URL of a PostgreSQL server without a database, or `None`."""
@@ -383,11 +389,10 @@ def postgres_server() -> Iterator[str | None]:
     if given:
         yield given.rstrip("/")
         return
-    initdb, server = postgres_program("initdb"), postgres_program("postgres")
-    if initdb is None or server is None:
+    own = own_postgres()
+    if own is None:
         yield running_postgres()
         return
-    own = PostgresProcess(initdb, server)
     try:
         yield own.url
     finally:

@@ -8,19 +8,34 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from ckworkflow import codec
-from ckworkflow.model import TIMER, NodeKind, NodeStatus
+from ckworkflow.definition import registry
+from ckworkflow.engine import failures
+from ckworkflow.errors import HookConflictError
+from ckworkflow.model import TIMER, NodeKind, NodeStatus, RunStatus
 from ckworkflow.store.nodes import NodeRow
-from differential import life_watch
+from differential import families, life_watch
 from differential.reference import DifferenceError, PlainRun, run_plain, uncompiled
 from differential.reference_hooks import Facts, PlainHook
-from differential.simulator import EngineRun, Fault, HookFact, Kill, Move, SimWorker, canonical
+from differential.simulator import (
+    EngineRun,
+    Fault,
+    HookFact,
+    Kill,
+    Move,
+    PayloadFact,
+    Sending,
+    SimWorker,
+    canonical,
+)
 from differential.world import World, witnessed
 
 ORDER_LIMIT = 20
+DAY = timedelta(days=1)
 
 _TIME = re.compile(r'"\d{4}-\d\d-\d\dT[^"]*"')
 
@@ -144,6 +159,9 @@ class Arena:
         there = self.world.look()
         try:
             overlaps = self.allows_overlap or options.get("process_count", 1) > 1
+            if engine.family:
+                self._compare_family(engine, faults, allows_overlap=overlaps)
+                return engine
             is_cancelled = options.get("cancel_at") is not None
             plain = self.plain(
                 body,
@@ -153,22 +171,90 @@ class Arena:
                 faults=faults,
                 allows_overlap=overlaps,
                 stopped=[row.node_id for row in engine.rows if is_stopped(row)],
-                facts=_facts(engine),
+                facts=replace(_facts(engine), reason=engine.reason),
             )
             same_time = options.get("kill") is None and not overlaps and not is_cancelled
             _check_outcome(engine, plain, same_time=same_time)
+            _check_status(engine.status, plain)
             _check_record(engine)
             _check_told(engine)
+            _check_sendings(engine.sendings, engine.payloads)
+            _check_names(engine.payloads)
             _check_hooks(engine, plain)
+            _check_end(engine, engine.hooks)
             if plain.executions == sum(entry.kind is NodeKind.STEP for entry in engine.log):
                 _check_world(there, self.world.look())
         except DifferenceError as error:
-            log = "\n    ".join(map(str, engine.log))
-            rows = "\n    ".join(map(str, engine.rows))
+            lives = engine.family or [engine]
+            log = "\n    ".join(
+                str(entry)
+                for life in lives
+                for entry in ([life.fact, *life.log] if life.fact else life.log)
+            )
+            rows = "\n    ".join(str(row) for life in lives for row in life.rows)
             raise DifferenceError(
                 f"{body.name} [{kind}] {options} faults={faults}\n  {error}\n  log:\n    {log}\n  rows:\n    {rows}"
             ) from error
         return engine
+
+    def _compare_family(
+        self, engine: EngineRun, faults: Mapping[str, Fault] | None, *, allows_overlap: bool
+    ) -> None:
+        """Let plain asyncio follow each life of each run by itself; then look at what the runs have had to do with each other."""
+        ends, reasons = families.ends_of(engine.family), families.reasons_of(engine.family)
+        plain: dict[tuple[str, int], PlainRun] = {}
+        before: EngineRun | None = None
+        for life in engine.family:
+            fact, before = life.fact, None if before is None or not life.life else before
+            assert fact is not None
+            carried = frozenset[int]() if before is None else before.carried
+            before = life
+            if life.outcome == {"error": None}:  # cancelled before it had begun
+                continue
+            given = codec.loads(fact.input)
+            workflow = registry.require_workflow(fact.workflow)
+            self.reset()
+            found = run_plain(
+                workflow,
+                [codec.decode(arg) for arg in given["args"]],
+                kwargs=codec.decode(given["kwargs"]),
+                log=life.log,
+                run_id=life.run_id,
+                started_at=life.started_at,
+                faults=faults,
+                allows_overlap=allows_overlap,
+                stopped=[row.node_id for row in life.rows if is_stopped(row)],
+                facts=replace(
+                    _facts(life),
+                    ends=ends.get(life.run_id, {}),
+                    carried=carried,
+                    reason=fact.cancel_reason,
+                ),
+                life=life.life,
+            )
+            plain[life.run_id, life.life] = found
+            try:
+                is_idle = families.is_idle(life, found)
+                if is_idle:
+                    found.outcome = life.outcome
+                _check_outcome(life, found, same_time=False)
+                if "next" not in life.outcome:
+                    _check_status(RunStatus(fact.status), found)
+                _check_record(life)
+                _check_told(life)
+                if not is_idle:  # of what its body has done last nothing is written
+                    _check_hooks(life, found)
+            except DifferenceError as error:
+                raise DifferenceError(f"run {life.run_id}, life {life.life}: {error}") from error
+        families.check(engine.family, plain, reasons)
+        of_runs: dict[str, dict[int, PayloadFact]] = {}
+        for life in engine.family:
+            of_runs.setdefault(life.run_id, {}).update({each.number: each for each in life.payloads})
+        for of_run in of_runs.values():
+            _check_names([of_run[number] for number in sorted(of_run)])
+        payloads = [each for of_run in of_runs.values() for each in of_run.values()]
+        _check_sendings(engine.sendings, sorted(payloads, key=lambda each: each.received_at))
+        _check_end(engine, [hook for life in engine.family for hook in life.hooks])
 
     # -- dimensions -----------------------------------------------------------------------------------
 
@@ -208,6 +294,15 @@ def _check_outcome(engine: EngineRun, plain: PlainRun, *, same_time: bool) -> No
         raise DifferenceError(f"the engine ends with {here}, plain asyncio with {there}")
 
 
+def _check_status(status: RunStatus | None, plain: PlainRun) -> None:
+    """What comes out of the body decides how the run has ended."""
+    there = RunStatus.COMPLETED if "result" in plain.outcome else RunStatus.FAILED
+    if there is RunStatus.FAILED and plain.ends_cancelled:
+        there = RunStatus.CANCELLED
+    if status is not there:
+        raise DifferenceError(f"the engine ends the run as {status}, plain asyncio as {there}")
+
+
 def _comparable(outcome: dict[str, Any]) -> str:
     return canonical(_without_traceback(json.loads(json.dumps(outcome))))
 
@@ -243,8 +338,15 @@ def _facts(engine: EngineRun) -> Facts:
     return Facts(
         secret=None if engine.secret is None else engine.secret.partition(" ")[0],
         made={row.node_id: row.started_at for row in rows if row.started_at is not None},
-        refused=frozenset(row.node_id for row in rows if row.status is NodeStatus.FAILED),
+        refused={row.node_id: _holder(row) for row in rows if row.status is NodeStatus.FAILED},
     )
+
+
+def _holder(row: NodeRow) -> str:
+    """The run that had the token of a hook that could not be made."""
+    error = failures.loads(row.error or "null")
+    assert isinstance(error, HookConflictError)
+    return error.run_id
 
 
 def _check_told(engine: EngineRun) -> None:
@@ -278,27 +380,40 @@ def _check_told(engine: EngineRun) -> None:
                 raise DifferenceError(f"{each} came before the request {engine.request}")
 
 
-def _check_hooks(engine: EngineRun, plain: PlainRun) -> None:
-    """What was accepted was taken, is in a queue, or is left over; a token is found by one run, and by none after its end."""
-    assert plain.hooks is not None
+def _check_sendings(sendings: Sequence[Sending], payloads: Sequence[PayloadFact]) -> None:
+    """What was to be accepted was, and nothing else."""
     accepted: list[str] = []
-    for sending in engine.sendings:
+    for sending in sendings:
         found = sending.found
         if found != "unknown" and (found == "refused") != (sending.expected == "refused"):
             raise DifferenceError(f"{sending} was not to end so")
         is_there = any(
-            (each.token_hash, each.body) == (sending.key.token_hash, sending.body)
-            for each in engine.payloads
+            (each.token_hash, each.body) == (sending.key.token_hash, sending.body) for each in payloads
         )
         if found != "unknown" and is_there != (sending.expected == "accepted"):
             raise DifferenceError(f"{sending}, and it is{'' if is_there else ' not'} in the database")
         if is_there:
             accepted.append(sending.body)
-    if accepted != [each.body for each in engine.payloads]:
-        raise DifferenceError(f"accepted were {accepted}, and there are {engine.payloads}")
-    names = [(each.token_hash, each.dedup_key) for each in engine.payloads if each.dedup_key]
-    if len(names) != len(set(names)):
-        raise DifferenceError(f"accepted twice under one name: {engine.payloads}")
+    if accepted != [each.body for each in payloads]:
+        raise DifferenceError(f"accepted were {accepted}, and there are {payloads}")
+
+
+def _check_names(payloads: Sequence[PayloadFact]) -> None:
+    """Of what was sent to a run, nothing was accepted twice under one name."""
+    known: dict[tuple[str, str], PayloadFact] = {}
+    for each in payloads:
+        if each.dedup_key is None:
+            continue
+        before = known.get((each.token_hash, each.dedup_key))
+        # It may be forgotten after a day, and two lives.
+        if before is not None and each.received_at - before.received_at < DAY:
+            raise DifferenceError(f"accepted twice under one name: {before}, {each}")
+        known[each.token_hash, each.dedup_key] = each
+
+
+def _check_hooks(engine: EngineRun, plain: PlainRun) -> None:
+    """What was accepted was taken, is in a queue, or is left over; and hooks are as the body has made them."""
+    assert plain.hooks is not None
     hooks = plain.hooks
     if len(hooks.taken) != len(set(hooks.taken)):
         raise DifferenceError(f"plain asyncio takes {hooks.taken}")
@@ -322,13 +437,17 @@ def _check_hooks(engine: EngineRun, plain: PlainRun) -> None:
     if here != there:
         raise DifferenceError(f"the engine has made the hooks {here}, plain asyncio {there}")
     _check_open(engine, hooks.made)
+
+
+def _check_end(engine: EngineRun, hooks: Sequence[HookFact]) -> None:
+    """A token is found by one run, and by none after its end."""
     if engine.still_found:
         raise DifferenceError(f"the run has ended, and its hooks are found: {engine.still_found}")
     last: dict[str, HookFact] = {}
-    for hook in engine.hooks:
+    for hook in hooks:
         if hook.closed_at is None:
             raise DifferenceError(f"{hook} is open after the end of its run")
-    for hook in sorted(engine.hooks, key=lambda hook: (hook.created_at, hook.closed_at)):
+    for hook in sorted(hooks, key=lambda hook: (hook.created_at, hook.closed_at)):
         before = last.get(hook.token_hash)
         if before is not None and before.closed_at is not None and before.closed_at > hook.created_at:
             raise DifferenceError(f"{before} and {hook} have one token")

@@ -2,6 +2,8 @@
 
 A program imports all of this. What a step gives depends on its arguments and on the world alone; `reset_world()` puts
 the world back. Shared lists stop growing at some length, so that a loop over one of them ends.
+
+Where several runs go on side by side the world stands `still`: each is compared by itself, and none sees what another does.
 """
 
 from __future__ import annotations
@@ -21,19 +23,24 @@ from ckworkflow import (
     HookConflictError,
     HookExpiredError,
     HookPayloadError,
+    ReturnValueTimeoutError,
+    RunCancelledError,
+    RunFailedError,
+    continue_as_new,
     create_hook,
     define_hook,
     now,
     sleep,
+    start,
     step,
     workflow,
 )
 from differential.world import World
 
 __all__ = [
-    "CONFIG", "NOTES", "STATE", "Any", "FatalError", "HookClosedError", "HookConflictError", "HookExpiredError", "HookPayloadError", "Hue", "Lines", "Pair", "Room", "add", "async_noting", "asyncio", "bump",
-    "create_hook", "date", "echo", "fails", "gives", "grow", "helper", "keep", "level", "note", "noting", "now", "numbers", "pair_of", "ping",
-    "raise_level", "room", "set_error", "set_key", "shared", "sleep", "spoil", "step", "suppress", "switch",
+    "CONFIG", "NOTES", "STATE", "Any", "FatalError", "HookClosedError", "HookConflictError", "HookExpiredError", "HookPayloadError", "Hue", "Lines", "Pair", "ReturnValueTimeoutError", "Room", "RunCancelledError", "RunFailedError", "add", "async_noting", "asyncio", "bump",
+    "continue_as_new", "create_hook", "date", "echo", "fails", "gives", "grow", "helper", "keep", "level", "note", "noting", "now", "numbers", "pair_of", "ping",
+    "raise_level", "room", "set_error", "set_key", "shared", "sleep", "spoil", "start", "step", "suppress", "switch",
     "timedelta", "total", "touch", "verify", "workflow",
 ]  # fmt: skip
 
@@ -43,6 +50,9 @@ LEVEL = 0
 LONGEST = 6
 TOKENS = ("a", "b", "c")
 """The tokens that programs choose for their hooks."""
+
+is_still = False
+"""Whether nothing changes the world, and what it shares is handed out as a copy."""
 
 numbers = define_hook("numbers", int)
 
@@ -83,7 +93,7 @@ class Room:
 
     @property
     def shared(self) -> Any:
-        return STATE["xs"]
+        return shared()
 
     def size(self) -> int:
         return len(self.tags) + int(STATE["count"])
@@ -169,6 +179,8 @@ async def pair_of(left: Any, right: Any) -> Pair:
 
 @step
 async def bump() -> int:
+    if is_still:
+        return 1
     STATE["count"] += 1
     for known in (STATE["xs"], *STATE["kept"]):
         if len(known) < LONGEST:
@@ -178,35 +190,37 @@ async def bump() -> int:
 
 @step
 async def touch(number: Any = 1) -> None:
-    Room.cache["n"] += 1
+    Room.cache["n"] += not is_still
 
 
 @step
 async def set_key(key: Any = "name") -> None:
-    STATE["key"] = key
+    if not is_still:
+        STATE["key"] = key
 
 
 @step
 async def set_error() -> None:
-    STATE["error"] = AttributeError
+    if not is_still:
+        STATE["error"] = AttributeError
 
 
 @step
 async def grow(number: Any = 9) -> None:
-    if len(STATE["xs"]) < LONGEST:
+    if len(STATE["xs"]) < LONGEST and not is_still:
         STATE["xs"].append(number)
 
 
 @step
 async def switch() -> bool:
-    STATE["on"] = not STATE["on"]
+    STATE["on"] = not STATE["on"] and not is_still
     return bool(STATE["on"])
 
 
 @step
 async def raise_level() -> int:
     global LEVEL
-    LEVEL += 1
+    LEVEL += not is_still
     return LEVEL
 
 
@@ -220,7 +234,7 @@ async def spoil(value: Any) -> None:
 
 @step
 async def fails(why: Any = "no") -> None:
-    STATE["count"] += 1
+    STATE["count"] += not is_still
     raise FatalError(f"failed: {why}", code=50007, kind="dm_blocked")
 
 
@@ -228,8 +242,13 @@ async def fails(why: Any = "no") -> None:
 
 
 def note(text: object) -> str:
-    NOTES.append(f"{text} {STATE['count']}")
+    write(f"{text} {STATE['count']}")
     return f"{text}/{STATE['count']}"
+
+
+def write(text: str) -> None:
+    if not is_still:
+        NOTES.append(text)
 
 
 def level() -> int:
@@ -238,17 +257,17 @@ def level() -> int:
 
 def shared() -> list[Any]:
     found: list[Any] = STATE["xs"]
-    return found
+    return list(found) if is_still else found
 
 
 def keep(value: Any) -> None:
-    if isinstance(value, list) and len(STATE["kept"]) < LONGEST:
+    if isinstance(value, list) and len(STATE["kept"]) < LONGEST and not is_still:
         STATE["kept"].append(value)
 
 
 async def helper(value: Any = None) -> Any:
     """A coroutine function that is neither a step nor nested."""
-    NOTES.append(f"helper {STATE['count']}")
+    write(f"helper {STATE['count']}")
     return await echo(value)
 
 
@@ -265,17 +284,17 @@ class Lines:
 
 @contextlib.contextmanager
 def noting(name: Any) -> Iterator[str]:
-    NOTES.append(f"enter {name} {STATE['count']}")
+    write(f"enter {name} {STATE['count']}")
     try:
         yield f"{name}{STATE['count']}"
     finally:
-        NOTES.append(f"exit {name} {STATE['count']}")
+        write(f"exit {name} {STATE['count']}")
 
 
 @contextlib.asynccontextmanager
 async def async_noting(name: Any) -> AsyncIterator[str]:
-    NOTES.append(f"enter {name} {STATE['count']}")
+    write(f"enter {name} {STATE['count']}")
     try:
         yield f"{name}{STATE['count']}"
     finally:
-        NOTES.append(f"exit {name} {STATE['count']}")
+        write(f"exit {name} {STATE['count']}")

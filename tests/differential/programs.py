@@ -7,6 +7,8 @@
 writes that many programs by the same grammar with a plain random generator, prints totals, and cuts each program that
 differs down to a small one. Number N of a seed is always the same program: `--only N` runs it alone.
 
+`--kind children` has them all start runs of their own; `KINDS_OF_PROGRAMS` says what kinds there are, and how often each comes.
+
 A program is deterministic and ends: a `while` has a counter, and while a list is looped over nothing makes lists longer.
 By design, and so not written here: `__del__`, frames' locals. Arguments are encoded at the call by the reference, too.
 """
@@ -22,6 +24,7 @@ if __name__ == "__main__":
 import argparse
 import ast
 import contextlib
+import functools
 import gc
 import linecache
 import logging
@@ -42,7 +45,9 @@ from typing import Any
 from hypothesis import reject
 from hypothesis import strategies as st
 
+import services
 from ckworkflow.definition import registry
+from ckworkflow.model import NodeKind
 from differential import program_steps, reference, simulator
 from differential.comparison import Arena, Body, Choices
 from differential.reference import DifferenceError
@@ -150,6 +155,25 @@ HOOKED: list[Choice] = [
     (3, "let_go"), (2, "again"), (1, "named"), (2, "beside"),
 ]  # fmt: skip
 
+CHILDREN: list[Choice] = [
+    (5, "started"), (5, "awaited"), (4, "caught"), (3, "timed"), (3, "deadline"), (3, "asked"), (2, "gathered"), (3, "raced"), (2, "let_go"),
+    (2, "many"), (1, "named"), (1, "grouped"), (1, "shielded"),
+]  # fmt: skip
+KINDS_OF_PROGRAMS: list[Choice] = [
+    (6, "plain"), (4, "hooks"), (1, "requests"), (2, "children"), (2, "lives"), (1, "families"),
+]  # fmt: skip
+"""What is special in a program: `requests` has handlers of `CancelledError`, `families` has children, lives, and hooks."""
+AWAITS_CHILDREN_OF_EARLIER_LIVES = False
+"""Whether a body may await a run that a life before has started: the engine does not support that yet."""
+MOST_LIVES = 3
+LIVES = "lives"
+"""The parameter that counts them."""
+STILL = [
+    (re.compile(r"STATE\['count'\] \+= 1"), "pass"), (re.compile(r"STATE\['xs'\]"), "[1, 2]"), (re.compile(r"Room\.cache"), "{'n': 0}"),
+    (re.compile(r"\.cache\b"), ".extra"),
+]  # fmt: skip
+"""What a body itself changes in the world, or shares with it, and what stands there where several runs go on side by side."""
+
 COMPOUND: list[Choice] = [
     (6, "if"), (3, "while"), (5, "for"), (7, "try"), (3, "with"), (3, "match"), (4, "def"), (5, "async def"),
 ]  # fmt: skip
@@ -184,6 +208,7 @@ WORLD = re.compile(
     r"STATE|FLAG|LEVEL|CONFIG|Lines|shared|note|noting|level|cache|title|size|keep|loud|\.next\b(?!\()"
 )
 HOOKS = re.compile(r"create_hook\(|\.create\(")
+FAMILY = re.compile(r"\bstart\(|continue_as_new\(")
 LONGEST = 12
 MODULE = """from differential.program_steps import *
 from differential import program_steps
@@ -235,6 +260,7 @@ class Function:
     params: tuple[str, ...]
     kind: str
     is_async: bool = True
+    has_lives: bool = False
 
 
 class Writer:
@@ -256,6 +282,9 @@ class Writer:
         self.functions: list[Function] = []
         self.tasks: list[tuple[str, str]] = []
         self.hooks: list[str] = []
+        self.startable: list[Function] = []
+        self.runs: list[tuple[str, str]] = []
+        self.params: tuple[str, ...] | None = None
         self.lines: list[str] = []
         self.indent = 1
         self.awaits = self.binds = self.formats = True
@@ -416,6 +445,9 @@ class Writer:
         return f"{element} for {name} in {source}{condition}"
 
     def member(self) -> tuple[str, str]:
+        if self.runs and self.chance(3):
+            name, kind = self.one(self.runs)
+            return f"{name}.return_value({self.one(['', '', 'timeout=60'])})", kind
         if self.hooks and self.chance(4):
             return f"{self.one(self.hooks)}.next({self.one(['', 'timeout=5', 'timeout=60'])})", "int"
         functions = [f for f in (*self.functions, *self.workflows) if f.is_async]
@@ -455,14 +487,19 @@ class Writer:
     def block(self, low: int = 1, high: int = 3) -> None:
         """A block of statements; the names that it binds are mostly forgotten after it."""
         known = {kind: list(names) for kind, names in self.names.items()}
-        functions, tasks, hooks = list(self.functions), list(self.tasks), list(self.hooks)
+        functions, tasks, hooks, runs = (
+            list(self.functions),
+            list(self.tasks),
+            list(self.hooks),
+            list(self.runs),
+        )
         self.indent += 1
         start = len(self.lines)
         self.chooser.several(self.statement, low, high)
         if len(self.lines) == start:
             self.line("pass")
         self.indent -= 1
-        self.functions, self.tasks, self.hooks = functions, tasks, hooks
+        self.functions, self.tasks, self.hooks, self.runs = functions, tasks, hooks, runs
         if not self.chance(6):
             self.names = known
 
@@ -472,6 +509,15 @@ class Writer:
         self.module["left"] -= 1
         if self.module["hooks"] and self.awaits and self.chance(3):
             self._hooked()
+            return
+        if self.startable and self.awaits and self.chance(2):
+            getattr(self, "_run_" + self.choose(CHILDREN))()
+            return
+        if self.params is not None and self.chance(8):
+            self._live_on()
+            return
+        if self.module["requests"] and self.awaits and self.indent < 4 and self.chance(8):
+            self._hearing()
             return
         if self.indent < 4 and self.chance(4):
             what = self.choose(
@@ -838,6 +884,204 @@ class Writer:
             name, kind = self.tasks.pop()
             self.line(f"{self.bind(kind)} = await {name}")
 
+    # -- children and lives ---------------------------------------------------------------------------
+
+    def begin_run(self) -> tuple[str, str]:
+        """A call that starts a run, and the kind of its result."""
+        function = self.one(self.startable)
+        args = "".join(f", {self.expression(param, 1)}" for param in function.params)
+        return f"start({function.name}{args})", function.kind
+
+    def _run_started(self) -> None:
+        name = self.fresh("run")
+        self.own.add(name)
+        text, kind = self.begin_run()
+        if self.chance(8):
+            other = self.fresh("run")
+            self.own.add(other)
+            text, kind_of_other = f"asyncio.gather({text}, {(more := self.begin_run())[0]})", more[1]
+            self.line(f"{name}, {other} = await {text}")
+            self.runs.append((other, kind_of_other))
+        else:
+            self.line(f"{name} = await {f'asyncio.create_task({text})' if self.chance(8) else text}")
+        self.runs.append((name, kind))
+
+    def run(self) -> tuple[str, str]:
+        """The name of a run, which is started where there is none, and the kind of its result."""
+        if not self.runs or self.chance(6):
+            self._run_started()
+        found: tuple[str, str] = self.runs[-1] if self.chance(2) else self.one(self.runs)
+        return found
+
+    def _run_awaited(self) -> None:
+        name, kind = self.run()
+        value = self.bind(kind)
+        self.line(f"{value} = await {name}.return_value()")
+        if not self.chance(3):
+            self.line(f"await echo({value})")
+
+    def handled(self, errors: str) -> None:
+        """What is done with an error of a run."""
+        name = self.fresh("error")
+        self.line(f"except {errors} as {name}:")
+        self.indent += 1
+        self.line(self.one([
+            f"note(type({name}).__name__)", f"await echo(type({name}).__name__)", f"await echo(str({name}))", f"await echo(type({name}.__cause__).__name__)",
+            f"{self.bind('text')} = str(getattr({name}, 'reason', None))",
+        ]))  # fmt: skip
+        self.indent -= 1
+
+    def _run_caught(self) -> None:
+        self.run()
+        self.line("try:")
+        self.indent += 1
+        self.one([self._run_awaited, self._run_gathered, self._run_timed, self.statement])()
+        if self.lines[-1].endswith("try:"):  # there were to be no more statements
+            self.line("pass")
+        self.indent -= 1
+        self.handled(self.one(["(RunFailedError, RunCancelledError)", "(RunFailedError, RunCancelledError, TimeoutError)", "RunCancelledError", "Exception"]))  # fmt: skip
+        if self.chance(4):
+            self.line("finally:")
+            self.block(1, 1)
+
+    def _run_timed(self) -> None:
+        name, kind = self.run()
+        self.line("try:")
+        self.indent += 1
+        self.line(f"{self.bind(kind)} = await {name}.return_value(timeout={self.one([1, 5, 60, 0])})")
+        self.indent -= 1
+        self.handled("ReturnValueTimeoutError")
+
+    def _run_deadline(self) -> None:
+        name, kind = self.run()
+        self.line("try:")
+        self.indent += 1
+        if self.chance(2):
+            self.line(f"async with asyncio.timeout({self.one([1, 5, 60])}):")
+            self.indent += 1
+            if self.chance(2):
+                self.statement()
+            self.line(f"{self.bind(kind)} = await {name}.return_value()")
+            self.indent -= 1
+        else:
+            self.line(f"{self.bind(kind)} = await asyncio.wait_for({name}.return_value(), 5)")
+        self.indent -= 1
+        self.handled("TimeoutError")
+
+    def _run_asked(self) -> None:
+        name, _ = self.run()
+        why = self.one(["", "reason='enough'", "reason='no more'", "reason=str(<int>)"])
+        call = f"await {name}.cancel({self.fill(why, 1)})"
+        self.line(self.one([call, f"{self.bind('none')} = {call}", f"note({call})"]))
+        if self.chance(3):
+            self._run_caught()
+
+    def _run_gathered(self) -> None:
+        name, _ = self.run()
+        other = self.fresh("x")
+        self.line(self.one([
+            f"{self.bind('rows')} = await asyncio.gather({name}.return_value(), {self.member()[0]})",
+            f"note([type({other}).__name__ for {other} in await asyncio.gather({name}.return_value(), {self.member()[0]}, return_exceptions=True)])",
+            f"{self.bind('rows')} = await asyncio.gather(*[{other}.return_value() for {other} in [{', '.join(each for each, _ in self.runs)}]])",
+        ]))  # fmt: skip
+
+    def _run_raced(self) -> None:
+        (name, _), done, rest = self.run(), self.fresh("done"), self.fresh("rest")
+        when = self.one(
+            ["return_when=asyncio.FIRST_COMPLETED", "timeout=5", "return_when=asyncio.FIRST_EXCEPTION"]
+        )
+        self.line(f"{done}, {rest} = await asyncio.wait([asyncio.create_task({name}.return_value()), asyncio.create_task({self.member()[0]})], {when})")  # fmt: skip
+        self.line(f"await echo(len({done}))")
+        if not self.chance(3):
+            task = self.fresh("task")
+            self.line(f"for {task} in {rest}:")
+            self.line(f"    {task}.cancel()")
+
+    def _run_let_go(self) -> None:
+        """A task that waits for a run, and is cancelled or awaited later."""
+        (name, kind), task = self.run(), self.fresh("task")
+        self.own.add(task)
+        self.line(f"{task} = asyncio.create_task({name}.return_value())")
+        self.statement()
+        end = self.chooser.pick(4)
+        if end <= 1:
+            self.line(f"note({task}.cancel())")
+            if end:
+                self.line(f"{self.bind(kind)} = await {name}.return_value()")
+        elif end == 2:
+            self.tasks.append((task, kind))
+
+    def _run_many(self) -> None:
+        text, _ = self.begin_run()
+        name, each = self.fresh("runs"), self.fresh("x")
+        self.line(f"{name} = [await {text} for {each} in range({self.one([2, 3])})]")
+        self.statement()
+        self.line(self.one([
+            f"{self.bind('rows')} = [await {each}.return_value() for {each} in {name}]",
+            f"{self.bind('rows')} = await asyncio.gather(*[{each}.return_value() for {each} in {name}])",
+            f"note([type({each}).__name__ for {each} in await asyncio.gather(*[{each}.return_value() for {each} in {name}], return_exceptions=True)])",
+            f"note([await {each}.cancel(reason='all') for {each} in {name}])",
+        ]))  # fmt: skip
+
+    def _run_named(self) -> None:
+        self.line(f"await echo({self.run()[0]}.run_id)")
+
+    def _run_grouped(self) -> None:
+        (name, _), group = self.run(), self.fresh("group")
+        self.line(f"async with asyncio.TaskGroup() as {group}:")
+        self.line(f"    {group}.create_task({name}.return_value())")
+        self.line(f"    {group}.create_task({self.member()[0]})")
+
+    def _run_shielded(self) -> None:
+        name, kind = self.run()
+        self.line("try:")
+        self.line(
+            f"    {self.bind(kind)} = await asyncio.wait_for(asyncio.shield({name}.return_value()), 5)"
+        )
+        self.handled("TimeoutError")
+
+    def _hearing(self) -> None:
+        """Something that hears of a request to cancel, and goes on or not."""
+        self.line("try:")
+        self.block(1, 2)
+        name = self.fresh("error")
+        self.line(f"except asyncio.CancelledError as {name}:")
+        self.indent += 1
+        self.line(
+            self.one([f"await echo(str({name}))", f"note({name})", "await sleep(5)", "await ping()"])
+        )
+        end = self.chooser.pick(4)
+        if end == 1:
+            self.line("raise")
+        elif end == 2:
+            self.line("raise ValueError('instead')")
+        elif end == 3:
+            self.statement()
+        self.indent -= 1
+        if self.chance(3):
+            self.line("finally:")
+            with self.within(in_loop=False):
+                self.block(1, 1)
+
+    def _live_on(self) -> None:
+        """Begin the next life, if there have not been too many."""
+        assert self.params is not None
+        cond = f" and {self.expression('cond', 1)}" if self.chance(2) else ""
+        self.line(f"if {LIVES} < {self.one([1, 2, MOST_LIVES])}{cond}:")
+        self.indent += 1
+        if self.chance(6):
+            self.statement()
+        args = ", ".join([*(self.expression(param, 1) for param in self.params), f"{LIVES} + 1"])
+        if self.chance(6):
+            name = self.fresh("again")
+            self.line(f"{name} = continue_as_new({args})")
+            if self.chance(3):
+                self.statement()
+            self.line(f"return {name}" if not self.chance(4) else "pass")
+        else:
+            self.line(f"return continue_as_new({args})")
+        self.indent -= 1
+
     def result(self) -> str:
         """What is returned: mostly all that there is to see."""
         names = [name for names in self.names.values() for name in names]
@@ -946,7 +1190,13 @@ class Writer:
     def nested(self, *, is_async: bool) -> Writer:
         inner = Writer(self.chooser, self.module, self.workflows)
         inner.names = {kind: list(names) for kind, names in self.names.items()}
-        inner.hooks = list(self.hooks)
+        inner.hooks, inner.runs, inner.startable = (
+            list(self.hooks),
+            list(self.runs),
+            self.startable if is_async else [],
+        )
+        if not is_async:
+            inner.runs = []
         inner.functions, inner.indent, inner.is_nested = list(self.functions), self.indent, True
         inner.awaits, inner.is_frozen = is_async, self.is_frozen
         return inner
@@ -986,56 +1236,118 @@ class Writer:
         self.indent -= 1
 
 
-def written(chooser: Chooser) -> str:
-    """The text of a module with a workflow `body`."""
+def written(chooser: Chooser, kind: str | None = None) -> str:
+    """The text of a module with a workflow `body`; of a kind that is chosen, or of this one."""
     module: Counter[str] = Counter()
-    module["hooks"] = int(chooser.pick(3) == 2)
+    what = Writer(chooser, module).choose(KINDS_OF_PROGRAMS)
+    what = kind or what
+    module["children"], module["lives"] = (
+        int(what in {"children", "families"}),
+        int(what in {"lives", "families"}),
+    )
+    module["requests"] = int(what in {"requests", "children", "lives", "families"})
+    may_hook = what == "hooks" or (what in {"lives", "families"} and chooser.pick(2) == 1)
+    module["hooks"] = int(may_hook)
     texts: list[str] = []
     workflows: list[Function] = []
+    startable: list[Function] = []
 
     def inlined() -> None:
         first = Writer(chooser, module)
-        params = ("list", "int", "dict", "room")[chooser.pick(8) % 4 : chooser.pick(2) + 3][
-            : chooser.pick(3)
-        ]
-        function = Function(first.fresh("inner"), tuple(params), first.choose([*BOUND, (8, "none")]))
+        function = Function(first.fresh("inner"), _params(chooser), first.choose([*BOUND, (8, "none")]))
         texts.append(_function(first, function, workflows, left=5 - chooser.pick(5)))
         workflows.append(function)
 
+    def started() -> None:
+        first = Writer(chooser, module)
+        if chooser.pick(3) == 2:
+            first.startable = list(startable)
+        has_lives = bool(module["lives"]) and chooser.pick(3) == 2
+        function = Function(
+            first.fresh("child"),
+            _params(chooser),
+            first.choose([*BOUND, (8, "none")]),
+            has_lives=has_lives,
+        )
+        # Its tokens are those of the others: they are rivals.
+        module["hooks"] = int(may_hook and chooser.pick(2) == 1)
+        texts.append(_function(first, function, workflows, left=4 - chooser.pick(4), is_started=True))
+        module["hooks"] = int(may_hook)
+        startable.append(function)
+        if not has_lives and chooser.pick(4) == 3:
+            workflows.append(function)
+
     chooser.several(inlined, 0, 0 if chooser.pick(3) == 2 else 2)
+    if module["children"]:
+        chooser.several(started, 1, 2)
     writer = Writer(chooser, module)
-    texts.append(_function(writer, Function("body", ("dict", "list") if writer.chance(3) else (), "any"), workflows, left=12 - chooser.pick(9)))  # fmt: skip
+    writer.startable = startable
+    body = Function(
+        "body", ("dict", "list") if writer.chance(3) else (), "any", has_lives=bool(module["lives"])
+    )
+    texts.append(_function(writer, body, workflows, left=12 - chooser.pick(9)))
     text = "\n\n".join(texts)
-    return ast.unparse(ast.parse(MODULE + FLIP * ("flip(" in text or "FLAG" in text) + text)) + "\n"
+    if FAMILY.search(text):
+        for pattern, instead in STILL:
+            text = pattern.sub(instead, text)
+    flip = FLIP if not FAMILY.search(text) else FLIP.replace("FLAG += 1", "FLAG += 0")
+    return ast.unparse(ast.parse(MODULE + flip * ("flip(" in text or "FLAG" in text) + text)) + "\n"
 
 
-def _function(writer: Writer, function: Function, workflows: Sequence[Function], *, left: int) -> str:
+def _params(chooser: Chooser) -> tuple[str, ...]:
+    found = ("list", "int", "dict", "room")[chooser.pick(8) % 4 : chooser.pick(2) + 3]
+    return found[: chooser.pick(3)]
+
+
+def _function(
+    writer: Writer,
+    function: Function,
+    workflows: Sequence[Function],
+    *,
+    left: int,
+    is_started: bool = False,
+) -> str:
     writer.workflows = list(workflows)
     writer.module["left"] = left
     given = [writer.bind(param, is_new=True) for param in function.params]
+    if function.has_lives:
+        writer.params = function.params
+    if is_started and not writer.chance(3):
+        wait = f"await sleep({writer.one([5, 60, repr('1 hour'), repr('1 day')])})"
+        writer.line(writer.one([wait, "try:"]))
+        if writer.lines[-1].endswith("try:"):
+            writer.line(f"    {wait}")
+            writer.line(writer.one(["finally:", "except asyncio.CancelledError:"]))
+            writer.block(1, 2)
+            if writer.chance(2) and "finally" not in writer.lines[-1]:
+                writer.line(
+                    "    raise" if any("except asyncio" in line for line in writer.lines) else "    pass"
+                )
     for _ in range(left):
         if writer.module["left"] <= 0:
             break
         writer.chooser.several(writer.statement, 1, 6)
+    if function.has_lives:
+        writer._live_on()
     value = writer.result() if function.kind == "any" else writer.expression(function.kind, 2)
     if function.kind == "none" and not writer.chance(3):
         value = writer.expression("part", 2)
-    head = f"@workflow\nasync def {function.name}({', '.join(given)}):"
+    head = f"@workflow\nasync def {function.name}({', '.join([*given, *[f'{LIVES}=0'] * function.has_lives])}):"
     return "\n".join([head, *writer.lines, f"    return {value}"])
 
 
 @st.composite
-def programs(draw: st.DrawFn) -> str:
-    """Programs that shrink."""
+def programs(draw: st.DrawFn, kind: str | None = None) -> str:
+    """Programs that shrink; of this kind."""
     try:
-        return written(DrawnChooser(draw))
+        return written(DrawnChooser(draw), kind)
     except SyntaxError:
         reject()
 
 
-def program(seed: int, number: int) -> str:
-    """Program `number` of a seed."""
-    return written(Chooser(random.Random(f"{seed}/{number}")))
+def program(seed: int, number: int, kind: str | None = None) -> str:
+    """Program `number` of a seed; of this kind."""
+    return written(Chooser(random.Random(f"{seed}/{number}")), kind)
 
 
 # -- the arena ------------------------------------------------------------------------------------
@@ -1129,6 +1441,7 @@ class Bench:
         runs: How many runs there were of each mode.
         faults: How many steps of a program are made to fail, each in a run of its own.
         kills: How many runs of a program have a death in them.
+        databases: Makes an empty database; `None`: it is a file in the folder.
         end: How the last program ends under plain asyncio when nothing fails: `result`, or the type of the error.
     """
 
@@ -1136,9 +1449,11 @@ class Bench:
     runs: Counter[str] = field(default_factory=Counter)
     faults: int = 3
     kills: int = 1
+    databases: Callable[[], contextlib.AbstractContextManager[str]] | None = None
     end: str = ""
     _number: int = 0
     _arena: Arena | None = None
+    _database: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def arena(self) -> Arena:
         if self._arena is None:
@@ -1152,6 +1467,8 @@ class Bench:
                 world._globals[-1][0]["FLAG"] = 0
 
             url = f"sqlite:///{self.folder / f'runs{self._number}.sqlite3'}"
+            if self.databases is not None:
+                url = self._database.enter_context(self.databases())
             self._arena = _Arena(url, reset, world, counts=self.runs)
         return self._arena
 
@@ -1159,6 +1476,7 @@ class Bench:
         """Give the database up."""
         if self._arena is not None:
             self._arena.close()
+            self._database.close()
             for file in self.folder.glob("runs*"):
                 file.unlink()
         self._arena = None
@@ -1184,7 +1502,7 @@ class Bench:
             exec(code, module.__dict__)
             self.arena().world._globals[-1] = (module.__dict__, "FLAG")
             workflow = module.__dict__["body"]
-            count = workflow.function.__code__.co_argcount
+            count = workflow.function.__code__.co_argcount - len(workflow.function.__defaults__ or ())
             yield Body(name, workflow, ARGS[:count])
         finally:
             for workflow in registry.workflows.values():
@@ -1259,6 +1577,12 @@ class Bench:
         self, body: Body, rng: random.Random, mode: list[str], text: str, limit: Callable[[float], None]
     ) -> None:
         has_hooks = HOOKS.search(text) is not None
+        if FAMILY.search(text):
+            mode[0] = "live"
+            limit(ENGINE_TIME_LIMIT)
+            with _standing_still():
+                self._check_family(body, rng, mode, has_hooks=has_hooks)
+            return
         arena = self.arena()
         try:
             lead = arena.plain(body, chooser=Choices())
@@ -1304,10 +1628,12 @@ class Bench:
                 kill = None
                 if rng.random() < 0.3:
                     kill = Kill(rng.randint(1, live.transactions), is_committed=rng.random() < 0.5)
+                at = rng.randint(1, live.transactions)
                 run(
                     "cancels",
                     bodies_kept=64 * (number % 2),
-                    cancel_at=rng.randint(1, live.transactions),
+                    # Of two requests the body is told of the first.
+                    cancel_at=[at, rng.randint(at, live.transactions + 3)] if rng.random() < 0.3 else at,
                     kill=kill,
                     seed=rng.randrange(1000),
                 )
@@ -1315,6 +1641,62 @@ class Bench:
                 at = rng.randint(1, live.transactions)
                 kill = Kill(at, is_committed=rng.random() < 0.5, keeps_messages=rng.random() < 0.5)
                 run("kills", bodies_kept=rng.choice([0, 64]), kill=kill, seed=rng.randrange(1000))
+        finally:
+            simulator.EVENT_LIMIT = events
+
+    def _check_family(self, body: Body, rng: random.Random, mode: list[str], *, has_hooks: bool) -> None:
+        """A run that starts others, or begins its life anew: nobody leads here, and each run is compared by itself."""
+        events, simulator.EVENT_LIMIT = simulator.EVENT_LIMIT, EVENT_LIMIT
+
+        def run(kind: str, **options: Any) -> EngineRun | None:
+            mode[0] = kind
+            sends = rng.choice((0.05, 0.2, 0.4)) if has_hooks else None
+            options = {"sends": sends, "seed": rng.randrange(1000), **options}
+            return self.arena().compare(
+                body, kind, tokens=program_steps.TOKENS, is_family=True, **options
+            )
+
+        try:
+            live = run("live", bodies_kept=64, sends=0.0 if has_hooks else None)
+            assert live is not None
+            self.end = str(live.outcome.get("error", {}).get("type", "result"))
+            steps = sorted(
+                {row.node_id for life in live.family for row in life.rows if row.kind is NodeKind.STEP}
+            )
+            if sum(len(life.rows) for life in live.family) > 4 * MOST_STEPS:
+                raise Unfit("too many steps")
+            last = live.transactions
+            run("kept", bodies_kept=64)
+            run("replayed", bodies_kept=0)
+            if rng.random() < 0.3:
+                run("strict", bodies_kept=0, is_compiled=False)
+            for number, node in enumerate(rng.sample(steps, min(len(steps), self.faults, 2))):
+                kind = "error" if rng.random() < 0.1 else "fatal"
+                run("faults", bodies_kept=64 * (number % 2), faults={node: kind})
+            for number in range(2):
+                at = rng.randint(1, last)
+                kill = (
+                    Kill(rng.randint(1, last), is_committed=rng.random() < 0.5)
+                    if rng.random() < 0.3
+                    else None
+                )
+                again = [rng.randint(at, last + 9) for _ in range(2)] if number == 1 else []
+                run("cancels", bodies_kept=64 * (number % 2), cancel_at=[at, *again], kill=kill)
+            for _ in range(self.kills):
+                kill = Kill(
+                    rng.randint(1, last),
+                    is_committed=rng.random() < 0.5,
+                    keeps_messages=rng.random() < 0.5,
+                )
+                run("kills", bodies_kept=rng.choice([0, 64]), kill=kill)
+            kill = (
+                Kill(rng.randint(1, last), is_committed=rng.random() < 0.5)
+                if rng.random() < 0.5
+                else None
+            )
+            cancel_at = rng.randint(1, last) if rng.random() < 0.3 else None
+            with self.arena().unruly(interrupts=0.3, doubles=0.2, drops=0.1):
+                run("turns", bodies_kept=64, process_count=2, kill=kill, cancel_at=cancel_at)
         finally:
             simulator.EVENT_LIMIT = events
 
@@ -1332,6 +1714,15 @@ class Bench:
             interrupts = 0.0 if WORLD.search(text) else 0.3
             with self.arena().unruly(interrupts=interrupts, doubles=0.2, drops=0.1):
                 run("turns", bodies_kept=64, process_count=2, kill=kill, seed=rng.randrange(1000))
+
+
+@contextlib.contextmanager
+def _standing_still() -> Iterator[None]:
+    program_steps.is_still = True
+    try:
+        yield
+    finally:
+        program_steps.is_still = False
 
 
 # -- making a program smaller ---------------------------------------------------------------------
@@ -1497,22 +1888,26 @@ class Totals:
 
 
 def run_many(
-    seed: int, numbers: Sequence[int], *, most: int, seconds: float, faults: int = 5, kills: int = 2
-) -> Totals:
+    seed: int, numbers: Sequence[int], *, most: int, seconds: float, faults: int = 5, kills: int = 2,
+    kind: str | None = None, is_on_postgres: bool = False,
+) -> Totals:  # fmt: skip
     """Run these programs of a seed, and make those that differ smaller."""
     logging.disable(logging.CRITICAL)
     gc.set_threshold(20_000, 20, 100)
     warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines that are never awaited
-    totals = Totals()
+    totals, what = Totals(), kind
     kept: Counter[str] = Counter()
     root = "/dev/shm" if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="programs", dir=root))
     bench = Bench(folder, totals.runs, faults, kills)
+    server = services.own_postgres() if is_on_postgres else None
+    if server is not None:
+        bench.databases = functools.partial(services.empty_postgres_database, server.url)
     try:
         for count, number in enumerate(numbers):
             begun = time.perf_counter()
             try:
-                text = program(seed, number)
+                text = program(seed, number, what)
             except SyntaxError as error:
                 text = f"raise SyntaxError({str(error)!r})"
                 print(f"--only {number} is no Python: {error}")
@@ -1536,10 +1931,14 @@ def run_many(
             found = verdict(bench, small, seed=number)[1] or story
             bench.close()
             bench.runs = runs
-            totals.stories.append(f"## {kind}: --seed {seed} --only {number}\n\n{small}\n{found}\n")
+            totals.stories.append(
+                f"## {kind}: --seed {seed} --only {number}{f' --kind {what}' if what else ''}\n\n{small}\n{found}\n"
+            )
             print(totals.stories[-1], flush=True)
     finally:
         bench.close()
+        if server is not None:
+            server.close()
         shutil.rmtree(folder, ignore_errors=True)
     return totals
 
@@ -1565,15 +1964,26 @@ def main() -> int:
     parser.add_argument(
         "--kills", type=int, default=2, help="how many runs of a program have a death in them"
     )
+    kinds = [kind for _, kind in KINDS_OF_PROGRAMS]
+    parser.add_argument("--kind", choices=kinds, help="programs of this kind alone")
+    parser.add_argument(
+        "--postgres",
+        action="store_true",
+        dest="is_on_postgres",
+        help="on a PostgreSQL server of its own",
+    )
     options = parser.parse_args()
     begun = time.perf_counter()
     if options.only is not None:
-        print(program(options.seed, options.only))
+        print(program(options.seed, options.only, options.kind))
         shares: list[Sequence[int]] = [[options.only]]
     else:
         shares = [range(at, options.count, options.workers) for at in range(options.workers)]
     jobs = [(options.seed, share) for share in shares]
-    known = {name: getattr(options, name) for name in ("most", "seconds", "faults", "kills")}
+    known = {
+        name: getattr(options, name)
+        for name in ("most", "seconds", "faults", "kills", "kind", "is_on_postgres")
+    }
     if len(jobs) == 1:
         parts = [run_many(*jobs[0], **known)]
     else:

@@ -29,11 +29,11 @@ from ckworkflow.engine import failures, judging
 from ckworkflow.model import CANCEL, TIMER, HookKey, Namespace, NodeId, NodeKind, payload_number
 from ckworkflow.tracing.loop import _TURN_SECONDS, _maker_of
 from ckworkflow.tracing.tasks import TaskState
+from differential.reference_family import PlainChildren, PlainLives, inlined
 from differential.reference_hooks import Facts, Item, PlainHooks
 from differential.simulator import (
     FIRST_PAYLOAD,
     MOMENT,
-    REASON,
     START,
     Entry,
     Fault,
@@ -60,7 +60,7 @@ class PlainRun:
     """How the body went under plain asyncio.
 
     Attributes:
-        outcome: As `EngineRun.outcome`.
+        outcome: As `EngineRun.outcome`; `{"next": arguments}` of a life that ends for the next one.
         moves: What happened, as a script for the simulator.
         steps: Every step that was begun: node id to name and arguments.
         sleeps: Every sleep that was begun.
@@ -70,6 +70,10 @@ class PlainRun:
         has_rung: Whether a timer of the loop has come due: what it cancels may have been under way.
         has_been_sent: Whether a payload has come: likewise.
         hooks: Its hooks.
+        children: The runs that it has started.
+        told: How many events it was told.
+        ended_at: What time it is when it ends.
+        ends_cancelled: Whether it ends with `CancelledError`.
     """
 
     outcome: dict[str, Any]
@@ -82,6 +86,10 @@ class PlainRun:
     has_rung: bool = False
     has_been_sent: bool = False
     hooks: PlainHooks | None = None
+    children: PlainChildren | None = None
+    told: int = 0
+    ended_at: datetime | None = None
+    ends_cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -110,17 +118,20 @@ class PlainTracer:
 
     def __init__(
         self, run_id: str, faults: Mapping[str, Fault], started_at: datetime, stopped: Collection[str],
-        facts: Facts,
+        facts: Facts, *, workflow: str = "", life: int = 0,
     ) -> None:  # fmt: skip
+        self.workflow, self.life, self.facts = workflow, life, facts
         self.run_id, self.faults, self.stopped = run_id, faults, stopped
         self.clock = self.started_at = started_at
         self.sleeps_from = started_at
         self.pending: list[_Pending] = []
         self.hooks = PlainHooks(self, facts)
-        self.run = PlainRun({}, hooks=self.hooks)
+        self.children = PlainChildren(self, facts.ends)
+        self.lives = PlainLives()
+        self.run = PlainRun({}, hooks=self.hooks, children=self.children)
         self.fault: DifferenceError | None = None
         self.leftovers: list[Any] = []
-        self.beside = TaskState("~")
+        self.beside = TaskState(f"{life or ''}~")
         self.ready: Any = None
         self.states: dict[int, TaskState] = {}
         self.root: asyncio.Task[Any] | None = None
@@ -156,7 +167,13 @@ class PlainTracer:
         return self.kept(self._wait(NodeKind.SLEEP, "sleep", tree, wait))
 
     def workflow_call(self, body: Callable[[], Any], name: str, *, frame: FrameType) -> Any:
-        return self.kept(body())
+        return self.kept(self._inlined(body))
+
+    async def _inlined(self, body: Callable[[], Any]) -> Any:
+        return await inlined(body, self.state())
+
+    def continue_as_new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, line: int) -> Any:
+        return self.lives.make(args, kwargs, self.place(), line)
 
     def kept(self, coro: Any) -> Any:
         self.leftovers.append(coro)  # a call that the body never awaits is no matter of ours
@@ -238,6 +255,11 @@ class PlainTracer:
             if pending in self.pending:
                 self.pending.remove(pending)
 
+    def set_child(self, node_id: str, workflow: str, args: str) -> None:
+        """Let the end of a run be something that happens."""
+        self.run.sleeps[node_id] = (workflow, args)
+        self.pending.append(_Pending(node_id, NodeKind.CHILD, workflow, args, None, None))
+
     def fail(self, why: str) -> None:
         """Note that the engine did what it may not; a body could handle an error."""
         self.fault = self.fault or DifferenceError(why)
@@ -290,6 +312,13 @@ class PlainTracer:
         self.sleeps_from = min(at, pending.due_at) if is_late else at
         self.pending.remove(pending)
         self.run.completed.append(pending.node_id)
+        if data is not None or pending.timer is not None or pending.ring is not None:
+            self.lives.forget()
+        if pending.kind is NodeKind.CHILD:
+            self.run.has_been_sent = True  # it may end while a step runs
+            self.children.tell(pending.node_id)
+            if self.facts.ends[pending.node_id].error is not None:
+                self.lives.forget()
         if pending.timer is not None:
             self.run.has_rung = True
             self.ready.append(pending.timer)
@@ -383,13 +412,17 @@ class Follower:
             )
         entry = self._log.pop(0)
         tracer.clock = max(tracer.clock, entry.told_at or entry.at)
+        tracer.run.told += entry.told_at is not None
         if entry.kind is NodeKind.HOOK:
             self._send(entry)
             return
         if entry.node_id == CANCEL:
             tracer.run.is_cancelled = True
+            tracer.lives.forget()
+            tracer.children.note_request()
             if tracer.root is not None:
-                tracer.root.cancel(REASON)
+                reason = tracer.facts.reason
+                tracer.root.cancel(*() if reason is None else (reason,))
             return
         pending = next((p for p in tracer.pending if p.node_id == entry.node_id), None)
         if pending is None and self._was_under_way(entry):
@@ -408,7 +441,7 @@ class Follower:
                 raise DifferenceError(f"{entry} ended before {pending.due_at}")
             tracer.complete(pending, None, None, at=entry.at)
             return
-        if pending.kind is NodeKind.CLOSE:
+        if pending.kind in (NodeKind.CLOSE, NodeKind.CHILD):
             tracer.complete(pending, None, None, at=entry.at)
             return
         self._execute_before(entry)
@@ -521,7 +554,8 @@ class PlainLoop(asyncio.SelectorEventLoop):
         elif self._has_begun:
             task.state = self.tracer.beside.next_child()
         else:
-            self._has_begun, task.state, self.tracer.root = True, TaskState("0"), task
+            place = TaskState(str(self.tracer.life))
+            self._has_begun, task.state, self.tracer.root = True, place, task
         return task
 
     def _run_once(self) -> None:
@@ -577,6 +611,8 @@ def run_plain(
     allows_overlap: bool = False,
     stopped: Collection[str] = (),
     facts: Facts | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    life: int = 0,
 ) -> PlainRun:
     """Run the original function of a workflow with `asyncio.run`.
 
@@ -590,18 +626,23 @@ def run_plain(
         faults: As for the simulator.
         allows_overlap: As for `Follower`.
         stopped: The steps that ran there when their await was cancelled, and were waited for.
-        facts: What the database knows of its hooks.
+        facts: What the database knows of its hooks, and of the runs that it starts.
+        kwargs: More arguments.
+        life: Which life of its run it is.
 
     Raises:
         DifferenceError: What the log says cannot happen here.
     """
-    tracer = PlainTracer(run_id, faults or {}, started_at, stopped, facts or Facts())
+    tracer = PlainTracer(
+        run_id, faults or {}, started_at, stopped, facts or Facts(), workflow=workflow.name, life=life
+    )
     world: Leader | Follower = (
         Leader(tracer, chooser)
         if chooser is not None
         else Follower(tracer, log, allows_overlap=allows_overlap)
     )
     given = [codec.decode(codec.encode(arg, path="argument")) for arg in args]
+    named = {name: codec.decode(codec.encode(arg, path=name)) for name, arg in (kwargs or {}).items()}
     loop: PlainLoop | None = None
 
     def make_loop() -> PlainLoop:
@@ -617,8 +658,8 @@ def run_plain(
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             with asyncio.Runner(loop_factory=make_loop) as runner:
-                result = runner.run(workflow.function(*given))
-                tracer.run.outcome = {"result": result}
+                result = runner.run(workflow.function(*given, **named))
+            tracer.run.outcome = tracer.lives.outcome(result)
         except (Exception, asyncio.CancelledError) as error:
             tracer.run.outcome = {"error": error}
         for coro in tracer.leftovers:
@@ -632,12 +673,16 @@ def run_plain(
         world.check_rest()
         if tracer.fault is not None:
             raise tracer.fault
+    tracer.run.ended_at = tracer.clock
+    tracer.run.ends_cancelled = isinstance(tracer.run.outcome.get("error"), asyncio.CancelledError)
     tracer.run.outcome = _stored(tracer.run.outcome)
     return tracer.run
 
 
 def _stored(outcome: dict[str, Any]) -> dict[str, Any]:
     """The outcome as the engine would keep it."""
+    if "next" in outcome:
+        return outcome
     if "error" in outcome:
         return {"error": failures.to_data(outcome["error"])}
     try:

@@ -29,21 +29,28 @@ from ckworkflow.errors import (
 from ckworkflow.model import HookKey
 from ckworkflow.tracing.hooks import HookSpec
 from ckworkflow.tracing.tasks import TaskState
+from differential.reference_family import ChildEnd
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What only the database knows of the hooks of a run.
+    """What only the database knows of the hooks of a run, and what others have done to it.
 
     Attributes:
         secret: From what its tokens are derived; `None`: it has derived none.
         made: When each hook was made, by its place in the body.
-        refused: The places of those that could not be made.
+        refused: The places of those that could not be made, each with the run that had its token.
+        carried: The numbers of the payloads that have come in a life before.
+        ends: How the runs have ended that it has started, by their places.
+        reason: Why it was asked to end.
     """
 
     secret: str | None = "plain"
     made: Mapping[str, datetime] = field(default_factory=dict)
-    refused: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    carried: frozenset[int] = frozenset()
+    ends: Mapping[str, ChildEnd] = field(default_factory=dict)
+    reason: str | None = None
 
 
 class Item(NamedTuple):
@@ -53,11 +60,18 @@ class Item(NamedTuple):
     body: str
 
 
+class Told(Protocol):
+    """What a body was told."""
+
+    told: int
+
+
 class World(Protocol):
     """What hooks need of the body."""
 
     run_id: str
     clock: datetime
+    run: Told
 
     def place(self) -> TaskState:
         """Where the body is."""
@@ -167,9 +181,13 @@ class PlainHooks:
         """The run that has the token of a hook; `None`: it is free."""
         holder = self.open.get(hook.key)
         if hook.node_id in self.facts.refused:
-            if holder is None:
-                self.world.fail(f"the engine refuses hook {hook.node_id}, and its token is free")
-            return self.world.run_id
+            refused_by = self.facts.refused[hook.node_id]
+            # That another run has the token is checked where all of them are known.
+            if (holder is None) == (refused_by == self.world.run_id):
+                self.world.fail(
+                    f"the engine refuses hook {hook.node_id}, which {refused_by} has, and here it is {holder}"
+                )
+            return refused_by
         if holder is None:
             return None
         made_at = self.facts.made.get(hook.node_id)
@@ -184,7 +202,9 @@ class PlainHooks:
 
     def put(self, key: HookKey, item: Item) -> None:
         """A payload has come."""
-        if all(hook.key != key or hook.refusal is not None for hook in self.made.values()):
+        if item.number not in self.facts.carried and all(
+            hook.key != key or hook.refusal is not None for hook in self.made.values()
+        ):
             self.world.fail(f"the engine tells of {item}, and no hook was made for it")
         self.queue(key).put_nowait(item)
 
@@ -221,6 +241,7 @@ class PlainHook:
         self.expiry: str | None = None
         self.waiting: list[Any] = []
         self.made_at = hooks.world.clock
+        self.made_after = hooks.world.run.told
         self.freed_at: datetime | None = None
         self._hooks, self._fit = hooks, spec.fit
 

@@ -4,6 +4,9 @@
 of a chord its body), and lets a script or a seeded random generator say which message is next and when
 time passes. A process can be killed at any transaction; a second one can come in between any two.
 
+A *family* is a run with the runs that it starts, in all their lives: it is driven until nothing of it is left to do, and what the end of a
+life takes away is read before (`LifeEnd`).
+
 Not here: the workers of `ckworkflow.worker`, which do the same by Celery (`tests/worker`).
 """
 
@@ -11,17 +14,20 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
+from unittest import mock
 
 import sqlalchemy as sa
 
 from ckworkflow import codec
 from ckworkflow.definition import registry
-from ckworkflow.engine import attempts, cancellation, claims, judging, liveness, recovery, resume
+from ckworkflow.engine import attempts, cancellation, claims, judging, liveness, lives, recovery, resume
 from ckworkflow.engine.advance import advance, go_on
 from ckworkflow.engine.answer import Answer
 from ckworkflow.engine.claims import Claimed, Dropped, Early
@@ -39,10 +45,11 @@ from ckworkflow.model import (
     NodeKind,
     NodeStatus,
     RunId,
+    RunStatus,
     payload_id,
 )
 from ckworkflow.plan import Chain, Chord, Group, Piece, Task
-from ckworkflow.store import nodes, processes, runs, schema, tables
+from ckworkflow.store import large, nodes, processes, runs, schema, tables
 from ckworkflow.store.database import Database
 from ckworkflow.store.expectations import ExpectationError
 from ckworkflow.store.processes import ProcessRow
@@ -51,12 +58,12 @@ from ckworkflow.store.writer import Work, finish
 
 T = TypeVar("T")
 
-_TOLD = sa.select(tables.runs.c.cancel_delivered, tables.runs.c.cancel_requested_at).where(
-    tables.runs.c.id == sa.bindparam("b_run"), tables.runs.c.cancel_delivered.is_not(None)
-)
+_TOLD = sa.select(
+    tables.runs.c.cancel_delivered, tables.runs.c.cancel_requested_at, tables.runs.c.cancel_delivered_at
+).where(tables.runs.c.id == sa.bindparam("b_run"), tables.runs.c.cancel_delivered.is_not(None))
 _PAYLOADS = (
     sa.select(*[tables.hook_payloads.c[name] for name in (
-        "number", "token_hash", "body", "dedup_key", "received_at", "delivered", "delivered_at", "is_taken",
+        "number", "token_hash", "body", "dedup_key", "received_at", "delivered", "delivered_at", "is_taken", "life",
     )])
     .where(tables.hook_payloads.c.run_id == sa.bindparam("b_run"))
     .order_by(tables.hook_payloads.c.number)
@@ -75,6 +82,24 @@ _LAST_HOOK = (
     .limit(1)
 )
 _SECRET = sa.select(tables.runs.c.secret, tables.runs.c.delivered).where(tables.runs.c.id == sa.bindparam("b_run"))  # fmt: skip
+_RUNS = (
+    sa.select(*[tables.runs.c[name] for name in (
+        "id", "workflow", "status", "input", "output", "error", "created_at", "finished_at", "life", "life_began_at", "parent", "parent_node",
+        "secret", "delivered", "cancel_requested_at", "cancel_reason", "cancel_delivered", "cancel_delivered_at",
+    )])
+    .where(tables.runs.c.created_at >= sa.bindparam("b_since", type_=tables.runs.c.created_at.type))
+    .order_by(tables.runs.c.created_at, tables.runs.c.id)
+)  # fmt: skip
+_ROOT = (
+    sa.select(tables.runs.c.id)
+    .where(
+        tables.runs.c.created_at >= sa.bindparam("b_since", type_=tables.runs.c.created_at.type),
+        tables.runs.c.parent.is_(None),
+    )
+    .limit(1)
+)
+_TO_DO = sa.select(tables.runs.c.id).where(tables.runs.c.wake_at.is_not(None)).limit(1)
+"""A run that is live, or has something to tell."""
 FIRST_PAYLOAD = 100
 """Payloads are the numbers after it, so that each is found again."""
 MOST_SENT = 30
@@ -151,6 +176,18 @@ class Entry:
     args: str
     outcome: str
     told_at: datetime | None = None
+    run_id: str = ""
+
+    @property
+    def life(self) -> int:
+        """In which life of its run it is."""
+        return life_of(self.node_id)
+
+
+def life_of(node_id: str) -> int:
+    """The life of a run in which a node is: its place begins with that number, but for callbacks of the first."""
+    number = re.match(r"\d*", node_id)
+    return int(number[0]) if number is not None and number[0] else 0
 
 
 class PayloadFact(NamedTuple):
@@ -164,6 +201,7 @@ class PayloadFact(NamedTuple):
     delivered: int | None
     delivered_at: datetime | None
     is_taken: bool
+    life: int
 
 
 class HookFact(NamedTuple):
@@ -200,9 +238,72 @@ class Sending:
     found: str
 
 
+class Told(NamedTuple):
+    """A request to cancel a run, of which its body was told: as which event, when it was made, and the time of the body."""
+
+    number: int
+    requested_at: datetime
+    told_at: datetime | None
+
+
+class RunFact(NamedTuple):
+    """A run as the database has it."""
+
+    run_id: RunId
+    workflow: str
+    status: str
+    input: str
+    output: str | None
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    life: int
+    life_began_at: datetime | None
+    parent: str | None
+    parent_node: str | None
+    secret: str | None
+    delivered: int
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    cancel_delivered: int | None
+    cancel_delivered_at: datetime | None
+
+    @property
+    def request(self) -> Told | None:
+        """That it is to be cancelled, if its body was told so in this life."""
+        if not self.cancel_delivered or self.cancel_requested_at is None:
+            return None
+        return Told(self.cancel_delivered, self.cancel_requested_at, self.cancel_delivered_at)
+
+
+@dataclass(frozen=True, slots=True)
+class LifeEnd:
+    """What was in the database when a life of a run ended for the next one; most of it is deleted afterwards.
+
+    Attributes:
+        run: The run, before the next life was written.
+        delivered: How many events the body of the life was told.
+        rows: The nodes of the life, as they were left.
+        payloads: What was sent to its hooks and not carried over from it before; what was taken then, too.
+        hooks: All hooks of the run that there were.
+        next_input: The arguments of the next life.
+        carried: The numbers of the payloads that have gone over.
+        at: When.
+    """
+
+    run: RunFact
+    delivered: int
+    rows: list[nodes.NodeRow]
+    payloads: list[PayloadFact]
+    hooks: list[HookFact]
+    next_input: str
+    carried: frozenset[int]
+    at: datetime
+
+
 @dataclass(slots=True)
 class EngineRun:
-    """A run as the engine ended it.
+    """A run as the engine ended it; or one life of it.
 
     Attributes:
         run_id: Its id.
@@ -219,6 +320,14 @@ class EngineRun:
         secret: From what its tokens are derived.
         delivered: How many events the run says that its body was told.
         request: As which of them it was told that it was to be cancelled, and when that was asked.
+        status: How it has ended.
+        reason: Why it was to be cancelled.
+        life: Which life of the run it is.
+        fact: The row of the run; of a life before its last, as it was then.
+        carried: Of a life that has ended for the next one: the payloads that have gone over to that.
+        ended_at: When that was.
+        requests: Of the run that was started: when somebody has asked that it be cancelled, and was told that it was live.
+        family: Of the run that was started: it, and the runs that it and they have started, each life by itself.
     """
 
     run_id: RunId
@@ -234,7 +343,15 @@ class EngineRun:
     still_found: list[str] = field(default_factory=list)
     secret: str | None = None
     delivered: int = 0
-    request: tuple[int, datetime] | None = None
+    request: Told | None = None
+    status: RunStatus | None = None
+    reason: str | None = None
+    life: int = 0
+    fact: RunFact | None = None
+    carried: frozenset[int] = frozenset()
+    ended_at: datetime | None = None
+    requests: list[datetime] = field(default_factory=list)
+    family: list[EngineRun] = field(default_factory=list)
 
 
 Fault = str
@@ -387,7 +504,12 @@ class SimWorker:
         self._started_at = START
         self._slack = timedelta()
         self._running: Entry | None = None
-        self._cancel_at: int | None = None
+        self._cancel_at: list[int] = []
+        self._asked = 0
+        self._accepted: list[datetime] = []
+        self._named: set[str] = set()
+        self._is_family = False
+        self._ends: dict[tuple[RunId, int], LifeEnd] = {}
         self._run_id: RunId | None = None
         self._sends: float | None = None
         self._tokens: tuple[str, ...] = ()
@@ -409,10 +531,11 @@ class SimWorker:
         seed: int = 0,
         faults: Mapping[str, Fault] | None = None,
         kill: Kill | None = None,
-        cancel_at: int | None = None,
+        cancel_at: int | Sequence[int] | None = None,
         sends: float | None = None,
         tokens: Sequence[str] = (),
         is_strict: bool = True,
+        is_family: bool = False,
     ) -> EngineRun | None:
         """Start a workflow and drive it to its end.
 
@@ -423,10 +546,12 @@ class SimWorker:
             seed: Of what the script leaves open.
             faults: The nodes whose steps are made to fail.
             kill: Where a process dies.
-            cancel_at: After which write transaction somebody asks that the run be cancelled.
+            cancel_at: After which write transaction somebody asks that the run be cancelled; or after which ones, each time for another
+                reason.
             sends: How often somebody sends to a hook, where that need not be; `None`: the run has none.
             tokens: Those that its body may have chosen.
             is_strict: Whether a script that cannot be followed is an error.
+            is_family: Whether the run may start others, or begin its life anew.
 
         Returns:
             The run, or `None` when the process died before it was started.
@@ -437,7 +562,11 @@ class SimWorker:
         self.log = []
         self.records = set()
         self.database.count, self.database.kill = 0, kill
-        self._cancel_at = cancel_at
+        times = (cancel_at,) if isinstance(cancel_at, int) else cancel_at or ()
+        self._cancel_at = sorted(times)
+        self._asked, self._accepted = 0, []
+        self._is_family = is_family
+        self._ends = {}
         self._sends, self._tokens = sends, tuple(tokens)
         self._sent, self._sendings = 0, []
         self.database.between = self._interrupt
@@ -445,24 +574,33 @@ class SimWorker:
         self.clock.tick()
         self._started_at = self.clock.now
         self._slack = timedelta()
+        with ExitStack() as stack:
+            if is_family:
+                stack.enter_context(mock.patch.object(lives, "write", self._writing(lives.write)))
+            return self._run_it(workflow, args, script, is_strict=is_strict)
+
+    def _run_it(
+        self, workflow: Any, args: Sequence[Any], script: Sequence[Move], *, is_strict: bool
+    ) -> EngineRun | None:
         try:
             run_id: RunId | None = start_run(self.processes[0].engine, workflow, tuple(args), {})
         except Killed:
             run_id = None
         if run_id is None:
-            found = self.database.read(lambda tx: runs.list_runs(tx, limit=1))
-            if not found or found[0].created_at < self._started_at:
-                self._reap(self.processes[0])
-                return None
-            run_id = found[0].run_id
+            run_id = self.database.read(
+                lambda tx: tx.execute(_ROOT, {"b_since": self._started_at}).scalar()
+            )
             self._reap(self.processes[0])
+            if run_id is None:
+                return None
         self._run_id = run_id
         try:
             if self._may_send(1):
                 self._send_something()
             self.ahead = 0.0  # what a script names comes by a message
+            self._named = {value for what, value in script if what == "attempt"}
             for move in script:
-                if self._has_ended(run_id):
+                if self._is_over(run_id):
                     break
                 try:
                     self._follow(run_id, move)
@@ -474,11 +612,16 @@ class SimWorker:
             self._finish(run_id)
         finally:
             self.database.kill, self.database.between = None, lambda: None
-        return self._result(run_id)
+        return self._family_of(run_id) if self._is_family else self._result(run_id)
+
+    def _is_over(self, run_id: RunId) -> bool:
+        if self._is_family:
+            return not self.database.read(lambda tx: tx.execute(_TO_DO, {}).all())
+        return self._has_ended(run_id)
 
     def _finish(self, run_id: RunId) -> None:
         for _ in range(EVENT_LIMIT):
-            if self._has_ended(run_id):
+            if self._is_over(run_id):
                 return
             if self._may_send(1):
                 self._send_something()
@@ -531,6 +674,11 @@ class SimWorker:
                 ),
                 None,
             )
+            never = next((each for each in self.queue if self._is_never_begun(each)), None)
+            if found is None and never is not None:
+                # An argument of it cannot be worked out, as its claim finds: where it is called, the body raises.
+                self._guard(never)
+                continue
             if found is None and waits:
                 self.advance_to(self.clock.now + waits.pop(0))
                 continue
@@ -540,29 +688,55 @@ class SimWorker:
             if self._guard(found):
                 return
 
+    def _is_never_begun(self, message: Message) -> bool:
+        """Whether a script that names all steps does not name this one."""
+        return message.eta <= self.clock.now and message.task.node_id not in self._named
+
     def _result(self, run_id: RunId) -> EngineRun:
         record = self.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, run_id)))
         rows = self.database.read(
             lambda tx: nodes.with_parts(tx, run_id, nodes.load_nodes(tx, run_id).get())
         )
-        log = self.log + [
-            Entry(
-                row.finished_at,
-                row.node_id,
-                row.kind,
-                row.name,
-                canonical(codec.loads(row.args)),
-                "recorded",
-            )
-            for row in rows
-            if row.kind in (NodeKind.SLEEP, NodeKind.CLOSE) and row.finished_at is not None
+        payloads = self.database.read(lambda tx: _payloads(tx, run_id))
+        ((secret, count),) = self.database.read(lambda tx: tx.execute(_SECRET, {"b_run": run_id}).all())
+        told = self.database.read(lambda tx: tx.execute(_TOLD, {"b_run": run_id}).all())
+        request = Told._make(told[0]) if told else None
+        outcome = (
+            {"result": codec.loads(record.output)}
+            if record.output is not None
+            else {"error": codec.loads(record.error or "null")}
+        )
+        return EngineRun(
+            run_id, self._started_at, outcome, self._told(self.log, rows, payloads, request), self.database.count,
+            frozenset(self.records), rows, payloads, self._hooks(run_id), self._sendings, self._still_found(run_id), secret, count,
+            request, record.status, record.cancel_reason,
+        )  # fmt: skip
+
+    @staticmethod
+    def _told(
+        steps: Sequence[Entry], rows: Sequence[nodes.NodeRow], payloads: Sequence[PayloadFact],
+        request: Told | None,
+    ) -> list[Entry]:  # fmt: skip
+        """What happened, in the order in which the body was told."""
+        log = [
+            *steps,
+            *(
+                Entry(
+                    row.finished_at,
+                    row.node_id,
+                    row.kind,
+                    row.name,
+                    canonical(codec.loads(row.args)),
+                    "recorded",
+                )
+                for row in rows
+                if row.finished_at is not None
+                and (row.kind in (NodeKind.SLEEP, NodeKind.CLOSE) or _is_end_of_child(row))
+            ),
         ]
         positions = {row.node_id: row.position for row in rows}
-        # A hook is no event.
-        delivered = {row.node_id: row.delivered for row in rows if row.kind is not NodeKind.HOOK}
-        payloads = self.database.read(
-            lambda tx: [PayloadFact._make(row) for row in tx.execute(_PAYLOADS, {"b_run": run_id}).all()]
-        )
+        # A hook is no event, and a request to another run is none.
+        delivered = {row.node_id: row.delivered or None for row in rows}
         for each in payloads:
             if each.delivered is None:
                 continue
@@ -571,29 +745,99 @@ class SimWorker:
                 Entry(each.received_at, node_id, NodeKind.HOOK, each.token_hash, each.body, "recorded")
             )
             delivered[node_id], positions[node_id] = each.delivered, sys.maxsize
-        ((secret, count),) = self.database.read(lambda tx: tx.execute(_SECRET, {"b_run": run_id}).all())
-        told = self.database.read(lambda tx: tx.execute(_TOLD, {"b_run": run_id}).all())
-        for number, at in told:
-            log.append(Entry(at, CANCEL, NodeKind.SLEEP, "cancel", "", "recorded"))
-            delivered[CANCEL], positions[CANCEL] = number, sys.maxsize
+        if request is not None:
+            log.append(Entry(request.requested_at, CANCEL, NodeKind.SLEEP, "cancel", "", "recorded"))
+            delivered[CANCEL], positions[CANCEL] = request.number, sys.maxsize
         log.sort(key=lambda entry: (entry.at, positions.get(NodeId(entry.node_id), 0)))
         told_at = {row.node_id: row.delivered_at for row in rows}
         told_at |= {payload_id(each.number): each.delivered_at for each in payloads}
-        log = [
+        if request is not None:
+            told_at[CANCEL] = request.told_at
+        return [
             replace(entry, told_at=told_at.get(NodeId(entry.node_id)))
             if entry.outcome == "recorded"
             else entry
             for entry in _as_delivered(log, delivered)
         ]
-        outcome = (
-            {"result": codec.loads(record.output)}
-            if record.output is not None
-            else {"error": codec.loads(record.error or "null")}
+
+    # -- families -------------------------------------------------------------------------------------
+
+    def _writing(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        """Note what there is when a life of a run ends for the next one."""
+
+        def writes(engine: Any, tx: Transaction, run: Any, trace: Any, life: Any, **options: Any) -> Any:
+            run_id = run.run_id
+            before = {fact.run_id: fact for fact in self._runs(tx)}[run_id]
+            payloads = [each for each in _payloads(tx, run_id) if each.life == run.life]
+            answer = write(engine, tx, run, trace, life, **options)
+            ((secret, _),) = tx.execute(_SECRET, {"b_run": run_id}).all()
+            taken = set(trace.hooks.taken)
+            payloads = [
+                each._replace(is_taken=each.is_taken or each.number in taken) for each in payloads
+            ]
+            rows = [
+                row._replace(delivered=row.delivered or None) for row in nodes.load_life(tx, run_id, run.life).get()
+            ]  # fmt: skip
+            # If this is undone, another end of the same life takes its place.
+            self._ends[run_id, run.life] = LifeEnd(
+                before._replace(secret=secret), options["delivered"], rows, payloads,
+                [HookFact._make(row) for row in tx.execute(_HOOKS, {"b_run": run_id}).all()], codec.dumps(life.args),
+                frozenset(each.number for each in _payloads(tx, run_id) if each.life == life.number and not each.is_taken),
+                self.clock.now,
+            )  # fmt: skip
+            return answer
+
+        return writes
+
+    def _runs(self, tx: Transaction) -> list[RunFact]:
+        return [
+            RunFact._make(row)
+            for row in tx.execute(_RUNS, {"b_since": self._started_at}).all()
+        ]  # fmt: skip
+
+    def _family_of(self, root: RunId) -> EngineRun:
+        facts = self.database.read(self._runs)
+        family = [life for fact in facts for life in self._lives_of(fact)]
+        found = [life for life in family if life.run_id == root][-1]
+        found.requests = self._accepted
+        found.sendings, found.still_found, found.family = (
+            self._sendings,
+            [token for each in facts for token in self._still_found(each.run_id)],
+            family,
         )
+        return found
+
+    def _lives_of(self, fact: RunFact) -> Iterable[EngineRun]:
+        run_id = fact.run_id
+        for number in range(fact.life):
+            end = self._ends[run_id, number]
+            hooks = [hook for hook in end.hooks if life_of(hook.node_id) == number]
+            yield self._life(
+                end.run, {"next": codec.loads(end.next_input)}, end.rows, end.payloads, hooks, end.delivered, end.run.request, end.carried, end.at,
+            )  # fmt: skip
+        rows = self.database.read(lambda tx: nodes.load_life(tx, run_id, fact.life).get())
+        payloads = self.database.read(lambda tx: _payloads(tx, run_id))
+        outcome = (
+            {"result": codec.loads(fact.output)}
+            if fact.output is not None
+            else {"error": codec.loads(fact.error or "null")}
+        )
+        yield self._life(
+            fact, outcome, rows, [each for each in payloads if each.life == fact.life],
+            [hook for hook in self._hooks(run_id) if life_of(hook.node_id) == fact.life], fact.delivered, fact.request,
+        )  # fmt: skip
+
+    def _life(
+        self, fact: RunFact, outcome: dict[str, Any], rows: list[nodes.NodeRow], payloads: list[PayloadFact],
+        hooks: list[HookFact], delivered: int, request: Told | None, carried: frozenset[int] = frozenset(),
+        ended_at: datetime | None = None,
+    ) -> EngineRun:  # fmt: skip
+        steps = [entry for entry in self.log if entry.run_id == fact.run_id and entry.life == fact.life]
+        began_at = self._started_at if fact.parent is None and not fact.life else fact.created_at
         return EngineRun(
-            run_id, self._started_at, outcome, log, self.database.count, frozenset(self.records), rows,
-            payloads, self._hooks(run_id), self._sendings, self._still_found(run_id), secret, count,
-            told[0] if told else None,
+            fact.run_id, fact.life_began_at or began_at, outcome, self._told(steps, rows, payloads, request), self.database.count,
+            frozenset(self.records), rows, payloads, hooks, secret=fact.secret, delivered=delivered, request=request, life=fact.life,
+            fact=fact, carried=carried, ended_at=ended_at,
         )  # fmt: skip
 
     def _has_ended(self, run_id: RunId) -> bool:
@@ -613,11 +857,30 @@ class SimWorker:
             lambda tx: [HookFact._make(row) for row in tx.execute(_HOOKS, {"b_run": run_id}).all()]
         )
 
+    def _family_ids(self, run_id: RunId) -> list[RunId]:
+        """The runs that somebody may send to."""
+        if not self._is_family:
+            return [run_id]
+        return [fact.run_id for fact in self.database.read(self._runs)]
+
     def _open_hooks(self, run_id: RunId) -> list[HookFact]:
-        status = self.database.read(lambda tx: runs.read_status(tx, run_id))
-        if status is None or status.is_final:
-            return []
-        return [hook for hook in self._hooks(run_id) if hook.is_open(self.clock.now)]
+        found = []
+        for each in self._family_ids(run_id):
+            status = self.database.read(lambda tx, of=each: runs.read_status(tx, of))  # type: ignore[misc]
+            if status is not None and not status.is_final:
+                found += [hook for hook in self._hooks(each) if hook.is_open(self.clock.now)]
+        return found
+
+    def _holder_of(self, token_hash: str) -> RunId | None:
+        """The run that has an open hook of a token."""
+        assert self._run_id is not None
+        for each in self._family_ids(self._run_id):
+            status = self.database.read(lambda tx, of=each: runs.read_status(tx, of))  # type: ignore[misc]
+            if status is None or status.is_final:
+                continue
+            if any(h.token_hash == token_hash and h.is_open(self.clock.now) for h in self._hooks(each)):
+                return each
+        return None
 
     def _may_send(self, weight: float) -> bool:
         """Whether somebody sends though nobody need."""
@@ -633,7 +896,9 @@ class SimWorker:
     def _send_something(self) -> None:
         """Send to a hook of the run, or to a token that may be unknown or closed."""
         assert self._run_id is not None
-        hooks = [hook.token_hash for hook in self._hooks(self._run_id)]
+        hooks = [
+            hook.token_hash for each in self._family_ids(self._run_id) for hook in self._hooks(each)
+        ]
         if hooks and self.rng.random() < 0.8:
             key = HookKey(Namespace.CODE, self.rng.choice(hooks))
         else:
@@ -672,10 +937,9 @@ class SimWorker:
 
     def _expected(self, key: HookKey, dedup_key: str | None) -> str:
         """What is to come of a sending, by the plain rows."""
-        assert self._run_id is not None
-        run_id: RunId | None = self._run_id
-        is_open = any(hook.token_hash == key.token_hash for hook in self._open_hooks(self._run_id))
-        if not is_open:
+        holder = self._holder_of(key.token_hash)
+        run_id = holder
+        if run_id is None:
             run_id = self.database.read(
                 lambda tx: tx.execute(_LAST_HOOK, {"b_token": key.token_hash}).scalar()
             )
@@ -684,7 +948,7 @@ class SimWorker:
             (row[1], row[3]) == (key.token_hash, dedup_key) for row in known
         ):
             return "repeated"
-        return "accepted" if is_open else "refused"
+        return "accepted" if holder is not None else "refused"
 
     def _still_found(self, run_id: RunId) -> list[str]:
         """The tokens of a run that has ended which are found."""
@@ -825,6 +1089,7 @@ class SimWorker:
             name,
             canonical_args(claimed.args, claimed.kwargs),
             "lost",
+            run_id=claimed.run_id,
         )
         self._running = entry
         step = registry.require_step(name)
@@ -895,7 +1160,7 @@ class SimWorker:
 
     def _interrupt(self) -> None:
         """Between two transactions of one process, another may do something."""
-        is_to_cancel = self._cancel_at is not None and self.database.count >= self._cancel_at
+        is_to_cancel = self._cancel_at and self.database.count >= self._cancel_at[0]
         if is_to_cancel and not self._depth and self._run_id is not None:
             self._cancel(self._run_id)
         if not self._depth and self._run_id is not None and self._may_send(0.5):
@@ -915,12 +1180,16 @@ class SimWorker:
 
     def _cancel(self, run_id: RunId) -> None:
         """Ask that the run be cancelled, in a process that runs no steps, and may die of it."""
-        self._cancel_at = None
+        self._cancel_at.pop(0)
+        reason = REASON if not self._asked else f"{REASON}, {self._asked}"
+        self._asked += 1
         self._depth += 1
         running, self._running = self._running, None
         self.clock.tick()
+        at = self.clock.now
         try:
-            cancellation.cancel(self._client, run_id, reason=REASON, grace=None)
+            if cancellation.cancel(self._client, run_id, reason=reason, grace=None):
+                self._accepted.append(at)
         except Killed:
             self.database.kill = None
             self._client.bodies.clear()
@@ -934,6 +1203,16 @@ class SimWorker:
         for process in self.processes:
             process.engine.bodies.clear()
             process.engine.database.dispose()
+
+
+def _payloads(tx: Transaction, run_id: RunId) -> list[PayloadFact]:
+    found = [PayloadFact._make(row) for row in tx.execute(_PAYLOADS, {"b_run": run_id}).all()]
+    return [each._replace(body=large.whole(tx, run_id, each.body)) for each in found]
+
+
+def _is_end_of_child(row: nodes.NodeRow) -> bool:
+    """Whether the body was told that a run has ended which it has started."""
+    return row.kind is NodeKind.CHILD and row.delivered is not None
 
 
 def _as_delivered(log: list[Entry], delivered: Mapping[NodeId, int | None]) -> list[Entry]:

@@ -7,6 +7,7 @@ Always the same ones, so that a change is judged by what it does and not by luck
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import logging
@@ -22,10 +23,12 @@ from hypothesis import HealthCheck, given, note, reject, seed, settings
 
 import totals
 from ckworkflow.codec import large
-from differential.programs import Bench, Unfit, program, programs
+from differential.programs import KINDS_OF_PROGRAMS, Bench, Unfit, program, programs
+from services import empty_postgres_database
 
 COUNT = int(os.environ.get("CKWORKFLOW_PROGRAMS") or 800)
 SAMPLE = 30
+SAMPLE_OF_KIND = 5
 SHARES = 8
 SEED = int(os.environ.get("CKWORKFLOW_PROGRAMS_SEED") or 1)
 
@@ -69,12 +72,19 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     bench.close()
 
 
-def run(bench: Bench, count: int, first: int) -> Counter[str]:
+@pytest.fixture
+def postgres_bench(bench: Bench, postgres_server: str | None) -> Bench:
+    """On a database of its own, and another after each program that has failed."""
+    bench.databases = functools.partial(empty_postgres_database, postgres_server)
+    return bench
+
+
+def run(bench: Bench, count: int, first: int, kind: str | None = None) -> Counter[str]:
     counts: Counter[str] = Counter()
 
     @seed(first)
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(programs())
+    @given(programs(kind))
     def does_the_same(text: str) -> None:
         note(f"CKWORKFLOW_PROGRAMS_SEED={SEED}, the program:\n\n{text}")
         try:
@@ -113,7 +123,31 @@ def test_programs_do_the_same_whose_values_are_apart_from_their_rows(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(large, "LARGE", 40)
-    run(bench, 2 * SAMPLE, SEED)
+    run(bench, SAMPLE, SEED)
+    run(bench, SAMPLE_OF_KIND, SEED, "families")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", ["requests", "children", "lives", "families"])
+def test_a_sample_of_each_kind_does_the_same(bench: Bench, kind: str) -> None:
+    run(bench, SAMPLE_OF_KIND, SEED, kind)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", ["hooks", "families"])
+def test_a_sample_of_programs_does_the_same_on_postgresql(postgres_bench: Bench, kind: str) -> None:
+    run(postgres_bench, SAMPLE_OF_KIND, SEED, kind)
+
+
+def test_every_kind_of_program_is_written() -> None:
+    for _, kind in KINDS_OF_PROGRAMS:
+        texts = [program(1, number, kind) for number in range(40)]
+        has_children, has_lives = (
+            any(word in text for text in texts) for word in ("await start(", "continue_as_new(")
+        )
+        assert has_children == (kind in {"children", "families"})
+        assert has_lives == (kind in {"lives", "families"})
 
 
 def test_a_number_of_a_seed_is_always_the_same_program() -> None:

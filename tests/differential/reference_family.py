@@ -1,0 +1,197 @@
+"""The reference of children and lives: a future for the end of each run that a body starts, and what a body returns to live on.
+
+A run that is started is another run, with an oracle of its own; here it is only an end that is told at some time. What it ended with is
+told by whoever runs the oracle (`Facts.ends`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+from ckworkflow import codec
+from ckworkflow.engine import failures
+from ckworkflow.errors import ContinueAsNewError, ReturnValueTimeoutError
+from ckworkflow.model import NodeId, RunId, child_id
+from ckworkflow.tracing.lives import NextLife, as_next_life
+from ckworkflow.tracing.tasks import TaskState
+from differential.simulator import canonical
+
+
+class ChildEnd(NamedTuple):
+    """How a run has ended that a body has started.
+
+    Attributes:
+        output: Its result, encoded, as text; meaningless with an error.
+        error: The error that its `return_value()` raises, as stored; `None`: it has a result.
+    """
+
+    output: str | None
+    error: str | None
+
+
+class Request(NamedTuple):
+    """A body has asked a run to end that it has started."""
+
+    child: str
+    reason: str | None
+    grace: timedelta | None
+
+
+class World(Protocol):
+    """What children need of the body."""
+
+    run_id: str
+
+    def place(self) -> TaskState:
+        """Where the body is."""
+        ...
+
+    def kept(self, coro: Any) -> Any:
+        """Close a coroutine in the end."""
+        ...
+
+    def set_child(self, node_id: str, workflow: str, args: str) -> None:
+        """Let the end of a run be something that happens."""
+        ...
+
+    def fail(self, why: str) -> None:
+        """Note that the engine did what it may not."""
+        ...
+
+
+class PlainChildren:
+    """The runs that one body has started, under plain asyncio."""
+
+    def __init__(self, world: World, ends: Mapping[str, ChildEnd]) -> None:
+        self.world, self.ends = world, ends
+        self.made: dict[str, PlainChild] = {}
+        self.asked: dict[str, Request] = {}
+        self.orphans: set[str] = set()
+
+    async def start(self, workflow: str, args: Any, *, frame: FrameType | None) -> PlainChild:
+        child = PlainChild(self, self.world.place().next_node())
+        self.made[child.node_id] = child
+        self.world.set_child(child.node_id, workflow, canonical(args))
+        return child
+
+    def note_request(self) -> None:
+        """The body is told that it is to be cancelled."""
+        self.orphans |= {node_id for node_id, child in self.made.items() if child.end is None}
+
+    def tell(self, node_id: str) -> None:
+        """A run has ended."""
+        if node_id not in self.ends:
+            self.world.fail(f"the engine tells of the end of {node_id}, which has not ended")
+            return
+        self.made[node_id].tell(self.ends[node_id])
+
+
+class PlainChild:
+    """A run that a body has started."""
+
+    def __init__(self, children: PlainChildren, node_id: str) -> None:
+        self.node_id = node_id
+        self.end: ChildEnd | None = None
+        self._error: BaseException | None = None
+        self._children = children
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def run_id(self) -> RunId:
+        return child_id(RunId(self._children.world.run_id), NodeId(self.node_id))
+
+    def tell(self, end: ChildEnd) -> None:
+        """It has ended."""
+        self.end = end
+        self._error = None if end.error is None else failures.loads(end.error)
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _ended(self) -> None:
+        if self.end is not None:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            await future
+        finally:
+            self._waiting.remove(future)
+
+    def _value(self) -> Any:
+        assert self.end is not None
+        if self._error is not None:
+            raise self._error
+        return codec.decode(codec.loads(self.end.output or "null"))
+
+    def return_value(self, timeout: float | None, *, frame: FrameType) -> Coroutine[Any, Any, Any]:
+        return self._children.world.kept(self._return_value(timeout))  # type: ignore[no-any-return]
+
+    async def _return_value(self, seconds: float | None) -> Any:
+        if seconds is None:
+            await self._ended()
+            return self._value()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended()
+        except TimeoutError:
+            raise ReturnValueTimeoutError(self.run_id, seconds, is_worker_alive=True) from None
+        return self._value()
+
+    def cancel(
+        self, reason: str | None, grace: timedelta | None, *, frame: FrameType
+    ) -> Coroutine[Any, Any, bool]:
+        return self._children.world.kept(self._cancel(reason, grace))  # type: ignore[no-any-return]
+
+    async def _cancel(self, reason: str | None, grace: timedelta | None) -> bool:
+        children = self._children
+        children.asked[children.world.place().next_node()] = Request(self.node_id, reason, grace)
+        return self.end is None
+
+
+class PlainLives:
+    """What a body says of its next life."""
+
+    def __init__(self) -> None:
+        self._made: list[NextLife] = []
+
+    def make(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], state: TaskState, line: int
+    ) -> NextLife:
+        if not state.is_root or state.inlined:
+            raise ContinueAsNewError(line)
+        made = NextLife(
+            {
+                "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
+                "kwargs": codec.encode(dict(kwargs), path="kwargs"),
+            },
+            line,
+        )
+        self._made.append(made)
+        return made
+
+    def forget(self) -> None:
+        """Something comes that may take the place of what the body was about to return."""
+        self._made.clear()
+
+    def outcome(self, result: Any) -> dict[str, Any]:
+        """How a body has ended that has returned something."""
+        found = as_next_life(result)
+        if found is not None:
+            return {"next": found.args}
+        if self._made:
+            return {"error": ContinueAsNewError(self._made[0].line)}
+        return {"result": result}
+
+
+async def inlined(body: Callable[[], Coroutine[Any, Any, Any]], state: TaskState) -> Any:
+    """Run a workflow in the body of another."""
+    state.inlined += 1
+    try:
+        return await body()
+    finally:
+        state.inlined -= 1
