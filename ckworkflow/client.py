@@ -45,7 +45,7 @@ REASON_LIMIT = 1_000
 _threads = OffLoop(8, "ckworkflow-client")
 
 
-async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Run[R]]:
     """Start a run of a workflow and return once it is committed.
 
     In the body of a workflow it starts a *child*, with the commit of the continuation: `await run.return_value()` and `await run.cancel()`
@@ -72,10 +72,8 @@ async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) 
     """
     tracer = tracing.current()
     if tracer is not None:
-        return await _start_child(tracer, workflow, args, kwargs, frame=sys._getframe(1))  # noqa: SLF001  # where the body calls
-    run_id = _id_in_step()
-    found = await _threads.run_body(lambda lost: _start(workflow, args, kwargs, lost, run_id))
-    return Run(found)
+        return _starting_child(tracer, workflow, args, kwargs, frame=sys._getframe(1))  # noqa: SLF001  # where the body calls
+    return _starting(workflow, args, kwargs)
 
 
 def start_sync(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncRun[R]:
@@ -414,13 +412,22 @@ def _start(
     return found
 
 
-async def _start_child(
+async def _starting(workflow: Workflow[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
+    run_id = _id_in_step()
+    return Run(await _threads.run_body(lambda lost: _start(workflow, args, kwargs, lost, run_id)))
+
+
+def _starting_child(
     tracer: Tracer, workflow: Workflow[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], *,
-    frame: FrameType | None,
-) -> Run[R]:  # fmt: skip
+    frame: FrameType,
+) -> Coroutine[Any, Any, Run[R]]:  # fmt: skip
     tree = encode_input(workflow, args, kwargs)
-    child = await tracer.children.start(workflow.name, tree, frame=frame)
-    return Run(child.run_id, Place(child.place, child.workflow))
+
+    async def start() -> Run[R]:
+        child = await tracer.children.start(workflow.name, tree, frame=frame)
+        return Run(child.run_id, Place(child.place, child.workflow))
+
+    return cast("Coroutine[Any, Any, Run[R]]", tracer.children.call(start, "start", frame))
 
 
 def _id_in_step() -> RunId | None:

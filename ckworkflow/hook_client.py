@@ -146,9 +146,11 @@ class HookDefinition(Generic[T]):
 
         Raises:
             CkWorkflowError: As `resume_hook`.
-            HookPayloadError: The payload does not fit. Nothing was sent.
+            HookPayloadError: The payload does not fit, or the hook is one of another definition. Nothing was sent.
         """
-        return await _threads.run(_sending("resume", token, lambda: self._fit(payload), dedup_key))
+        return await _threads.run(
+            _sending("resume", token, lambda: self._fit(payload), dedup_key, self.name)
+        )
 
     def resume_sync(self, token: str, payload: T, *, dedup_key: str | None = None) -> HookInfo:
         """Do what `resume` does, from sync code.
@@ -156,7 +158,7 @@ class HookDefinition(Generic[T]):
         Raises:
             CkWorkflowError: As `resume`.
         """
-        return _sending("resume_sync", token, lambda: self._fit(payload), dedup_key)()
+        return _sending("resume_sync", token, lambda: self._fit(payload), dedup_key, self.name)()
 
     def _fit(self, value: object) -> T:
         if self.schema is None:
@@ -276,7 +278,11 @@ def _make(
 
 
 def _sending(
-    function: str, token: str, payload: Callable[[], object], dedup_key: str | None
+    function: str,
+    token: str,
+    payload: Callable[[], object],
+    dedup_key: str | None,
+    name: str | None = None,
 ) -> Callable[[], HookInfo]:
     """Check what is to be sent, at the call; return what sends it."""
     _refuse_in_body(function)
@@ -284,7 +290,7 @@ def _sending(
     if dedup_key is not None:
         dedup_key = _checked("dedup_key", dedup_key, LONGEST_KEY)
     body = codec.pack(codec.encode(payload(), path="payload"))
-    return lambda: sending.resume(_engine(), key, body, dedup_key=dedup_key)
+    return lambda: sending.resume(_engine(), key, body, dedup_key=dedup_key, name=name)
 
 
 def _finding(function: str, token: str) -> Callable[[], HookInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -13,6 +14,7 @@ from ckworkflow.duration import parse_span
 from ckworkflow.engine import retention
 from ckworkflow.model import RunStatus
 from ckworkflow.store import schema
+from ckworkflow.store.location import is_relative
 
 __all__ = ["db"]
 
@@ -31,6 +33,10 @@ def upgrade(home: Home) -> None:
     where there is nothing to do. SQLite files need it never: they are brought up to date when they are used.
     """
     database = home.installation.engine.database
+    if not (database.is_there or home.has_settings) and is_relative(home.settings.database_url):
+        raise click.ClickException(
+            f"There is no {database.url}, and no celeryconfig.py in {Path.cwd()}: run this in the bot's folder. Nothing was made."
+        )
     schema.upgrade(database)
     # Says so where this code must not use what it found.
     schema.ensure(database)

@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -64,6 +65,11 @@ class Home:
                 f"made (`from ckworkflow import WorkflowPlugin`)."
             )
         return found
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether there is a Celery app that was named, or a `celeryconfig.py` in this folder."""
+        return self._find() is not None or Path("celeryconfig.py").exists()
 
     @property
     def app(self) -> Celery:

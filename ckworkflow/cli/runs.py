@@ -283,7 +283,7 @@ def _cells(step: StepDetails, open_hooks: Container[str]) -> tuple[str, ...]:
     info = step.info
     return (
         info.node_id,
-        words.last_part(info.name),
+        ("cancel " if info.kind is NodeKind.CANCEL else "") + words.last_part(info.name),
         _step_status(info, is_open=info.node_id in open_hooks),
         str(info.attempt) if info.kind is NodeKind.STEP else "-",
         words.moment(info.started_at),

@@ -192,6 +192,8 @@ def error_of(record: RunRecord) -> RunFailedError | RunCancelledError | None:
         reason = record.cancel_reason
         if record.cancel_requested_at is None and isinstance(cause, asyncio.CancelledError):
             reason = str(cause) or None
+        if cause is None:  # it had not begun
+            cause = asyncio.CancelledError(*([] if reason is None else [reason]))
         error = RunCancelledError(
             record.run_id, record.workflow, reason, is_terminated=isinstance(cause, RunTerminatedError)
         )

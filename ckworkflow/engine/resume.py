@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ckworkflow import codec
 from ckworkflow.engine.advance import go_on_here
 from ckworkflow.engine.answer import Answer
-from ckworkflow.errors import HookFullError, HookNotFoundError, RunNotFoundError
+from ckworkflow.errors import HookFullError, HookNotFoundError, HookPayloadError, RunNotFoundError
 from ckworkflow.model import HookInfo, HookKey, RunId
 from ckworkflow.store import hooks, runs
 
@@ -83,8 +83,9 @@ def info(row: HookRow) -> HookInfo:
 
 
 def resume(
-    engine: Engine, key: HookKey, body: str, *, dedup_key: str | None, room: Room | None = None
-) -> HookInfo:
+    engine: Engine, key: HookKey, body: str, *, dedup_key: str | None, room: Room | None = None,
+    name: str | None = None,
+) -> HookInfo:  # fmt: skip
     """Send a payload; return the hook that has it.
 
     Args:
@@ -93,8 +94,10 @@ def resume(
         body: The payload, encoded.
         dedup_key: Names this sending: what was accepted under it before, of the same run and token, is not sent again.
         room: How much its run may have untaken with it; `None`: `ROOM`.
+        name: What the hook must be called; `None`: anything.
 
     Raises:
+        HookPayloadError: It is called something else.
         HookNotFoundError: No open hook has the token.
         HookFullError: Its run has too much that its body has not taken.
         RefusedValueError: The database refuses the payload, since it is too large.
@@ -104,6 +107,11 @@ def resume(
         hook, is_repeated = engine.database.read(lambda tx: _look(engine, tx, key, dedup_key))
         if is_repeated:
             return info(hook)
+        if name not in (None, hook.name):
+            raise HookPayloadError(
+                hook.name,
+                f"it was sent through the definition of hook {name!r}, and the token belongs to this one",
+            )
         try:
             answer = engine.database.transact_run(
                 hook.run_id,

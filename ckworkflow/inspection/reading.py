@@ -45,7 +45,7 @@ def read_steps(engine: Engine, run_id: RunId) -> list[StepInfo]:
     def read(tx: Transaction) -> list[NodeRow]:
         return nodes.load_life(tx, run_id, runs.read_run(tx, run_id).life).get()
 
-    return [_info(run_id, row) for row in engine.database.read(read)]
+    return [_info(run_id, row) for row in _in_order(engine.database.read(read))]
 
 
 def read_summaries(
@@ -101,7 +101,7 @@ def read_details(engine: Engine, run_id: RunId, *, queue_of: Callable[[str], str
         ),
         input=codec.loads(record.input),
         return_value=None if record.output is None else codec.loads(record.output),
-        steps=tuple(_details(run_id, row) for row in found.rows),
+        steps=tuple(_details(run_id, row) for row in _in_order(found.rows)),
         is_worker_alive=found.is_worker_alive,
         unconsumed_queues={queue: tuple(steps) for queue, steps in found.unconsumed.items()},
         read_at=found.now,
@@ -168,6 +168,26 @@ def _summary(
         started_at=record.started_at,
         finished_at=record.finished_at,
     )
+
+
+def _in_order(rows: list[NodeRow]) -> list[NodeRow]:
+    """Put what a body has asked of its children behind what its task has done before: it is written before the plan it comes with."""
+    found = [row for row in rows if row.kind is not NodeKind.CANCEL]
+    for request in rows:
+        if request.kind is NodeKind.CANCEL:
+            path, number = _place(request)
+            before = [
+                at
+                for at, row in enumerate(found, 1)
+                if _place(row)[0] == path and _place(row)[1] < number
+            ]
+            found.insert(max(before, default=0), request)
+    return found
+
+
+def _place(row: NodeRow) -> tuple[str, int]:
+    path, _, number = row.node_id.rpartition(":")
+    return path, int(number)
 
 
 def _details(run_id: RunId, row: NodeRow) -> StepDetails:

@@ -15,7 +15,7 @@ from sqlalchemy import exc
 from ckworkflow.errors import InvalidSettingError
 from ckworkflow.scrub import scrub
 
-__all__ = ["SETTING", "path_in_url", "read_url", "shown"]
+__all__ = ["SETTING", "is_relative", "path_in_url", "read_url", "shown"]
 
 SETTING: Final = "workflow_database_url"
 _FORMS: Final = "sqlite:///runs.sqlite3 or postgresql+psycopg://user:password@host/database"
@@ -98,6 +98,14 @@ def path_in_url(text: str) -> Path:
     except RuntimeError:
         msg = "there is no such home directory. Write the path out"
         raise ValueError(msg) from None
+
+
+def is_relative(text: str) -> bool:
+    """Whether a URL names a file by a path that depends on the current folder."""
+    if not text.startswith("sqlite"):
+        return False
+    path = unquote(text.partition("://")[2].partition("?")[0].removeprefix("/"))
+    return not path.startswith(("/", "~"))
 
 
 def shown(url: sa.URL) -> str:

@@ -102,6 +102,13 @@ class Children:
             self._started.append(node)
         return Child(self, place, workflow)
 
+    def call(
+        self, make: Callable[[], object], what: str, frame: FrameType
+    ) -> Coroutine[None, None, Any]:
+        """What a function gives back in the body that must be awaited there."""
+        call = MethodCall(self.tracer, make, what, line_of(frame)).made_by(frame)
+        return cast("Coroutine[None, None, Any]", call)
+
     def find(self, run_id: RunId, place: NodeId, workflow: str) -> Child | None:
         """Return the run with this id, which was started at a place; `None` if this run has not started it."""
         tracer = self.tracer
@@ -153,20 +160,14 @@ class Child:
             node = self._children.node_of(self, line)
             result = NodeResult(self._children.tracer, node, "return_value", line)
             return cast("Coroutine[None, None, Any]", result.made_by(frame))
-        return self._call(lambda: self._return_value(timeout, line), "return_value", line, frame)
+        return self._children.call(lambda: self._return_value(timeout, line), "return_value", frame)
 
     def cancel(
         self, reason: str | None, grace: timedelta | None, *, frame: FrameType
     ) -> Coroutine[None, None, bool]:
         """Ask it to end, with the commit of the continuation; return whether the body has not been told of its end."""
         line = line_of(frame)
-        return self._call(lambda: self._cancel(reason, grace, line), "cancel", line, frame)
-
-    def _call(
-        self, make: Callable[[], object], what: str, line: int, frame: FrameType
-    ) -> Coroutine[None, None, Any]:
-        call = MethodCall(self._children.tracer, make, what, line).made_by(frame)
-        return cast("Coroutine[None, None, Any]", call)
+        return self._children.call(lambda: self._cancel(reason, grace, line), "cancel", frame)
 
     async def _return_value(self, seconds: float, line: int) -> object:
         tracer, node = self._children.tracer, self._children.node_of(self, line)

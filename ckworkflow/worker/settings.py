@@ -33,7 +33,7 @@ from ckworkflow.duration import parse_span
 from ckworkflow.engine.settings import Settings
 from ckworkflow.errors import InvalidDurationError, InvalidSettingError, UnsupportedBrokerError
 from ckworkflow.scrub import conceal, conceal_url, scrub
-from ckworkflow.store.location import path_in_url, read_url, shown
+from ckworkflow.store.location import is_relative, path_in_url, read_url, shown
 from ckworkflow.worker import web_settings
 from ckworkflow.worker.broker.transport import SCHEME
 
@@ -116,10 +116,9 @@ def read(app: Celery) -> Settings:
 
     Raises:
         UnsupportedBrokerError: The configured broker loses messages.
-        InvalidDurationError: `workflow_horizon` is not a time span.
         InvalidSettingError: A setting that begins with `workflow_` is none of ours; or what the broker needs is not
             installed; or `workflow_packages` is not a list of names, or `workflow_retention` no time span of
-            an hour at least, or `workflow_horizon` is set for quorum queues, or `workflow_discord_errors` makes no sense, or
+            an hour at least, or `workflow_horizon` none, or set for quorum queues, or `workflow_discord_errors` makes no sense, or
             `workflow_log_tracebacks` is neither True nor False, or `workflow_history_warning` or `workflow_history_limit` no number
             of events, or one of webhooks makes no sense.
     """
@@ -250,6 +249,23 @@ def describe(app: Celery, *, is_own: bool) -> str:
     return f"settings: {_source(app, is_own=is_own)}; database: {shown(url)}; broker: {brokers}"
 
 
+def stray_file(app: Celery) -> str | None:
+    """Say that the database is a file of the current folder, and the settings are elsewhere; `None`: it is not so.
+
+    From another folder the same bot would find another database.
+    """
+    url = app.conf.get("workflow_database_url") or Settings().database_url  # which imports the settings
+    source = getattr(app, "_config_source", None)
+    file = getattr(sys.modules.get(str(source).partition(":")[0]), "__file__", None)
+    if file is None or not is_relative(url) or Path(file).absolute().parent == Path.cwd():
+        return None
+    return (
+        f"the database is a file of the folder in which this was started, {Path.cwd()}, and the settings are in {Path(file).absolute().parent}: "
+        "started elsewhere, this finds another database. Start it in the folder of the settings, or give workflow_database_url "
+        "the whole path"
+    )
+
+
 def _source(app: Celery, *, is_own: bool) -> str:
     source = getattr(app, "_config_source", None)
     if isinstance(source, str):
@@ -322,7 +338,12 @@ def _default_broker(conf: CelerySettings) -> str:
 
 def _horizon(app: Celery) -> timedelta:
     value = app.conf.get("workflow_horizon")
-    span = None if value is None else parse_span(value)
+    try:
+        span = None if value is None else parse_span(value)
+    except InvalidDurationError as error:
+        raise InvalidSettingError(
+            "workflow_horizon", value, f"{error.reason}. Write it like '15 seconds'"
+        ) from error
     if not _uses_quorum_queues(app):
         return Settings().horizon if span is None else span
     if span:

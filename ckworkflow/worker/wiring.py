@@ -102,6 +102,8 @@ def _read_settings(app: Celery, *, is_own: bool) -> Settings:
     if getattr(app, _SAID, None) != place:  # not in each child of a pool
         setattr(app, _SAID, place)
         logger.info("%s", place)
+        if (stray := settings.stray_file(app)) is not None:
+            logger.warning("%s", stray)
     return found
 
 

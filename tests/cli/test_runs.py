@@ -312,6 +312,15 @@ def test_upgrade_of_a_sqlite_file_says_where_it_is(project: Project) -> None:
     assert said.startswith(f"The schema of {url} is up to date (revision ")
 
 
+def test_upgrade_in_a_folder_without_settings_makes_no_database(project: Project) -> None:
+    (project.folder / "celeryconfig.py").unlink()
+
+    said = project.error("db", "upgrade")
+
+    assert f"and no celeryconfig.py in {project.folder}: run this in the bot's folder" in said
+    assert not list(project.folder.glob("*.sqlite3"))
+
+
 def test_a_server_database_waits_for_its_upgrade(project: Project, postgres_url: str) -> None:
     project.configure(workflow_database_url=postgres_url)
 

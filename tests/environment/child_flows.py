@@ -167,6 +167,13 @@ async def forgets_its_child() -> None:
     await note("went on")
 
 
+@workflow
+async def forgets_to_start() -> None:
+    await note("began")
+    start(double, 1)
+    await note("went on")
+
+
 tries: list[str] = []
 
 

@@ -108,6 +108,7 @@ def test_a_body_asks_its_child_to_end(always_replay: bool):
         run = await start(flows.cancelling)
         await env.advance("1 hour")
         assert await run.return_value() == [True, "enough", True, False]
+        assert [info.node_id for info in await run.steps()] == ["0:1", "0:2", "0:3", "0:4"]
         assert flows.done == ["slow 2 ends"]
         assert notes_left() == []
 
@@ -185,9 +186,10 @@ def test_what_a_body_cannot_do_with_runs(what: str, why: str):
     in_environment(test)
 
 
-def test_a_forgotten_await_is_told():
+@pytest.mark.parametrize("workflow", [flows.forgets_its_child, flows.forgets_to_start])
+def test_a_forgotten_await_is_told(workflow: Any):
     async def test(_env: Environment):
-        run = await start(flows.forgets_its_child)
+        run = await start(workflow)
         with pytest.raises(RunFailedError) as caught:
             await run.return_value()
         assert isinstance(caught.value.__cause__, NotAwaitedError)

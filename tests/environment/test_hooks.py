@@ -649,3 +649,17 @@ def test_an_object_of_a_subclass_fits():
 def test_a_model_that_is_not_complete_fits_nothing():
     with pytest.raises(HookPayloadError, match="not fully defined"):
         define_hook("x", flows.Unfinished).resume_sync("t", {"what": 1})  # type: ignore[arg-type]
+
+
+def test_what_is_sent_through_another_definition_is_refused():
+    async def test(_env: Environment):
+        run = await start(flows.wait_for_typed, "decision")
+        with pytest.raises(
+            HookPayloadError, match="through the definition of hook 'seat', and the token"
+        ):
+            await flows.seat.resume("decision", flows.Seat(1))
+        assert payloads_of(run.run_id) == []
+        await flows.decision.resume("decision", flows.Decision("yes"))
+        assert await run.return_value() == flows.Decision("yes")
+
+    in_environment(test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,16 @@ def test_the_settings_file_is_named_or_where_it_was_looked_for(
     app = make_app()
     app.config_from_object("bot_settings")
     assert f"settings: {tmp_path}/bot_settings.py;" in settings.describe(app, is_own=True)
+    app.conf.workflow_database_url = "sqlite:///runs.sqlite3"
+    assert settings.stray_file(app) is None
+
+    monkeypatch.chdir(tmp_path.parent)
+    assert re.search(
+        f"is a file of the folder in which this was started, {tmp_path.parent}, and the settings are in {tmp_path}: ",
+        settings.stray_file(app) or "",
+    )
+    app.conf.workflow_database_url = f"sqlite:///{tmp_path}/runs.sqlite3"
+    assert settings.stray_file(app) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from ckworkflow.engine import installation
 from ckworkflow.engine.settings import Settings
 from ckworkflow.errors import (
     CkWorkflowError,
-    InvalidDurationError,
     InvalidSettingError,
     UnsupportedBrokerError,
     UnsupportedPoolError,
@@ -154,7 +153,9 @@ def test_packages_that_are_no_names_are_refused(make_app, bad):
 
 
 def test_a_horizon_that_is_no_time_span_is_refused(make_app):
-    with pytest.raises(InvalidDurationError, match="soon"):
+    with pytest.raises(
+        InvalidSettingError, match="workflow_horizon = 'soon' cannot be used: .*Write it like"
+    ):
         settings.read(make_app(workflow_horizon="soon"))
 
 
