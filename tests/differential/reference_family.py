@@ -73,10 +73,19 @@ class PlainChildren:
         self.orphans: set[str] = set()
 
     async def start(self, workflow: str, args: Any, *, frame: FrameType | None) -> PlainChild:
-        child = PlainChild(self, self.world.place().next_node())
+        child = PlainChild(self, self.world.place().next_node(), workflow)
         self.made[child.node_id] = child
         self.world.set_child(child.node_id, workflow, canonical(args))
         return child
+
+    def call(
+        self, make: Callable[[], Coroutine[Any, Any, Any]], what: str, frame: FrameType
+    ) -> Coroutine[Any, Any, Any]:
+        return self.world.kept(make())  # type: ignore[no-any-return]
+
+    def find(self, run_id: RunId, place: NodeId, workflow: str) -> PlainChild | None:
+        found = self.made.get(place)
+        return found if found is not None and found.run_id == run_id else None
 
     def note_request(self) -> None:
         """The body is told that it is to be cancelled."""
@@ -93,8 +102,8 @@ class PlainChildren:
 class PlainChild:
     """A run that a body has started."""
 
-    def __init__(self, children: PlainChildren, node_id: str) -> None:
-        self.node_id = node_id
+    def __init__(self, children: PlainChildren, node_id: str, workflow: str) -> None:
+        self.node_id, self.place, self.workflow = node_id, NodeId(node_id), workflow
         self.end: ChildEnd | None = None
         self._error: BaseException | None = None
         self._children = children
