@@ -457,6 +457,11 @@ def _check_end(engine: EngineRun, hooks: Sequence[HookFact]) -> None:
 def _check_open(engine: EngineRun, made: Mapping[str, PlainHook]) -> None:
     """A hook is open in the database from the continuation in which the body makes it to that in which it closes it."""
     told_at = sorted({entry.told_at for entry in engine.log if entry.told_at is not None})
+    # A continuation in which a hook is refused is undone, but for what it has told the body, and made again.
+    undone_at = [
+        row.started_at for row in engine.rows
+        if row.kind is NodeKind.HOOK and row.status is NodeStatus.FAILED and row.started_at is not None
+    ]  # fmt: skip
     for hook in engine.hooks:
         plain = made[hook.node_id]
         for what, body_time, at in (
@@ -466,6 +471,8 @@ def _check_open(engine: EngineRun, made: Mapping[str, PlainHook]) -> None:
             if body_time is None or at is None:
                 continue
             latest = next((each for each in told_at if each > body_time), None)
+            if any(body_time <= each <= at for each in undone_at):
+                latest = None
             earliest = body_time if hook.expires_at is None else min(body_time, hook.expires_at)
             if at < earliest or (latest is not None and at > latest):
                 raise DifferenceError(f"{hook} is {what}, and the body did so at {body_time}")

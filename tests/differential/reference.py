@@ -434,6 +434,11 @@ class Follower:
             return
         if pending is None:
             raise DifferenceError(f"plain asyncio does not wait for {entry}, but for {tracer.pending}")
+        if entry.outcome == "stopped":
+            if not pending.is_stopping:
+                raise DifferenceError(f"plain asyncio does not wait until {entry} has stopped")
+            tracer.complete(pending, None, None, at=entry.at)
+            return
         if (pending.name, pending.args) != (entry.name, entry.args):
             raise DifferenceError(f"the engine ran {entry} where plain asyncio calls {pending}")
         if pending.kind is NodeKind.SLEEP:
@@ -492,7 +497,7 @@ class Follower:
                 or run.is_cancelled
                 or entry.kind is not NodeKind.STEP
             )
-            and begun.get(entry.node_id) == (entry.name, entry.args)
+            and (begun.get(entry.node_id) == (entry.name, entry.args) or entry.outcome == "stopped")
             and entry.node_id not in run.completed
         )
 
@@ -569,6 +574,7 @@ class PlainLoop(asyncio.SelectorEventLoop):
                 except BaseException as error:
                     self.error = error
             if self.error is not None:
+                self.tracer.pending.clear()  # what waits until a step has stopped would wait for ever
                 for task in asyncio.all_tasks(self):
                     task.cancel()
                 break

@@ -16,7 +16,7 @@ import inspect
 import random
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -114,6 +114,8 @@ SLACK = timedelta(milliseconds=1)
 AHEAD = 0.7
 """How often the worker goes on in place, where it may."""
 EVENT_LIMIT = 2_000
+TOLD = ("recorded", "stopped")
+"""How things end of which a body is told."""
 TICKS_IN_TIME = 3
 """How often the clocks look at a run while the script lets time pass; then they come late."""
 
@@ -164,8 +166,8 @@ class Entry:
     """Something that happened in a run, in the order of time.
 
     Attributes:
-        outcome: Of an attempt of a step: `recorded` (for good), `retried`, or `lost` with its process. Of a
-            sleep, of a close and of a payload: `recorded`.
+        outcome: Of an attempt of a step: `recorded` (for good), `retried`, `lost` with its process, or `stopped`: it was to stop, and its
+            process has died before its function began. Of a sleep, of a close and of a payload: `recorded`.
         told_at: The time at which the body was told of it; `None`: it was not.
     """
 
@@ -734,6 +736,12 @@ class SimWorker:
                 and (row.kind in (NodeKind.SLEEP, NodeKind.CLOSE) or _is_end_of_child(row))
             ),
         ]
+        attempted = {entry.node_id for entry in steps}
+        log += [
+            Entry(row.finished_at, row.node_id, row.kind, row.name, row.args, "stopped")
+            for row in rows
+            if row.finished_at is not None and row.delivered and _has_died_before(row, attempted)
+        ]
         positions = {row.node_id: row.position for row in rows}
         # A hook is no event, and a request to another run is none.
         delivered = {row.node_id: row.delivered or None for row in rows}
@@ -755,7 +763,7 @@ class SimWorker:
             told_at[CANCEL] = request.told_at
         return [
             replace(entry, told_at=told_at.get(NodeId(entry.node_id)))
-            if entry.outcome == "recorded"
+            if entry.outcome in TOLD
             else entry
             for entry in _as_delivered(log, delivered)
         ]
@@ -1210,6 +1218,11 @@ def _payloads(tx: Transaction, run_id: RunId) -> list[PayloadFact]:
     return [each._replace(body=large.whole(tx, run_id, each.body)) for each in found]
 
 
+def _has_died_before(row: nodes.NodeRow, attempted: Container[str]) -> bool:
+    """Whether a step was to stop, and its process has died between the claim and the beginning of its function."""
+    return row.kind is NodeKind.STEP and row.cancelled_at is not None and row.node_id not in attempted
+
+
 def _is_end_of_child(row: nodes.NodeRow) -> bool:
     """Whether the body was told that a run has ended which it has started."""
     return row.kind is NodeKind.CHILD and row.delivered is not None
@@ -1222,7 +1235,7 @@ def _as_delivered(log: list[Entry], delivered: Mapping[NodeId, int | None]) -> l
     ordered: list[Entry] = []
     for entry in log:
         number = delivered.get(NodeId(entry.node_id))
-        if entry.outcome != "recorded" or number is None:
+        if entry.outcome not in TOLD or number is None:
             ordered.append(entry)
             continue
         held.append((number, entry))
