@@ -164,7 +164,10 @@ KINDS_OF_PROGRAMS: list[Choice] = [
 ]  # fmt: skip
 """What is special in a program: `requests` has handlers of `CancelledError`, `families` has children, lives, and hooks."""
 AWAITS_CHILDREN_OF_EARLIER_LIVES = False
-"""Whether a body may await a run that a life before has started: the engine does not support that yet."""
+"""Whether a body passes a run that it has started on to its next life, which waits for it: the engine does not support that yet, nor does
+`reference_family` know a run that a life before has started."""
+BEFORE = "before"
+"""The parameter that is such a run."""
 MOST_LIVES = 3
 LIVES = "lives"
 """The parameter that counts them."""
@@ -1071,7 +1074,10 @@ class Writer:
         self.indent += 1
         if self.chance(6):
             self.statement()
-        args = ", ".join([*(self.expression(param, 1) for param in self.params), f"{LIVES} + 1"])
+        passed = [f"{LIVES} + 1"]
+        if AWAITS_CHILDREN_OF_EARLIER_LIVES and self.runs:
+            passed.append(self.one(self.runs)[0])
+        args = ", ".join([*(self.expression(param, 1) for param in self.params), *passed])
         if self.chance(6):
             name = self.fresh("again")
             self.line(f"{name} = continue_as_new({args})")
@@ -1310,8 +1316,15 @@ def _function(
     writer.workflows = list(workflows)
     writer.module["left"] = left
     given = [writer.bind(param, is_new=True) for param in function.params]
+    more = [f"{LIVES}=0"] * function.has_lives
     if function.has_lives:
         writer.params = function.params
+    if function.has_lives and AWAITS_CHILDREN_OF_EARLIER_LIVES:
+        more.append(f"{BEFORE}=None")
+        writer.line(f"if {BEFORE} is not None:")
+        writer.line(
+            f"    await echo((await asyncio.gather({BEFORE}.return_value(), return_exceptions=True))[0])"
+        )
     if is_started and not writer.chance(3):
         wait = f"await sleep({writer.one([5, 60, repr('1 hour'), repr('1 day')])})"
         writer.line(writer.one([wait, "try:"]))
@@ -1332,7 +1345,7 @@ def _function(
     value = writer.result() if function.kind == "any" else writer.expression(function.kind, 2)
     if function.kind == "none" and not writer.chance(3):
         value = writer.expression("part", 2)
-    head = f"@workflow\nasync def {function.name}({', '.join([*given, *[f'{LIVES}=0'] * function.has_lives])}):"
+    head = f"@workflow\nasync def {function.name}({', '.join([*given, *more])}):"
     return "\n".join([head, *writer.lines, f"    return {value}"])
 
 
