@@ -164,8 +164,8 @@ KINDS_OF_PROGRAMS: list[Choice] = [
 ]  # fmt: skip
 """What is special in a program: `requests` has handlers of `CancelledError`, `families` has children, lives, and hooks."""
 AWAITS_CHILDREN_OF_EARLIER_LIVES = False
-"""Whether a body passes a run that it has started on to its next life, which waits for it: the engine does not support that yet, nor does
-`reference_family` know a run that a life before has started."""
+"""Whether a body passes a run that it has started on to its next life, which waits for it: `reference_family` does not know a run that a life
+before has started (`tests/environment/test_handed_on.py` has it by hand)."""
 BEFORE = "before"
 """The parameter that is such a run."""
 MOST_LIVES = 3
