@@ -1372,6 +1372,9 @@ ARGS: tuple[Any, ...] = ({"id": 7, "name": "given", "xs": [5]}, [3, 4])
 TURN_LIMIT = 300
 """How often bodies are asked in one run before it is said to spin; the longest programs need some dozens."""
 EVENT_LIMIT = 600
+MOST_RUNS = 8
+"""How many runs, each of which comes to these limits, may come of one program before it is said to spin: `start` in a loop of one that starts
+others."""
 TIME_LIMIT = 15.0
 """Processor time of a program under plain asyncio, in seconds."""
 ENGINE_TIME_LIMIT = 120.0
@@ -1391,6 +1394,7 @@ class CountingWorld(World):
     """The world, which also counts how often a body is asked."""
 
     turns = replays = 0
+    turn_limit = TURN_LIMIT
     is_hidden = False
 
     def forget(self) -> None:
@@ -1408,7 +1412,7 @@ class CountingWorld(World):
 
     def begin(self) -> Any:
         self.turns += 1
-        if self.turns > TURN_LIMIT:
+        if self.turns > self.turn_limit:
             raise _SpinsError
         return super().begin()
 
@@ -1659,7 +1663,10 @@ class Bench:
 
     def _check_family(self, body: Body, rng: random.Random, mode: list[str], *, has_hooks: bool) -> None:
         """A run that starts others, or begins its life anew: nobody leads here, and each run is compared by itself."""
-        events, simulator.EVENT_LIMIT = simulator.EVENT_LIMIT, EVENT_LIMIT
+        events, simulator.EVENT_LIMIT = simulator.EVENT_LIMIT, MOST_RUNS * EVENT_LIMIT
+        world = self.arena().world
+        assert isinstance(world, CountingWorld)
+        world.turn_limit = MOST_RUNS * TURN_LIMIT
 
         def run(kind: str, **options: Any) -> EngineRun | None:
             mode[0] = kind
@@ -1711,7 +1718,7 @@ class Bench:
             with self.arena().unruly(interrupts=0.3, doubles=0.2, drops=0.1):
                 run("turns", bodies_kept=64, process_count=2, kill=kill, cancel_at=cancel_at)
         finally:
-            simulator.EVENT_LIMIT = events
+            simulator.EVENT_LIMIT, world.turn_limit = events, TURN_LIMIT
 
     def _check_hooked(
         self, run: Callable[..., EngineRun | None], rng: random.Random, live: EngineRun | None, text: str
