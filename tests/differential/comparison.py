@@ -211,6 +211,9 @@ class Arena:
             before = life
             if life.outcome == {"error": None}:  # cancelled before it had begun
                 continue
+            known = _facts(life)
+            if known.secret is None and families.is_broken(life):
+                known = replace(known, secret="of what was never written")  # noqa: S106  # no secret
             given = codec.loads(fact.input)
             workflow = registry.require_workflow(fact.workflow)
             self.reset()
@@ -225,7 +228,7 @@ class Arena:
                 allows_overlap=allows_overlap,
                 stopped=[row.node_id for row in life.rows if is_stopped(row)],
                 facts=replace(
-                    _facts(life),
+                    known,
                     ends=ends.get(life.run_id, {}),
                     carried=carried,
                     reason=fact.cancel_reason,

@@ -103,9 +103,9 @@ def check(
         if found is None:
             continue
         assert found.children is not None
-        is_broken = _is_broken(life)
+        is_whole = not is_broken(life)
         rows = {row.node_id: row for row in life.rows if row.kind is NodeKind.CHILD}
-        if not is_broken and rows.keys() != found.children.made.keys():
+        if is_whole and rows.keys() != found.children.made.keys():
             raise DifferenceError(
                 f"{life.run_id}: the engine has started runs at {sorted(rows)}, plain asyncio at {sorted(found.children.made)}"
             )
@@ -119,14 +119,14 @@ def check(
             if row.delivered and told != ends[life.run_id][node_id]:
                 raise DifferenceError(f"{row} ends, and its run is {fact}")
         requests = {row.node_id for row in life.rows if row.kind is NodeKind.CANCEL}
-        if not is_broken and requests != found.children.asked.keys():
+        if is_whole and requests != found.children.asked.keys():
             raise DifferenceError(
                 f"{life.run_id}: the engine has asked runs to end at {sorted(requests)}, plain asyncio at {found.children.asked}"
             )
         for request in found.children.asked.values():
             run_id = child_id(life.run_id, NodeId(request.child))
             asked[run_id].add(request.reason)
-            if not is_broken:
+            if is_whole:
                 due.append((run_id, f"asked by {life.run_id}"))
         if life.request is not None:
             own = {run_id for run_id, (parent, _) in expected.items() if parent == life.run_id}
@@ -176,7 +176,7 @@ def _lasts(fact: RunFact, family: Sequence[EngineRun], run_id: str) -> bool:
     return bool(times) and fact.finished_at > max(times) + PATIENCE
 
 
-def _is_broken(life: EngineRun) -> bool:
+def is_broken(life: EngineRun) -> bool:
     """Whether the engine has ended a run without what its body has done last."""
     error = life.outcome.get("error")
     return error is not None and isinstance(failures.loads(codec.dumps(error)), BodyStuckError)
@@ -220,7 +220,7 @@ def _check_requests(family: Sequence[EngineRun]) -> None:
     """Whoever asks a run to end is heard, unless its body was asked already in this life, or the run fails meanwhile."""
     for last in family:
         lives = [life for life in family if life.run_id == last.run_id]
-        if _is_broken(last) or last.outcome == {"error": None}:
+        if is_broken(last) or last.outcome == {"error": None}:
             continue
         for at in last.requests:
             if not any(
