@@ -75,6 +75,8 @@ def _error_of(fact: RunFact) -> BaseException | None:
         reason = fact.cancel_reason
         if fact.cancel_requested_at is None and isinstance(cause, asyncio.CancelledError):
             reason = str(cause) or None
+        if cause is None:  # of one that had not begun
+            cause = asyncio.CancelledError(*([] if reason is None else [reason]))
         is_terminated = isinstance(cause, RunTerminatedError)
         error = RunCancelledError(fact.run_id, fact.workflow, reason, is_terminated=is_terminated)
     else:
