@@ -110,5 +110,6 @@ def test_the_fake_discord_says_which_extra_it_needs(python: Path, tmp_path: Path
 
 def test_the_commands_are_there(python: Path, tmp_path: Path) -> None:
     assert "plan" in run(python.parent / "ckworkflow", "--help", cwd=tmp_path)
+    (tmp_path / "celeryconfig.py").write_text("workflow_packages = []\n")
     run(python.parent / "ckworkflow", "db", "upgrade", cwd=tmp_path)
     assert (tmp_path / "ckworkflow.sqlite3").exists()
