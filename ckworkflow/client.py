@@ -189,7 +189,7 @@ class Place(NamedTuple):
 
 
 class Run(Generic[R]):
-    """One execution of a workflow. It can be an argument or a result, of the next life of the run that has started it too.
+    """One execution of a workflow. It can be stored: as an argument, of a step or of the next life of the run that started it, and as a result.
 
     In the body of a workflow only `return_value` and `cancel` can be called, of a run that its own run has started.
 

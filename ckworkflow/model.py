@@ -96,6 +96,9 @@ def waits_for_child(place: NodeId) -> dict[str, Json]:
     return {"child": place}
 
 
+AWAITS_CHILD: Final = '{"child":'
+"""How those arguments begin as text; those of a child itself begin otherwise."""
+
 _PAYLOAD: Final = "payload"
 
 

@@ -114,7 +114,7 @@ def leave_notes(
             position=plans.first_position(run.epoch, told) - len(trace.cancelled) + index,
         )  # fmt: skip
     left += [
-        Note(NoteKind.AWAIT, child_id(run.run_id, each.child), each.child) for each in trace.awaited
+        Note(NoteKind.AWAIT, child_id(run.run_id, each.child), each.node_id) for each in trace.awaited
     ]
     notes.leave(tx, run, left)
     return bool(left)

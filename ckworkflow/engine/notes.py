@@ -1,4 +1,4 @@
-"""Notes: a run tells its parent that it has ended, and its children that they are to be cancelled, or to say once more that they have ended.
+"""Notes: a run tells its parent that it has ended, its children that they are to be cancelled, and asks those of earlier lives for their end.
 
 Whoever commits a note delivers it at once, in a transaction of the receiver alone; then it is crossed out, in one of the sender.
 
@@ -68,19 +68,22 @@ def _deliver(engine: Engine, sender: RunId, note: Note) -> None:
         if note.kind is NoteKind.CANCEL:
             cancellation.cancel(engine, note.receiver, reason=note.reason, grace=note.grace)
         elif note.kind is NoteKind.AWAIT:
-            _ask(engine, sender, note)
+            _tell_end(engine, note.receiver, sender, note.node_id)
         else:
-            ended = engine.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, sender)))
-            ending = Ending(ended.status, ended.output, ended.error)
-            _tell_parent(engine, note.receiver, note.node_id, ending, outcomes.error_of(ended))
+            _tell_end(engine, sender, note.receiver, note.node_id)
     except RunNotFoundError:  # nobody is there to be told
         return
 
 
-def _tell_parent(
-    engine: Engine, parent: RunId, place: NodeId, ending: Ending, error: Exception | None
-) -> None:
-    """Record that a run has ended which another has started at a place, and let that one go on."""
+def _tell_end(engine: Engine, child: RunId, parent: RunId, place: NodeId) -> None:
+    """Record at a place in a run that another has ended, if it has, and let that run go on.
+
+    Who asks for an end needs no note of the child's: one that has not ended by now finds who waits for it when it ends, since that is committed.
+    """
+    found = _ending_of(engine, child)
+    if found is None:
+        return
+    ending, error = found
     text = None if error is None else failures.dumps(error)
 
     def work(tx: Transaction) -> tuple[Answer, str]:
@@ -94,27 +97,15 @@ def _tell_parent(
     go_on_here(engine, parent, workflow, answer)
 
 
-def _ask(engine: Engine, parent: RunId, note: Note) -> None:
-    """Have a child say that it has ended, if it had before its parent's present life waited for it; one that goes on will say it anyway."""
-    child = note.receiver
-
-    def work(tx: Transaction) -> bool:
-        run = runs.lock_run(tx, child, engine.database).get()
-        if run.status.is_final:
-            notes.leave(tx, run, [Note(NoteKind.ENDED, parent, note.node_id)])
-            wake_at = (
-                run.now + engine.settings.redispatch_after
-            )  # a clock tells it, if this process dies
-            runs.update_run(tx, child, has_notes=True, wake_at=wake_at)
-        return run.status.is_final
-
+def _ending_of(engine: Engine, child: RunId) -> tuple[Ending, Exception | None] | None:
+    """How a run has ended, and what is raised where its result is awaited; `None` while it has not."""
     try:
-        has_ended = engine.database.transact_run(child, work)
-    except RunNotFoundError as gone:  # it has ended, and was deleted
-        _tell_parent(engine, parent, note.node_id, Ending(RunStatus.FAILED), gone)
-        return
-    if has_ended:
-        deliver(engine, child)
+        found = engine.database.read(lambda tx: runs.read_ending(tx, child))
+    except RunNotFoundError as gone:  # retention has deleted it, after its end
+        return Ending(RunStatus.FAILED), gone
+    if not found.status.is_final:
+        return None
+    return Ending(found.status, found.output, found.error), outcomes.error_of(found)
 
 
 def _cross_out(engine: Engine, tx: Transaction, *, run_id: RunId, note: Note) -> None:

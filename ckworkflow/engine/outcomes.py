@@ -13,7 +13,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckworkflow import codec
@@ -34,7 +33,6 @@ from ckworkflow.store import runs
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
     from ckworkflow.store.runs import RunRecord
-    from ckworkflow.store.transaction import Transaction
 
 __all__ = ["error_of", "wait", "wait_on_loop"]
 
@@ -83,7 +81,7 @@ class _Caller:
         """
         engine, run_id = self._engine, self._run_id
         looked_at = time.monotonic()
-        record = engine.database.read(partial(_read, run_id=run_id))
+        record = engine.database.read(lambda tx: runs.read_ending(tx, run_id))
         if record.status.is_final:
             return record
         now = time.monotonic()
@@ -201,11 +199,6 @@ def error_of(record: RunRecord) -> RunFailedError | RunCancelledError | None:
         error = RunFailedError(record.run_id, record.workflow, failures.one_line(record.error) or "")
     error.__cause__ = cause
     return error
-
-
-def _read(tx: Transaction, run_id: RunId) -> RunRecord:
-    record = runs.read_run(tx, run_id)
-    return runs.with_parts(tx, record) if record.status.is_final else record
 
 
 def _why_held(engine: Engine, record: RunRecord) -> str | None:

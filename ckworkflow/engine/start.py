@@ -147,7 +147,11 @@ def _check_same(engine: Engine, beginning: _Beginning) -> None:
         RunExistsError: It is another one.
     """
     found = engine.database.read(lambda tx: runs.with_parts(tx, runs.read_run(tx, beginning.run_id)))
-    if (found.workflow, codec.loads(found.input)) != (beginning.workflow.name, beginning.tree):
+    # As texts: to Python, `True` and `1` are equal.
+    if (found.workflow, codec.dumps(codec.loads(found.input))) != (
+        beginning.workflow.name,
+        codec.dumps(beginning.tree),
+    ):
         raise RunExistsError(beginning.run_id, found.workflow)
 
 

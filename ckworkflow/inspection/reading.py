@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckworkflow import codec
 from ckworkflow.engine import failures, holding, queues
 from ckworkflow.errors import RunNotFoundError
 from ckworkflow.inspection.failure import Failure
 from ckworkflow.inspection.run import OpenHook, RunDetails, RunSummary, StepDetails
-from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunStatus, StepInfo, child_id
+from ckworkflow.model import AWAITS_CHILD, NodeId, NodeKind, NodeStatus, RunStatus, StepInfo, child_id
 from ckworkflow.store import hooks, nodes, processes, runs
 
 if TYPE_CHECKING:
@@ -172,16 +172,34 @@ def _summary(
 
 def _in_order(rows: list[NodeRow]) -> list[NodeRow]:
     """Put what a body has asked of its children behind what its task has done before: it is written before the plan it comes with."""
-    found = [row for row in rows if row.kind is not NodeKind.CANCEL]
-    for request in rows:
-        if request.kind is NodeKind.CANCEL:
-            path, number = _place(request)
-            before = [
-                at
-                for at, row in enumerate(found, 1)
-                if _place(row)[0] == path and _place(row)[1] < number
-            ]
-            found.insert(max(before, default=0), request)
+    plan = [row for row in rows if row.kind is not NodeKind.CANCEL]
+    behind = _behind(rows, {row.node_id: at for at, row in enumerate(plan)})
+    following: dict[int, list[NodeRow]] = {}
+    seen = asked = -1
+    for row in rows:
+        if row.kind is NodeKind.CANCEL:
+            # The first thing of its task comes behind what was asked before, and behind what was planned in time before.
+            own = behind[row.node_id]
+            asked = max(asked, seen) if own is None else own
+            following.setdefault(asked, []).append(row)
+        else:
+            seen += 1
+    found = following.get(-1, [])
+    for at, row in enumerate(plan):
+        found += [row, *following.get(at, ())]
+    return found
+
+
+def _behind(rows: list[NodeRow], order: dict[NodeId, int]) -> dict[NodeId, int | None]:
+    """By request, where the row is that its task has come to last before; in the order of the plan."""
+    found: dict[NodeId, int | None] = {}
+    last: dict[str, int] = {}
+    for row in sorted(rows, key=_place):
+        path, _ = _place(row)
+        if row.node_id in order:
+            last[path] = max(order[row.node_id], last.get(path, -1))
+        else:
+            found[row.node_id] = last.get(path)
     return found
 
 
@@ -204,9 +222,10 @@ def _info(run_id: RunId, row: NodeRow) -> StepInfo:
 
 
 def _child_of(run_id: RunId, row: NodeRow) -> RunId:
-    args = codec.loads(row.args)
-    place = args.get("child") if isinstance(args, dict) else None
-    return child_id(run_id, row.node_id if place is None else NodeId(str(place)))
+    if not row.args.startswith(AWAITS_CHILD):
+        return child_id(run_id, row.node_id)
+    args: Any = codec.loads(row.args)
+    return child_id(run_id, NodeId(args["child"]))
 
 
 def _failure(stored: str | None) -> Failure | None:

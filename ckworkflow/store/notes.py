@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from ckworkflow.model import NodeId, NodeKind, RunId, child_id, life_of
+from ckworkflow.model import AWAITS_CHILD, NodeId, NodeKind, RunId, child_id, life_of
 from ckworkflow.store.runs import update_run
 from ckworkflow.store.tables import nodes, notes, runs
 from ckworkflow.store.transaction import Prepared
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class NoteKind(enum.StrEnum):
-    """What a note says: the sender has ended; the receiver is to be cancelled; or, it is to say so once more if it has ended."""
+    """What a note says: the sender has ended; the receiver is to be cancelled; or, the sender is to be told if the receiver has ended."""
 
     ENDED = "ended"
     CANCEL = "cancel"
@@ -51,8 +51,8 @@ class Note(NamedTuple):
     Attributes:
         kind: What it says.
         receiver: Whom.
-        node_id: Of an end, and of a wait for it: where the parent has started the child. Of a request: where the body of the sender makes it;
-            empty: the sender is cancelled itself.
+        node_id: Of an end: where the parent has started the child. Of a question for it: the node of the sender that waits. Of a request: where
+            the body of the sender makes it; empty: the sender is cancelled itself.
         reason: Of a request to cancel: why.
         grace: Of a request to cancel: when the receiver is terminated, from then on.
     """
@@ -123,7 +123,7 @@ def live_of_earlier(tx: Transaction, run_id: RunId, life: int) -> frozenset[Node
     return frozenset(NodeId(row[0]) for row in found if life_of(row[0]) < life)
 
 
-AWAITS: Final = '{"child":%'
+AWAITS: Final = f"{AWAITS_CHILD}%"
 """The arguments of a node that only waits for a child, which a life before has started."""
 _MICROSECOND = timedelta(microseconds=1)
 _LEAVE = Prepared(

@@ -153,7 +153,6 @@ def apply_plan(
     """What may begin, by the time from which a sleep among it counts."""
     traced, first = list(traced), first_position(epoch, told)
     encoded = {node.node_id: codec.pack(node.args) for node in traced}
-    large.keep(tx, run.run_id, encoded.values(), life=run.life)
     for index, node in enumerate(traced):
         if node.node_id in timers:
             continue
@@ -180,6 +179,7 @@ def apply_plan(
         if unmet[node.node_id] == 0 and row.status is NodeStatus.PLANNED:
             ready.setdefault(after_at.get(node.node_id, told_at), []).append(node.node_id)
     dropped = [node_id for node_id in stored if node_id not in plan.nodes]
+    large.keep(tx, run.run_id, [each["args"] for each in (*inserts, *updates)], life=run.life)
     _write(tx, inserts, updates)
     _recall_void(tx, run, stored, updates, dropped)
     _note_sleeps(run, plan, stored, timers, followup)

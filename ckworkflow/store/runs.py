@@ -288,6 +288,16 @@ _RECORD = (
 _READ_RUN = Prepared(sa.select(*_RECORD).where(_HERE))
 
 
+def read_ending(tx: Transaction, run_id: RunId) -> RunRecord:
+    """Read a run for whoever waits for its end; only of one that has ended, all of its values.
+
+    Raises:
+        RunNotFoundError: No run has this id.
+    """
+    record = read_run(tx, run_id)
+    return with_parts(tx, record) if record.status.is_final else record
+
+
 def with_parts(tx: Transaction, record: RunRecord) -> RunRecord:
     """Return a run with all of its arguments and its result, however large."""
     input_ = large.whole(tx, record.run_id, record.input)

@@ -334,7 +334,7 @@ notes = sa.Table(
     sa.Column("sender", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("kind", sa.Text, primary_key=True),  # ended, cancel, await
     sa.Column("receiver", sa.Text, primary_key=True),
-    # Of an end or a wait for it: where the parent has started the child. Of a request: where the body of the sender makes it; empty: it is told one.
+    # Of an end: where the parent has started the child. Of a question for it: the node that waits. Of a request: where the body of the sender makes it; empty: it is told one.
     sa.Column("node_id", sa.Text, primary_key=True),
     # Of a request to cancel: why, and after how many microseconds the receiver is terminated.
     sa.Column("reason", sa.Text),

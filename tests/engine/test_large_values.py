@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +17,7 @@ from ckworkflow.engine.advance import advance
 from ckworkflow.errors import HookFullError
 from ckworkflow.inspection.reading import read_details
 from ckworkflow.model import HookKey, Namespace, RunId, RunStatus
-from ckworkflow.store import tables
+from ckworkflow.store import large, tables
 from desk import Desk
 
 SIZE = 1_200_000
@@ -54,6 +56,14 @@ async def branches(text: str) -> int:
     if await one() and await one():
         return len(text)
     return 0
+
+
+@workflow
+async def loops_beside(text: str) -> None:
+    beside = asyncio.ensure_future(one(text))
+    while await one():
+        pass
+    await beside
 
 
 @workflow
@@ -138,6 +148,28 @@ def test_a_result_that_is_passed_on_is_stored_once(desk: Desk) -> None:
     assert value(desk, run_id) == "x" * SIZE
     assert parts(desk, run_id) == [SIZE + 2]
     assert longest(desk, run_id) < ROW
+
+
+def test_what_is_planned_already_is_not_written_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop goes on beside a step that has a large argument."""
+    run_id = desk.start(loops_beside, "x" * SIZE)
+    kept: list[str | None] = []
+    keep = large.keep
+    monkeypatch.setattr(
+        large, "keep", lambda tx, of, texts, life: keep(tx, of, kept_in(kept, texts), life=life)
+    )
+    for number in range(1, 4):
+        desk.succeed(desk.claim(run_id, f"0:{number}"), number)
+        advance(desk.engine, run_id)
+    assert not any(isinstance(text, codec.Packed) for text in kept)
+
+
+def kept_in(kept: list[str | None], texts: Iterable[str | None]) -> list[str | None]:
+    found = list(texts)
+    kept += found
+    return found
 
 
 def test_another_process_goes_on_with_all_of_it(desk: Desk) -> None:

@@ -205,6 +205,31 @@ async def starts_another() -> int:
     return await start_another(1)
 
 
+@step(max_retries=2, retry_delay=0.01)
+async def start_with_equals(_: int) -> str:
+    """To Python, the arguments of the second attempt equal those of the first."""
+    run: Any = await start(double, 1 if use_step().attempt == 1 else True)
+    if use_step().attempt == 1:
+        raise RuntimeError("flaky")
+    return str(run.run_id)
+
+
+@workflow
+async def starts_with_equals() -> str:
+    return await start_with_equals(1)
+
+
+@workflow
+async def cancels_among_steps() -> None:
+    """Its requests stand between what its tasks do."""
+    first, second = await start(slow, 5), await start(slow, 6)
+    await first.cancel()
+    other = asyncio.create_task(second.cancel())
+    await note("went on")
+    await other
+    await note("ended")
+
+
 @workflow
 async def cleans_up_badly() -> None:
     await start(slow, 5)

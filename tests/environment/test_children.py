@@ -223,6 +223,28 @@ def test_an_attempt_that_starts_something_else_is_told_so():
     in_environment(test)
 
 
+def test_arguments_that_are_only_equal_to_python_are_others():
+    async def test(env: Environment):
+        run = await start(flows.starts_with_equals)
+        await env.advance("1 minute")
+        with pytest.raises(RunFailedError, match="RunExistsError|already"):
+            await run.return_value()
+
+    in_environment(test)
+
+
+@BOTH
+def test_requests_to_children_stand_where_the_body_makes_them(always_replay: bool):
+    async def test(_env: Environment):
+        run = await start(flows.cancels_among_steps)
+        await run.return_value()
+        assert [(info.node_id, info.kind) for info in await run.steps()] == [
+            ("0:1", "child"), ("0:2", "child"), ("0:3", "cancel"), ("0.1:1", "cancel"), ("0:4", "step"), ("0:5", "step"),
+        ]  # fmt: skip
+
+    in_environment(test, always_replay=always_replay)
+
+
 @BOTH
 def test_a_clean_up_that_leaves_the_durable_world_leaves_no_child(always_replay: bool):
     async def test(env: Environment):

@@ -29,7 +29,7 @@ from ckworkflow import (
 )
 from ckworkflow.engine import retention
 from ckworkflow.engine.installation import current
-from ckworkflow.store import tables
+from ckworkflow.store import notes, tables
 from ckworkflow.testing import Environment
 from environments import in_environment
 
@@ -302,3 +302,43 @@ def test_states_of_runs_are_for_steps():
         assert await run.status() is RunStatus.COMPLETED
 
     in_environment(test)
+
+
+@workflow
+async def waits_in_each_life(life: int, run: Run[Any] | None = None) -> Any:
+    if run is None:
+        run = await start(child, 1, "x")
+    got = await run.return_value()
+    return [life, got] if life == 4 else continue_as_new(life + 1, run)
+
+
+@BOTH
+def test_an_end_that_another_process_tells_meanwhile_reaches_the_next_life(
+    always_replay: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Told to the life before and crossed out by another process, when the next life has just asked for it."""
+    read, told = notes.notes_of, set[str]()
+
+    def notes_of(tx: Any, run_id: Any) -> list[notes.Note]:
+        found = [note for note in read(tx, run_id) if note.kind != "ended" or run_id not in told]
+        told.update(run_id for note in found if note.kind == "ended")
+        return found
+
+    async def test(env: Environment):
+        monkeypatch.setattr(notes, "notes_of", notes_of)
+        run = await start(waits_in_each_life, 0)
+        await env.advance("1 day")
+        assert await run.return_value() == [4, "x"]
+
+    in_environment(test, always_replay=always_replay)
+
+
+@BOTH
+def test_each_life_waits_for_the_same_child(always_replay: bool):
+    async def test(env: Environment):
+        run = await start(waits_in_each_life, 0)
+        await env.advance("1 day")
+        assert await run.return_value() == [4, "x"]
+        assert notes_left() == []
+
+    in_environment(test, always_replay=always_replay)
