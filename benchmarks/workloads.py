@@ -148,7 +148,8 @@ def _taken(name: str) -> Callable[[Side, int], list[float]]:
 
 
 def _resumes(side: Side, runs: int) -> list[float]:
-    return [runs / side.call("resumes", runs=runs)["seconds"]]
+    taken = side.call("resumes", runs=runs)
+    return [runs / taken["seconds"], runs / taken["until_the_end"]]
 
 
 def waiters(side: Side, count: int) -> list[float]:
@@ -218,7 +219,7 @@ WORKLOADS: Sequence[Workload] = (
         "resume", [Metric("to the next step", "ms", {RAW: at_most(20)}), Metric("to the next step, p95", "ms")],
         _taken("resume"), quick=50, full=200, peers=(),
     ),
-    Workload("resumes", [Metric("payloads", "1/s", {RAW: at_least(1000)})], _resumes, quick=500, full=2000, is_rate=True, peers=()),
+    Workload("resumes", [Metric("payloads", "1/s", {RAW: at_least(1000)}), Metric("runs ended", "1/s")], _resumes, quick=500, full=2000, is_rate=True, peers=()),
     Workload(
         "waiters",
         [Metric("starts", "1/s", {RAW: at_least(1000)}), Metric("worker grows by", "MB", {RAW: at_most(1)})],

@@ -4,7 +4,7 @@ Such a thread ends when its function returns, and the function returns only when
 instead, the process would go on without the thread and look healthy. So the end is logged with its cause, and the worker
 of the process is told to stop: a supervisor starts a whole one in its place.
 
-`OffLoop` is for calls that a coroutine waits for, `SpareThreads` for what may never come back. Not here: threads that run one step.
+`OffLoop` is for calls that a coroutine waits for, `Beside` for what nobody waits for, `SpareThreads` for what may never come back. Not here: threads that run one step.
 Somebody waits for its end.
 """
 
@@ -15,8 +15,10 @@ import atexit
 import logging
 import os
 import threading
+import time
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar
@@ -24,7 +26,9 @@ from typing import Any, Final, Generic, TypeVar
 from ckworkflow.per_process import PerProcess
 
 __all__ = [
+    "AtOnce",
     "BackgroundThread",
+    "Beside",
     "Lost",
     "LostThreadError",
     "OffLoop",
@@ -43,6 +47,8 @@ Lost = Callable[[Callable[[], T]], object]
 
 IDLE_SECONDS: Final = 5.0
 """After so long without work a spare thread ends."""
+LONG_SECONDS: Final = 0.05
+"""If no job has ended for so long, those that wait get a thread more."""
 EXIT_SECONDS: Final = 30.0
 """How long a process that ends waits for what a coroutine has handed to its threads."""
 
@@ -138,6 +144,109 @@ class SpareThreads:
             if tell is not None:
                 tell()
                 del tell
+
+
+class AtOnce:
+    """What stands for `Beside` where nothing goes on beside something else: in a test that owns time."""
+
+    def do(self, key: Hashable, job: Callable[[], object]) -> None:  # noqa: ARG002  # nothing waits
+        """Do it."""
+        job()
+
+    def finish(self) -> None:
+        """Nothing goes on."""
+
+
+class Beside:
+    """A thread for what nobody waits for, and somebody else finds again if it is not done here; a few, if a job takes long.
+
+    One is faster than several: they would take turns at Python's lock with those who hand in jobs.
+
+    Args:
+        threads: Whence its threads are.
+        size: How many jobs go on at a time at most; others wait for these.
+        most: How many wait; a further one is not done here.
+        clock: A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, threads: SpareThreads, *, size: int = 4, most: int = 1_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
+        self._threads, self._size, self._most, self._clock = threads, size, most, clock
+        self.renew()
+        _all_beside.add(self)
+
+    def renew(self) -> None:
+        """Begin anew, in a forked child: what its parent does is not done there."""
+        self._lock = threading.Lock()
+        self._is_idle = threading.Condition(self._lock)
+        self._at_work = 0
+        self._last_begun = self._clock()
+        self._waiting: dict[Hashable, Callable[[], object]] = {}
+
+    def do(self, key: Hashable, job: Callable[[], object]) -> None:
+        """Have a job done, unless one of its key still waits, which will do as well; return at once.
+
+        Args:
+            key: What the job is about.
+            job: Raises nothing.
+        """
+        with self._lock:
+            if key in self._waiting or len(self._waiting) >= self._most:
+                return
+            self._waiting[key] = job
+            is_quick = self._clock() - self._last_begun < LONG_SECONDS
+            if self._at_work == self._size or (self._at_work and is_quick):
+                return
+            self._at_work += 1
+        try:
+            self._threads.begin(self._work)
+        except RuntimeError:  # the system gives no more threads
+            with self._lock:
+                self._at_work -= 1
+                if not self._at_work:
+                    self._waiting.clear()
+
+    def finish(self) -> None:
+        """Wait until all is done, or for half a minute."""
+        self.finish_until(time.monotonic() + EXIT_SECONDS)
+
+    def finish_until(self, until: float) -> None:
+        """Wait until all is done, or until then, by the monotonic clock."""
+        with self._is_idle:
+            self._is_idle.wait_for(lambda: not self._at_work, max(0.0, until - time.monotonic()))
+
+    def _work(self) -> Tell:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._at_work -= 1
+                    self._is_idle.notify_all()
+                    return None
+                job = self._waiting.pop(next(iter(self._waiting)))
+                self._last_begun = self._clock()
+            job()
+            del job
+
+
+_all_beside: weakref.WeakSet[Beside] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for each in list(_all_beside):
+        each.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)
+
+
+@atexit.register
+def _finish_all() -> None:
+    """Let what goes on come to its end before the process does."""
+    until = time.monotonic() + EXIT_SECONDS
+    for each in list(_all_beside):
+        each.finish_until(until)
 
 
 class OffLoop:

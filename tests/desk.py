@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ckworkflow.background import AtOnce
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts, claims, judging, liveness, recovery
 from ckworkflow.engine.advance import advance
@@ -78,6 +79,7 @@ class Desk:
         self.messages: list[tuple[RunId, Piece]] = []
         self.engine = DeskEngine(Settings(database_url=url), self._publish, clock=clock)
         self.engine.name = name
+        self.engine.beside = AtOnce()
         settings = self.engine.settings
         self.engine.detector = FailureDetector(
             settings.silence, LONGEST_GAP * settings.heartbeat, clock=clock.monotonic

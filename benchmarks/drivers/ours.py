@@ -125,22 +125,24 @@ async def resume(times: int, pause: float) -> dict[str, list[float]]:
 
 
 async def resumes(runs: int) -> dict[str, float]:
-    """Payloads for many runs that wait, as fast as it goes: seconds until the last one is accepted."""
+    """Payloads for many runs that wait, as fast as it goes: seconds until the last one is accepted, and until the last run has ended."""
     names = [f"resumes {number} {time.time()}" for number in range(runs)]
     gate = asyncio.Semaphore(STARTS_AT_ONCE)
 
-    async def begin(token: str) -> None:
+    async def begin(token: str) -> Run[Any]:
         async with gate:
-            await start(flows.answered, token)
+            return await start(flows.answered, token)
 
     async def send(token: str) -> None:
         async with gate:
             await resume_hook(token, 1)
 
-    await asyncio.gather(*map(begin, names))
+    waiting = await asyncio.gather(*map(begin, names))
     began = time.perf_counter()
     await asyncio.gather(*map(send, names))
-    return {"seconds": time.perf_counter() - began}
+    accepted = time.perf_counter() - began
+    await finish(waiting)
+    return {"seconds": accepted, "until_the_end": time.perf_counter() - began}
 
 
 async def waiters(count: int) -> dict[str, float]:

@@ -114,7 +114,10 @@ def advance(engine: Engine, run_id: RunId, *, may_run: MayRun | None = None) -> 
     here: Claimed | None = None
     try:
         while True:
-            snapshot = engine.database.transact_run(run_id, lambda tx: _begin(engine, tx, run_id))
+            # Nobody acts on it before the commit of the continuation, which lasts.
+            snapshot = engine.database.transact_run(
+                run_id, lambda tx: _begin(engine, tx, run_id), is_lasting=False
+            )
             if isinstance(snapshot, holding.Hold):
                 holding.tell(run_id, snapshot)
                 return here
@@ -188,7 +191,8 @@ def _write(
     tracer = told.last_tracer
     work = partial(_commit, engine, run_id=run_id, snapshot=snapshot, told=told, may_run=may_run)
     try:
-        if snapshot.has_hooks or told.changes_hooks:  # rows that runs share: they are written alone
+        if told.changes_hooks or (snapshot.has_hooks and told.trace.end is not None):
+            # Rows that runs share are written alone.
             answer = engine.database.transact(work)
         else:
             answer = engine.database.transact_run(run_id, work)

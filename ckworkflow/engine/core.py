@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from ckworkflow import codec
-from ckworkflow.background import SpareThreads
+from ckworkflow.background import AtOnce, Beside, SpareThreads
 from ckworkflow.engine import failures
 from ckworkflow.engine.bodies import BodyCache
 from ckworkflow.engine.budget import Budget
@@ -147,6 +147,8 @@ class Engine:
         self.worker_look = WorkerLook()
         self.spare_threads = SpareThreads()
         self.budget = Budget(self.spare_threads)
+        self.beside: Beside | AtOnce = Beside(self.spare_threads)
+        """What nobody waits for: bodies that go on since somebody has sent to their hooks."""
         self.advancing: dict[RunId, float] = {}
         """The runs whose bodies go on in this process, under its lease, and since when (monotonic)."""
         self._publish = publish

@@ -95,6 +95,7 @@ class Installation:
     def forget_engine(self) -> None:
         """Close the engine; the next use makes a new one with the settings of then."""
         if (found := self._engine.take()) is not None:
+            found.beside.finish()
             found.bodies.clear()
             found.database.close()
 

@@ -1,4 +1,4 @@
-"""Sending to a hook: one transaction under the lock of its run, and the body goes on here.
+"""Sending to a hook: one transaction under the lock of its run; then the body goes on in this process, and the sender does not wait for it.
 
 A payload that was accepted reaches the body, or is counted as left over: it is in SQL with the `signals` that wake the body, and a
 continuation that has not read it is not the last. It reaches no other run: the hook is looked at again under the lock.
@@ -11,6 +11,7 @@ Not here: what the body does with it (`ckworkflow.tracing.hooks`).
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from ckworkflow.store.hooks import HookRow
     from ckworkflow.store.runs import RunRow
     from ckworkflow.store.transaction import Transaction
+    from ckworkflow.store.writer import Works
 
 __all__ = ["Room", "find", "info", "resume"]
+
+logger = logging.getLogger(__name__)
 
 
 class Room(NamedTuple):
@@ -64,7 +68,7 @@ def find(engine: Engine, key: HookKey) -> HookInfo:
     """
 
     def look(tx: Transaction) -> HookRow | None:
-        found = hooks.find_open(tx, key)
+        found = hooks.find_open(tx, key).get()
         return found if found is not None and found.is_open(engine.database.now(tx)) else None
 
     found = engine.database.read(look)
@@ -121,8 +125,19 @@ def resume(
             )
         except (_ChangedError, RunNotFoundError):
             continue
-        go_on_here(engine, hook.run_id, hook.workflow, answer)
+        if answer.must_advance:
+            engine.beside.do(hook.run_id, partial(_go_on, engine, hook.run_id, hook.workflow, answer))
         return info(hook)
+
+
+def _go_on(engine: Engine, run_id: RunId, workflow: str, answer: Answer) -> None:
+    try:
+        go_on_here(engine, run_id, workflow, answer)
+    except Exception:  # nobody waits for it; a clock has the body go on
+        logger.exception(
+            "run %s: its body cannot be told now what was sent to its hook; it is tried again", run_id,
+            extra={"run_id": run_id},
+        )  # fmt: skip
 
 
 def _look(engine: Engine, tx: Transaction, key: HookKey, dedup_key: str | None) -> tuple[HookRow, bool]:
@@ -130,14 +145,14 @@ def _look(engine: Engine, tx: Transaction, key: HookKey, dedup_key: str | None) 
 
     An unknown token costs the same queries as that of a hook that has ended, so the time of the answer gives nothing away.
     """
-    now = engine.database.now(tx)
-    found = hooks.find_open(tx, key)
+    asking = hooks.find_open(tx, key)
+    now, found = engine.database.now(tx), asking.get()
     if found is not None and found.is_open(now):
         return found, False
     if dedup_key is not None:
         last = hooks.find_last(tx, key)
         run_id = _NO_RUN if last is None else last.run_id
-        if hooks.was_accepted(tx, run_id, key, dedup_key) and last is not None:
+        if hooks.was_accepted(tx, run_id, key, dedup_key).get() and last is not None:
             return last, True
     raise HookNotFoundError
 
@@ -145,18 +160,20 @@ def _look(engine: Engine, tx: Transaction, key: HookKey, dedup_key: str | None) 
 def _send(
     engine: Engine, tx: Transaction, *, hook: HookRow, key: HookKey, body: str, dedup_key: str | None,
     room: Room,
-) -> Answer:  # fmt: skip
-    run = runs.lock_run(tx, hook.run_id, engine.database).get()
-    again = hooks.find_open(tx, key)
+) -> Works[Answer]:  # fmt: skip
+    locked = runs.lock_run(tx, hook.run_id, engine.database)
+    finding, counting = hooks.find_open(tx, key), hooks.untaken(tx, hook.run_id)
+    repeated = None if dedup_key is None else hooks.was_accepted(tx, hook.run_id, key, dedup_key)
+    yield None
+    run, again, (count, size) = locked.get(), finding.get(), counting.get()
     if (
         again is None
         or (again.run_id, again.node_id) != (hook.run_id, hook.node_id)
         or not again.is_open(run.now)
     ):
         raise _ChangedError
-    if dedup_key is not None and hooks.was_accepted(tx, run.run_id, key, dedup_key):
+    if repeated is not None and repeated.get():
         return Answer()
-    count, size = hooks.untaken(tx, run.run_id)
     own = codec.size_of(body)
     if count >= room.payloads or size + own > room.size:
         raise HookFullError(run.run_id, room.words)

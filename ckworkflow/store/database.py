@@ -36,6 +36,7 @@ from ckworkflow.store.transaction import (
     BUSY_SECONDS,
     PRAGMAS,
     SESSION,
+    Prepared,
     Transaction,
     is_direct,
     no_unicode,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SERVER_NOW = sa.text("SELECT clock_timestamp()")
+_SERVER_NOW = Prepared(sa.select(sa.func.clock_timestamp(type_=sa.TIMESTAMP(timezone=True))))
 _END_SESSIONS = sa.text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name "
     "AND usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()"
@@ -221,7 +222,7 @@ class Database:
             return self._clock()
         if self.is_sqlite:
             return datetime.now(UTC)
-        value: datetime = tx.execute(_SERVER_NOW).scalar_one()
+        ((value,),) = tx.execute(_SERVER_NOW).all()
         return self.note_now(value)
 
     @property

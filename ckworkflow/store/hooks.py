@@ -22,7 +22,7 @@ from ckworkflow.store import large
 from ckworkflow.store.nodes import insert_done
 from ckworkflow.store.runs import LIVE
 from ckworkflow.store.tables import hook_payloads, hooks, runs
-from ckworkflow.store.transaction import Prepared, Row, Rows
+from ckworkflow.store.transaction import Asked, Prepared, Row, Rows
 from ckworkflow.tracing import ClosedHook, MadeHook
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def close_all(tx: Transaction, run: RunRow) -> int:
     """Close the hooks of a run that ends; return how many payloads nobody has taken."""
     for node_id, _ in open_of_run(tx, run.run_id):
         tx.execute(_CLOSE, {"b_run": run.run_id, "b_node": node_id, "v_at": run.now})
-    return untaken(tx, run.run_id)[0]
+    return untaken(tx, run.run_id).get()[0]
 
 
 def open_of_run(tx: Transaction, run_id: RunId) -> list[tuple[NodeId, HookKey]]:
@@ -162,7 +162,7 @@ def _make(tx: Transaction, run: RunRow, made: MadeHook) -> None:
         "created_at": run.now, "expires_at": made.expires_at, "life": life_of(made.node_id),
     }  # fmt: skip
     while not tx.execute(_INSERT, parameters).all():
-        holder = find_open(tx, made.key)
+        holder = find_open(tx, made.key).get()
         if holder is None:
             continue  # it was closed just now
         if holder.is_open(run.now):
@@ -207,10 +207,14 @@ _OPEN_OF_RUN = Prepared(
 # -- finding ------------------------------------------------------------------------------------------------
 
 
-def find_open(tx: Transaction, key: HookKey) -> HookRow | None:
+def find_open(tx: Transaction, key: HookKey) -> Asked[HookRow | None]:
     """Find the hook that has a token now; it may have expired, or its run may have ended."""
-    row = tx.execute(_FIND_OPEN, _key(key)).one_or_none()
-    return None if row is None else _hook(row)
+
+    def read(rows: Rows) -> HookRow | None:
+        row = rows.one_or_none()
+        return None if row is None else _hook(row)
+
+    return Asked(tx.execute(_FIND_OPEN, _key(key)), read)
 
 
 def find_last(tx: Transaction, key: HookKey) -> HookRow | None:
@@ -267,15 +271,20 @@ def add_payload(
     )  # fmt: skip
 
 
-def was_accepted(tx: Transaction, run_id: RunId, key: HookKey, dedup_key: str) -> bool:
+def was_accepted(tx: Transaction, run_id: RunId, key: HookKey, dedup_key: str) -> Asked[bool]:
     """Whether a run has accepted a sending under a token."""
-    return bool(tx.execute(_ACCEPTED, {"b_run": run_id, **_key(key), "b_dedup_key": dedup_key}).all())
+    rows = tx.execute(_ACCEPTED, {"b_run": run_id, **_key(key), "b_dedup_key": dedup_key})
+    return Asked(rows, lambda rows: bool(rows.all()))
 
 
-def untaken(tx: Transaction, run_id: RunId) -> tuple[int, int]:
+def untaken(tx: Transaction, run_id: RunId) -> Asked[tuple[int, int]]:
     """How many payloads of a run nobody has taken, and their bytes."""
-    ((count, size),) = tx.execute(_UNTAKEN, {"b_run": run_id}).all()
-    return count, size
+
+    def read(rows: Rows) -> tuple[int, int]:
+        ((count, size),) = rows.all()
+        return count, size
+
+    return Asked(tx.execute(_UNTAKEN, {"b_run": run_id}), read)
 
 
 def last_received(tx: Transaction, run_id: RunId) -> datetime | None:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckworkflow import integration as integrations
-from ckworkflow.background import SpareThreads
+from ckworkflow.background import AtOnce, SpareThreads
 from ckworkflow.definition import Step, registry
 from ckworkflow.engine import attempts, cancellation, claims, recovery
 from ckworkflow.engine.advance import go_on
@@ -118,6 +118,7 @@ class ProcessEngine(Engine):
         self._name = name
         self.process: Process | None = None
         self.budget = _BodiesHere(self.spare_threads)
+        self.beside = AtOnce()
 
     @property
     def owner(self) -> str:

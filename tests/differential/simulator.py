@@ -26,6 +26,7 @@ from unittest import mock
 import sqlalchemy as sa
 
 from ckworkflow import codec
+from ckworkflow.background import AtOnce
 from ckworkflow.definition import registry
 from ckworkflow.engine import attempts, cancellation, claims, judging, liveness, lives, recovery, resume
 from ckworkflow.engine.advance import advance, go_on
@@ -453,6 +454,7 @@ class SimEngine(Engine):
         self, name: str, database: SimDatabase, settings: Settings, publish: Callable[..., bool]
     ) -> None:
         super().__init__(settings, publish)
+        self.beside = AtOnce()
         self.database = database
         self.has_news = True
         self._name = name

@@ -23,6 +23,7 @@ from ckworkflow import (
     timeout,
     workflow,
 )
+from ckworkflow.background import Beside
 from ckworkflow.engine import attempts, cancellation, recovery
 from ckworkflow.engine import resume as sending
 from ckworkflow.engine.advance import advance
@@ -188,7 +189,7 @@ def test_a_sender_that_hears_nothing_of_its_commit_sends_again_once(
         raise ConnectionError
 
     with monkeypatch.context() as patches:
-        patches.setattr(sending, "go_on_here", lost)
+        patches.setattr(desk.engine.beside, "do", lost)
         with pytest.raises(ConnectionError):
             send(desk, "once", dedup_key="click")
     for _ in range(3):
@@ -196,6 +197,46 @@ def test_a_sender_that_hears_nothing_of_its_commit_sends_again_once(
     assert payloads(desk, run_id) == [("once", None, False)]
     desk.tick()
     assert payloads(desk, run_id) == [("once", 1, True)]
+
+
+stuck = threading.Event()
+
+
+@workflow
+async def think_long(token: str) -> Any:
+    got = await create_hook(token)
+    stuck.wait(20)
+    return got
+
+
+def test_a_sender_does_not_wait_for_the_body(desk: Desk):
+    """Nor do others, however many bodies are slow."""
+    engine, runs = desk.engine, [desk.start(think_long, f"t{number}") for number in range(20)]
+    stuck.clear()
+    engine.beside = beside = Beside(engine.spare_threads)
+    for number in range(20):
+        send(desk, number, f"t{number}")
+    assert {desk.run(run_id).status for run_id in runs} == {RunStatus.RUNNING}
+    stuck.set()
+    beside.finish()
+    assert [result(desk, run_id) for run_id in runs] == list(range(20))
+
+
+def test_a_body_that_cannot_be_told_is_told_by_a_clock(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    run_id = desk.start(get, "t")
+
+    def fail(*_: Any, **__: Any) -> None:
+        msg = "no disk"
+        raise OSError(msg)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(sending, "go_on_here", fail)
+        send(desk, "hello")
+    assert f"run {run_id}: its body cannot be told now" in caplog.text
+    desk.tick()
+    assert result(desk, run_id) == "hello"
 
 
 def test_many_senders_at_once_are_all_heard(desk: Desk):
@@ -526,4 +567,4 @@ def test_untaken_payloads_are_counted_by_run(desk: Desk, send_alone: Callable[..
     run_id = desk.start(close, "t")
     for number in range(3):
         send_alone(desk, number)
-    assert desk.engine.database.read(lambda tx: hooks.untaken(tx, run_id)) == (3, 3)
+    assert desk.engine.database.read(lambda tx: hooks.untaken(tx, run_id).get()) == (3, 3)

@@ -581,7 +581,7 @@ def test_hooks_of_an_old_run_do_not_stand_in_the_way():
         other = await start(flows.wait_for_any, "t")
         await resume_hook("t", 2)
         assert await other.return_value() == 2
-        assert database.read(lambda tx: hooks.untaken(tx, run.run_id)) == (0, 0)
+        assert database.read(lambda tx: hooks.untaken(tx, run.run_id).get()) == (0, 0)
 
     in_environment(test)
 
