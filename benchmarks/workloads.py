@@ -107,6 +107,15 @@ def long_run(kind: str) -> Callable[[Side, int], list[float]]:
     return measure
 
 
+def _timed(side: Side, length: int) -> list[float]:
+    """Milliseconds per step of a loop inside a deadline, and how many times that is what the loop takes outside: three times, in turn."""
+    taken = {"loop": 0.0, "timed": 0.0}
+    for _ in range(3):
+        for kind in taken:
+            taken[kind] += side.call("long", kind=kind, length=length)["seconds"]
+    return [1e3 * taken["timed"] / (3 * length), taken["timed"] / taken["loop"]]
+
+
 def fan_out(side: Side, width: int) -> list[float]:
     """Seconds of so many steps side by side and their join."""
     return [float(side.call("wide", width=width)["seconds"])]
@@ -228,6 +237,14 @@ WORKLOADS: Sequence[Workload] = (
     Workload(
         "cancel", [Metric("until it is", "ms", {RAW: at_most(50)}), Metric("until it is, p95", "ms")],
         _taken("cancel"), quick=50, full=200, peers=(),
+    ),
+    Workload(
+        "stop", [Metric("until it is", "ms", {RAW: at_most(1000)}), Metric("until it is, p95", "ms")],
+        _taken("stop"), quick=20, full=50, peers=(),
+    ),
+    Workload(
+        "timed-loop", [Metric("per step", "ms"), Metric("of what it takes outside", "x", {RAW: at_most(1.1)})],
+        _timed, quick=300, full=1000, peers=(),
     ),
     Workload("idle", [Metric("of one core", "%")], _idle, quick=3, full=10, is_waiting=True, is_extra=True),
 )  # fmt: skip

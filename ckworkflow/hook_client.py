@@ -9,7 +9,7 @@ Not here: what a hook is to a body (`ckworkflow.tracing.hooks`), and receiving r
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from ckworkflow import codec, tracing
 from ckworkflow.background import OffLoop
@@ -19,7 +19,7 @@ from ckworkflow.engine import resume as sending
 from ckworkflow.engine.installation import current
 from ckworkflow.errors import HookContextError, HookNotFoundError, HookPayloadError
 from ckworkflow.foreign import show
-from ckworkflow.model import HookInfo, HookKey, Namespace
+from ckworkflow.model import UNTYPED_HOOK, WEBHOOK, HookInfo, HookKey, Namespace
 from ckworkflow.store.schema import NoRunsYetError
 from ckworkflow.tracing import Hook, Webhook
 from ckworkflow.tracing.hooks import HookSpec
@@ -48,10 +48,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-UNTYPED: Final = "hook"
-"""What a hook is called that was not defined."""
-WEBHOOK: Final = "webhook"
-"""What a webhook is called."""
 LONGEST_TOKEN = 1_000
 LONGEST_KEY = 200
 """Characters of a dedup key."""
@@ -81,7 +77,9 @@ def create_hook(
 
     `HookConflictError` is raised where the hook is awaited first, or its `async with` begins: another open hook has the token.
     """
-    return _make("create_hook", UNTYPED, lambda value: value, token, metadata, expires, sys._getframe(1))  # noqa: SLF001  # where the body calls
+    return _make(
+        "create_hook", UNTYPED_HOOK, lambda value: value, token, metadata, expires, sys._getframe(1)  # noqa: SLF001  # where the body calls
+    )  # fmt: skip
 
 
 def create_webhook(

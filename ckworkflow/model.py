@@ -137,6 +137,17 @@ class HookKey(NamedTuple):
         return cls(namespace, hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
 
 
+UNTYPED_HOOK: Final = "hook"
+"""What a hook is called that was not defined."""
+WEBHOOK: Final = "webhook"
+"""What a webhook is called."""
+
+
+def hook_in_words(name: str) -> str:
+    """What a sentence says of a hook: `hook decision`, or `a hook` if it has no name of its own."""
+    return f"a {name}" if name in (UNTYPED_HOOK, WEBHOOK) else f"hook {name}"
+
+
 @dataclass(frozen=True, slots=True)
 class HookInfo:
     """A hook as a reader sees it.

@@ -66,6 +66,17 @@ async def loop(length: int) -> int:
 
 
 @workflow
+async def timed(length: int) -> int:
+    """Do what `loop` does, inside a deadline."""
+    seen = 0
+    async with asyncio.timeout(86_400):
+        for number in range(length):
+            if await noop(number) == number:
+                seen += 1
+    return seen
+
+
+@workflow
 async def naps(length: int) -> int:
     """Poll and sleep, as a body that never ends does, here `length` times."""
     done = 0

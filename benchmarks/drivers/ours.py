@@ -64,7 +64,7 @@ async def lone(times: int, pause: float) -> dict[str, list[float]]:
 
 async def long(kind: str, length: int) -> dict[str, float]:
     """One run of many steps."""
-    workflow = {"chain": flows.chain, "loop": flows.loop, "naps": flows.naps}[kind]
+    workflow = getattr(flows, kind)
     began = time.perf_counter()
     answer = await (await start(workflow, length)).return_value(TIMEOUT_SECONDS)
     assert answer == length, answer
@@ -173,6 +173,22 @@ async def cancel(times: int, pause: float) -> dict[str, list[float]]:
     return {"seconds": taken}
 
 
+async def stop(times: int, pause: float) -> dict[str, list[float]]:
+    """From the request to cancel a run whose step waits in the worker until that has ended, and the run's status says so."""
+    taken = []
+    for _ in range(times):
+        run = await start(flows.resting, TIMEOUT_SECONDS)
+        while not any(step.status == "running" for step in await run.steps()):  # noqa: ASYNC110  # as a caller sees it
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
+        began = time.perf_counter()
+        await run.cancel()
+        while await run.status() != "cancelled":  # noqa: ASYNC110  # what is measured is what a caller sees
+            await asyncio.sleep(0.001)
+        taken.append(time.perf_counter() - began)
+    return {"seconds": taken}
+
+
 def main() -> None:
     """Serve the workloads."""
     logging.basicConfig(level=logging.WARNING)
@@ -181,7 +197,7 @@ def main() -> None:
             stack.enter_context(worker())
         runner = stack.enter_context(asyncio.Runner())
         bodies = {f.__name__: f for f in (
-            chains, lone, long, wide, timers, awaits, sleepers, resume, resumes, waiters, cancel,
+            chains, lone, long, wide, timers, awaits, sleepers, resume, resumes, waiters, cancel, stop,
         )}  # fmt: skip
         serve({name: lambda f=f, **k: runner.run(f(**k)) for name, f in bodies.items()})
 

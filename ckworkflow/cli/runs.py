@@ -22,7 +22,7 @@ from ckworkflow.duration import parse_span
 from ckworkflow.engine import queues
 from ckworkflow.engine.wording import counted
 from ckworkflow.errors import CkWorkflowError, InvalidDurationError, WorkflowNotRegisteredError
-from ckworkflow.model import NodeKind, NodeStatus, RunId, RunStatus
+from ckworkflow.model import NodeKind, NodeStatus, RunId, RunStatus, hook_in_words
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -195,8 +195,7 @@ def _status(run: RunSummary) -> str:
 
 
 def _hook_names(run: RunSummary) -> str:
-    names = list(dict.fromkeys(hook.name for hook in run.open_hooks))
-    return f"{'hook' if len(names) == 1 else 'hooks'} {', '.join(names)}"
+    return ", ".join(dict.fromkeys(hook_in_words(hook.name) for hook in run.open_hooks))
 
 
 def _held(run: RunSummary) -> str | None:

@@ -34,7 +34,7 @@ from ckworkflow.engine.identity import Identity
 from ckworkflow.engine.installation import Installation
 from ckworkflow.engine.start import start_run
 from ckworkflow.errors import FatalError, NotAWorkflowError, RunCancelledError, RunFailedError
-from ckworkflow.model import NodeKind, NodeStatus, RunId, StepInfo
+from ckworkflow.model import NodeKind, NodeStatus, RunId, StepInfo, hook_in_words
 from ckworkflow.store import runs, schema
 from ckworkflow.testing.clock import TestClock
 from ckworkflow.testing.crashes import Crash, CrashableDatabase, CrashPoint
@@ -544,8 +544,8 @@ class Environment:
                     )
         if not waits and running and (due := self._next_due()) is not None:
             waits.append((due, f"waits for {', '.join(running)}, which waits for another run"))
-        hooks = [f"{hook.name} ({hook.node_id})" for hook in summary.open_hooks]
-        sending = f"waits for what is sent to hook {' or '.join(hooks)}: resume it"
+        hooks = [f"{hook_in_words(hook.name)} ({hook.node_id})" for hook in summary.open_hooks]
+        sending = f"waits for what is sent to {' or '.join(hooks)}: resume it"
         if waits and hooks:
             due, what = min(waits)
             return f'{sending}; or {what}: await env.advance("{_roughly(due - now)}")'

@@ -25,7 +25,7 @@ from ckworkflow.errors import (
     InvalidSettingError,
     UnreadableValueError,
 )
-from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind
+from ckworkflow.model import HookKey, Namespace, NodeId, NodeKind, hook_in_words
 from ckworkflow.tracing.calls import MethodCall, NodeCall
 from ckworkflow.tracing.derived import Derived
 from ckworkflow.tracing.nodes import ClosedHook, HookChange, HookChanges, MadeHook, Payload, Wait
@@ -198,7 +198,7 @@ class Hooks:
     def begin_wait(self, hook: Source, line: int) -> asyncio.Future[None]:
         """Return what wakes the running task, which waits at a hook."""
         future: asyncio.Future[None] = self.tracer.loop.create_future()
-        reason = f"a payload of hook {hook.name} is awaited"
+        reason = f"a payload of {hook_in_words(hook.name)} is awaited"
         path = self.tracer.state().path
         self.waits[id(future)] = Wait(path, frozenset(), line, reason, is_for_payload=True)
         return future

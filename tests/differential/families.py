@@ -21,7 +21,7 @@ from ckworkflow.errors import (
     RunFailedError,
     RunTerminatedError,
 )
-from ckworkflow.model import NodeId, NodeKind, NodeStatus, RunId, RunStatus, child_id
+from ckworkflow.model import AWAITS_CHILD, NodeId, NodeKind, NodeStatus, RunId, RunStatus, child_id
 from differential.reference import DifferenceError, PlainRun
 from differential.reference_family import ChildEnd
 from differential.simulator import EngineRun, RunFact, canonical
@@ -107,6 +107,22 @@ def check(
         assert found.children is not None
         is_whole = not is_broken(life)
         rows = {row.node_id: row for row in life.rows if row.kind is NodeKind.CHILD}
+        awaited = {
+            node_id: rows.pop(node_id) for node_id in list(rows) if rows[node_id].args.startswith(AWAITS_CHILD)
+        }  # fmt: skip
+        waits = found.children.awaited
+        told = {node_id for node_id, child in waits.items() if child.end is not None}
+        # What a body begins to wait for and ends at once is not written.
+        if is_whole and not told <= awaited.keys() <= waits.keys():
+            raise DifferenceError(
+                f"{life.run_id}: the engine waits for runs of earlier lives at {sorted(awaited)}, plain asyncio at {sorted(waits)}"
+            )
+        for node_id, row in awaited.items():
+            place = codec.loads(row.args)["child"]
+            if expected.get(child_id(life.run_id, NodeId(place))) != (life.run_id, place):
+                raise DifferenceError(f"{row} of {life.run_id} waits for a run that no life has started")
+            if row.delivered and ChildEnd(row.output, row.error) != ends[life.run_id][place]:
+                raise DifferenceError(f"{row} ends, and its run with {ends[life.run_id][place]}")
         if is_whole and rows.keys() != found.children.made.keys():
             raise DifferenceError(
                 f"{life.run_id}: the engine has started runs at {sorted(rows)}, plain asyncio at {sorted(found.children.made)}"

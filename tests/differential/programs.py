@@ -160,14 +160,11 @@ CHILDREN: list[Choice] = [
     (2, "many"), (1, "named"), (1, "grouped"), (1, "shielded"),
 ]  # fmt: skip
 KINDS_OF_PROGRAMS: list[Choice] = [
-    (6, "plain"), (4, "hooks"), (1, "requests"), (2, "children"), (2, "lives"), (1, "families"),
+    (6, "plain"), (4, "hooks"), (1, "requests"), (2, "children"), (2, "lives"), (2, "families"),
 ]  # fmt: skip
 """What is special in a program: `requests` has handlers of `CancelledError`, `families` has children, lives, and hooks."""
-AWAITS_CHILDREN_OF_EARLIER_LIVES = False
-"""Whether a body passes a run that it has started on to its next life, which waits for it: `reference_family` does not know a run that a life
-before has started (`tests/environment/test_handed_on.py` has it by hand)."""
 BEFORE = "before"
-"""The parameter that is such a run."""
+"""The parameter that is a run which a life before has started."""
 MOST_LIVES = 3
 LIVES = "lives"
 """The parameter that counts them."""
@@ -1014,6 +1011,29 @@ class Writer:
         elif end == 2:
             self.tasks.append((task, kind))
 
+    def before(self) -> None:
+        """What a life does with a run that one before has started; mostly it passes it on, too."""
+        self.line(f"if {BEFORE} is not None:")
+        self.indent += 1
+        known = {kind: list(names) for kind, names in self.names.items()}
+        runs, tasks, self.runs = self.runs, list(self.tasks), [(BEFORE, "none")]
+        self.one([
+            self._run_caught, self._run_caught, self._run_timed, self._run_deadline, self._run_asked, self._run_let_go, self._run_raced, self._run_named,
+        ])()  # fmt: skip
+        self.line(
+            f"await echo(len(await asyncio.gather({BEFORE}.return_value(), return_exceptions=True)))"
+            if self.chance(3)
+            else "pass"
+        )
+        self.indent -= 1
+        self.names, self.runs, self.tasks = known, runs, tasks
+        if not self.chance(3):
+            self.line("else:")
+            text, kind = self.begin_run()
+            self.line(f"    {BEFORE} = await {text}")
+            self.own.add(BEFORE)
+            self.runs.append((BEFORE, kind))
+
     def _run_many(self) -> None:
         text, _ = self.begin_run()
         name, each = self.fresh("runs"), self.fresh("x")
@@ -1075,7 +1095,7 @@ class Writer:
         if self.chance(6):
             self.statement()
         passed = [f"{LIVES} + 1"]
-        if AWAITS_CHILDREN_OF_EARLIER_LIVES and self.runs:
+        if self.runs and not self.chance(3):
             passed.append(self.one(self.runs)[0])
         args = ", ".join([*(self.expression(param, 1) for param in self.params), *passed])
         if self.chance(6):
@@ -1319,12 +1339,9 @@ def _function(
     more = [f"{LIVES}=0"] * function.has_lives
     if function.has_lives:
         writer.params = function.params
-    if function.has_lives and AWAITS_CHILDREN_OF_EARLIER_LIVES:
+    if function.has_lives and writer.startable:
         more.append(f"{BEFORE}=None")
-        writer.line(f"if {BEFORE} is not None:")
-        writer.line(
-            f"    await echo((await asyncio.gather({BEFORE}.return_value(), return_exceptions=True))[0])"
-        )
+        writer.before()
     if is_started and not writer.chance(3):
         wait = f"await sleep({writer.one([5, 60, repr('1 hour'), repr('1 day')])})"
         writer.line(writer.one([wait, "try:"]))

@@ -316,8 +316,8 @@ class PlainTracer:
             self.lives.forget()
         if pending.kind is NodeKind.CHILD:
             self.run.has_been_sent = True  # it may end while a step runs
-            self.children.tell(pending.node_id)
-            if self.facts.ends[pending.node_id].error is not None:
+            end = self.children.tell(pending.node_id)
+            if end is not None and end.error is not None:
                 self.lives.forget()
         if pending.timer is not None:
             self.run.has_rung = True

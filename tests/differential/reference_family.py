@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from ckworkflow import codec
 from ckworkflow.engine import failures
 from ckworkflow.errors import ContinueAsNewError, ReturnValueTimeoutError
-from ckworkflow.model import NodeId, RunId, child_id
+from ckworkflow.model import NodeId, RunId, child_id, life_of
 from ckworkflow.tracing.lives import NextLife, as_next_life
 from ckworkflow.tracing.tasks import TaskState
 from differential.simulator import canonical
@@ -45,6 +45,7 @@ class World(Protocol):
     """What children need of the body."""
 
     run_id: str
+    life: int
 
     def place(self) -> TaskState:
         """Where the body is."""
@@ -69,14 +70,26 @@ class PlainChildren:
     def __init__(self, world: World, ends: Mapping[str, ChildEnd]) -> None:
         self.world, self.ends = world, ends
         self.made: dict[str, PlainChild] = {}
+        self.earlier: dict[str, PlainChild] = {}
+        """Those that a life before has started, by the place of that."""
+        self.awaited: dict[str, PlainChild] = {}
+        """Of these, those for which the body waits, by the node of the wait."""
         self.asked: dict[str, Request] = {}
         self.orphans: set[str] = set()
 
     async def start(self, workflow: str, args: Any, *, frame: FrameType | None) -> PlainChild:
-        child = PlainChild(self, self.world.place().next_node(), workflow)
-        self.made[child.node_id] = child
-        self.world.set_child(child.node_id, workflow, canonical(args))
+        child = PlainChild(self, self.world.place().next_node(), workflow, is_awaited=True)
+        self.made[child.place] = child
+        self.world.set_child(child.place, workflow, canonical(args))
         return child
+
+    def wait_for(self, child: PlainChild) -> None:
+        """Have the end of a run told in this life, too, which a life before has started."""
+        if not child.is_awaited:
+            child.is_awaited = True
+            node_id = self.world.place().next_node()
+            self.awaited[node_id] = child
+            self.world.set_child(node_id, child.workflow, canonical({"child": child.place}))
 
     def call(
         self, make: Callable[[], Coroutine[Any, Any, Any]], what: str, frame: FrameType
@@ -85,25 +98,32 @@ class PlainChildren:
 
     def find(self, run_id: RunId, place: NodeId, workflow: str) -> PlainChild | None:
         found = self.made.get(place)
+        if found is None and life_of(place) < self.world.life:
+            found = self.earlier.setdefault(place, PlainChild(self, place, workflow))
         return found if found is not None and found.run_id == run_id else None
 
     def note_request(self) -> None:
         """The body is told that it is to be cancelled."""
-        self.orphans |= {node_id for node_id, child in self.made.items() if child.end is None}
+        self.orphans |= {place for place, child in self.made.items() if child.end is None}
 
-    def tell(self, node_id: str) -> None:
-        """A run has ended."""
-        if node_id not in self.ends:
-            self.world.fail(f"the engine tells of the end of {node_id}, which has not ended")
-            return
-        self.made[node_id].tell(self.ends[node_id])
+    def tell(self, node_id: str) -> ChildEnd | None:
+        """A run has ended; return how."""
+        child = self.made.get(node_id) or self.awaited[node_id]
+        end = self.ends.get(child.place)
+        if end is None:
+            self.world.fail(f"the engine tells of the end of {child.place}, which has not ended")
+        else:
+            child.tell(end)
+        return end
 
 
 class PlainChild:
-    """A run that a body has started."""
+    """A run that a body has started, in this life or in one before."""
 
-    def __init__(self, children: PlainChildren, node_id: str, workflow: str) -> None:
-        self.node_id, self.place, self.workflow = node_id, NodeId(node_id), workflow
+    def __init__(
+        self, children: PlainChildren, place: str, workflow: str, *, is_awaited: bool = False
+    ) -> None:
+        self.place, self.workflow, self.is_awaited = NodeId(place), workflow, is_awaited
         self.end: ChildEnd | None = None
         self._error: BaseException | None = None
         self._children = children
@@ -111,7 +131,7 @@ class PlainChild:
 
     @property
     def run_id(self) -> RunId:
-        return child_id(RunId(self._children.world.run_id), NodeId(self.node_id))
+        return child_id(RunId(self._children.world.run_id), self.place)
 
     def tell(self, end: ChildEnd) -> None:
         """It has ended."""
@@ -138,9 +158,12 @@ class PlainChild:
         return codec.decode(codec.loads(self.end.output or "null"))
 
     def return_value(self, timeout: float | None, *, frame: FrameType) -> Coroutine[Any, Any, Any]:
+        if timeout is None:
+            self._children.wait_for(self)
         return self._children.world.kept(self._return_value(timeout))  # type: ignore[no-any-return]
 
     async def _return_value(self, seconds: float | None) -> Any:
+        self._children.wait_for(self)
         if seconds is None:
             await self._ended()
             return self._value()
@@ -158,7 +181,7 @@ class PlainChild:
 
     async def _cancel(self, reason: str | None, grace: timedelta | None) -> bool:
         children = self._children
-        children.asked[children.world.place().next_node()] = Request(self.node_id, reason, grace)
+        children.asked[children.world.place().next_node()] = Request(self.place, reason, grace)
         return self.end is None
 
 

@@ -339,7 +339,7 @@ def test_a_hook_does_not_show_its_token():
         with pytest.raises(AssertionError) as caught:
             await run.return_value()
         assert "a-secret-place" not in str(caught.value)
-        assert "waits for what is sent to hook hook (0:1): resume it" in str(caught.value)
+        assert "waits for what is sent to a hook (0:1): resume it" in str(caught.value)
 
     in_environment(test)
 
