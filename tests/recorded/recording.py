@@ -1,6 +1,6 @@
 """Recording: all of `flows` are run in an environment, and its database is kept at some moments.
 
-`python -m recorded.recording` in `tests/` writes `histories/NAME/`, where NAME says the Python and the schema: the database at each moment, and
+`python -m recorded.recording` in `tests/`, with each Python (`.venv/bin`, `.venv/3.12/bin`, `.venv/3.13/bin`), writes `histories/NAME/`, where NAME says the Python and the schema: the database at each moment, and
 how each run has ended. What is written is never changed: a later release, on any Python, goes on from there (`test_recorded.py`).
 
 Not here: what the runs do (`flows.py`).
