@@ -234,7 +234,7 @@ class Run(Generic[R]):
 
         Args:
             timeout: Seconds to wait, from this call; `None` waits as long as it takes. A run that has ended is told
-                whatever the timeout.
+                whatever the timeout; in a body, if the body has been told of the end, which takes a moment where a life before has started the run.
 
         Raises:
             RunFailedError: It failed; `__cause__` is the body's error.
@@ -253,7 +253,7 @@ class Run(Generic[R]):
     def cancel(
         self, *, reason: str | None = None, grace: str | float | timedelta | None = None
     ) -> Coroutine[Any, Any, bool]:
-        """Ask the run to end, and return whether it was live.
+        """Ask the run to end, and return whether it was live; in a body, as far as this life of it has been told.
 
         Once this has returned, no step begins that was planned before. The body gets `asyncio.CancelledError` at the await where it
         stands; `finally`, `except` and `async with` run, durably, and what comes out decides how the run ends. A step that

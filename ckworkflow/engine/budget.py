@@ -75,7 +75,7 @@ class _Interrupt(BaseException):
 
 
 class BodyStoppedError(Exception):
-    """The worker stops while a body goes on, or before: another one continues it."""
+    """The worker stops while a body goes on, or before, or has no thread for it: another one continues it."""
 
 
 class Budget:
@@ -104,14 +104,17 @@ class Budget:
 
         Raises:
             BodyTimeoutError: It did not come further for its limits.
-            BodyStoppedError: The worker stops.
+            BodyStoppedError: The worker stops, or the system gives no more threads, as it may to a process that ends.
         """
         if self._is_stopping and limits is not START:
             raise BodyStoppedError
         watched = _Watched(tracer, workflow, call, limits or CONTINUE)
         # In the context of the caller: a body reads its context variables.
         context = copy_context()
-        self._threads.begin(lambda: context.run(self._run_body, watched))
+        try:
+            self._threads.begin(lambda: context.run(self._run_body, watched))
+        except RuntimeError:
+            raise BodyStoppedError from None
         watched.is_done.acquire()
         return watched.outcome()
 
@@ -146,8 +149,13 @@ class Budget:
         watched.thread, watched.clock = threading.get_ident(), _thread_clock()
         watched.trace, watched.profile = sys.gettrace(), sys.getprofile()
         self._watched.add(watched)
-        if not self._is_watching:
-            self._watch()
+        try:
+            if not self._is_watching:
+                self._watch()
+        except RuntimeError:  # a body that nobody watches is not run
+            self._watched.discard(watched)
+            watched.error = BodyStoppedError()
+            return watched.is_done.release
         try:
             try:
                 watched.value = watched.call()
@@ -201,10 +209,10 @@ class Budget:
     def _watch(self) -> None:
         with self._lock:
             if not self._is_watching:
-                self._is_watching = True
                 BackgroundThread(
                     self._look_on, name="ckworkflow-budget", loss="a body may go on for ever"
                 ).start()
+                self._is_watching = True
 
     def _look_on(self) -> None:
         idle_since = time.monotonic()

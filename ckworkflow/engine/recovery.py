@@ -262,7 +262,9 @@ def _wake_at(
     times = [run.now + again]
     if run.terminate_at is not None:
         times.append(run.terminate_at)
-    if must_advance:
+    if (
+        must_advance or run.has_notes
+    ):  # soon: if this process dies before it does that, whoever buries it looks at once
         times.append(run.now + settings.redispatch_after)
     for row in rows:
         if row.due_at is not None and row.due_at > run.now:

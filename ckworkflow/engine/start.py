@@ -167,7 +167,7 @@ def _write(
 def _first_trace(
     engine: Engine, beginning: _Beginning, lost: Lost[RunId] | None
 ) -> Trace | Exception | None:
-    """Run a body to its first wait; return what it raised, or `None` if it takes longer than a caller should wait.
+    """Run a body to its first wait; return what it raised, or `None` if it takes longer than a caller should wait, or there is no thread for it.
 
     Raises:
         MainModuleError: It calls a step that no worker would find. The body is closed.
@@ -184,6 +184,13 @@ def _first_trace(
             )
     except BodyTimeoutError as error:
         logger.warning("run %s: %s A worker tries it again.", run_id, error, extra={"run_id": run_id})
+        return None
+    except budget.BodyStoppedError:
+        logger.warning(
+            "run %s: the system gives this process no thread for its body. A worker begins it.", run_id,
+            extra={"run_id": run_id},
+        )  # fmt: skip
+        tracer.close()
         return None
     except Exception as error:  # noqa: BLE001  # whatever a body raises is a failed run, not a failed start
         return error

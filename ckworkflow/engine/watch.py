@@ -98,9 +98,12 @@ class RunWatch:
             must_start = not self._is_looking and len(self._waiting) > FEW
             self._is_looking |= must_start
         if must_start:
-            BackgroundThread(
-                self._run, name="ckworkflow-watch", loss="waiting for the end of a run takes longer"
-            ).start()
+            try:
+                BackgroundThread(
+                    self._run, name="ckworkflow-watch", loss="waiting for the end of a run takes longer"
+                ).start()
+            except RuntimeError:  # the system gives no more threads: each looks for itself
+                self._is_looking = False
         self._has_come.set()
         try:
             yield event

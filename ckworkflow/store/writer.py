@@ -206,8 +206,14 @@ class GroupWriter:
                 self._thread = BackgroundThread(
                     self._write_for_others, name="ckworkflow-writer", loss="no result is recorded"
                 )
-                self._thread.start()
-            self._thread_turn.release()
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None
+            if self._thread is not None:
+                self._thread_turn.release()
+                return
+        self._write()  # the system gives no more threads: on this one, then
 
     def _write_for_others(self) -> None:
         try:

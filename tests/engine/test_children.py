@@ -319,6 +319,22 @@ def test_a_request_with_a_grace_arrives(desk: Desk):
     assert left(desk) == 0
 
 
+def test_what_a_clock_that_dies_was_about_to_tell_is_told_soon(desk: Desk, dying: Callable[[], Any]):
+    """Whoever buries its process looks at all that is due within a moment: a minute is none."""
+    run_id = desk.start(asks, 1)
+    with dying():
+        desk.succeed(desk.claim(run_id, "0:2"), 1)
+        advance(desk.engine, run_id)
+    assert desk.run(child_of(run_id)).cancel_requested_at is None
+    soon = desk.engine.settings.redispatch_after
+    desk.clock.advance(soon)
+    with dying():
+        desk.tick()
+    wake_at = desk.run(run_id).wake_at
+    assert wake_at is not None
+    assert wake_at - desk.clock.now <= soon
+
+
 def test_a_note_that_cannot_be_delivered_holds_up_nobody(
     desk: Desk,
     dying: Callable[[], Any],

@@ -390,13 +390,17 @@ class BrokerFile:
         if self._is_holder:
             return
         self._renew(db)
-        self._is_holder = True
         if self._keeper is None:
             self._keeper = BackgroundThread(
                 self._keep, name="ckworkflow-broker-lease",
                 loss="messages that this process holds are delivered again",
             )  # fmt: skip
-            self._keeper.start()
+            try:
+                self._keeper.start()
+            except RuntimeError:  # the system gives no more threads: nothing may be held
+                self._keeper = None
+                raise
+        self._is_holder = True
 
     def _renew(self, db: sqlite3.Connection) -> None:
         me = this_process()

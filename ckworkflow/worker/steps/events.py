@@ -93,7 +93,10 @@ class Events:
                 self._thread = BackgroundThread(
                     self._run, name="ckworkflow-events", loss="Flower shows no step that runs in place"
                 )
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the system gives no more threads: the next time, then
+                    self._thread = None
 
     def _run(self) -> None:
         while self._wake.wait(IDLE_SECONDS):
