@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -21,11 +22,12 @@ from ckworkflow.drawing.stages import cut_stages, in_words, tasks_of
 from ckworkflow.engine.budget import START, Budget
 from ckworkflow.engine.start import make_body
 from ckworkflow.plan import build_plan
-from ckworkflow.tracing import Tracer
+from ckworkflow.tracing import ReplayNeededError, Tracer
 
 if TYPE_CHECKING:
     from ckworkflow.definition import Workflow
     from ckworkflow.plan import Piece
+    from ckworkflow.tracing import Trace
 
 __all__ = ["preview"]
 
@@ -59,13 +61,10 @@ def preview(
         "args": [codec.encode(arg, path=f"args[{index}]") for index, arg in enumerate(args)],
         "kwargs": {key: codec.encode(arg, path=key) for key, arg in kwargs.items()},
     }
-    tracer = Tracer(
-        RUN_ID, make_body(workflow, tree), workflow=workflow.name, started_at=datetime.now(UTC)
-    )
     try:
-        trace = Budget(SpareThreads()).run(tracer, workflow.name, tracer.resume, START)
-    finally:
-        tracer.close()
+        trace = _trace(workflow, tree)
+    except ReplayNeededError as error:  # a task of the body cancels the body, which has run ahead of it
+        trace = _trace(workflow, tree, strict=error.strict)
     stages = [
         Stage(
             after,
@@ -87,3 +86,14 @@ def preview(
         {wait: tell(wait, boundaries) for wait in trace.waits},
         tuple(workflows[1:]),
     )
+
+
+def _trace(workflow: Workflow[..., Any], tree: dict[str, Any], *, strict: int = 0) -> Trace:
+    tracer = Tracer(
+        RUN_ID, make_body(workflow, tree), workflow=workflow.name, started_at=datetime.now(UTC)
+    )
+    try:
+        resume = partial(tracer.resume, strict=strict)
+        return Budget(SpareThreads()).run(tracer, workflow.name, resume, START)
+    finally:
+        tracer.close()

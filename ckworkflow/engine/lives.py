@@ -19,6 +19,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckworkflow import codec
@@ -32,7 +33,7 @@ from ckworkflow.errors import DatabaseUnavailableError, RunNotFoundError
 from ckworkflow.model import Json, NodeId, RunId
 from ckworkflow.store import events, hooks, large, nodes, plans, runs
 from ckworkflow.store import lives as rows
-from ckworkflow.tracing import ClosedHook, HookChanges, MadeHook, Trace, Tracer
+from ckworkflow.tracing import ClosedHook, HookChanges, MadeHook, ReplayNeededError, Trace, Tracer
 
 if TYPE_CHECKING:
     from ckworkflow.engine.core import Engine
@@ -56,6 +57,7 @@ class Life:
         secret: From what the tokens of its hooks are derived; `None`: none has been yet.
         tracer: Its body.
         trace: What that came to.
+        strict: So many events are to be told strictly; 1: the body does not run ahead before it is told anything.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Life:
     secret: str | None
     tracer: Tracer
     trace: Trace
+    strict: int
 
 
 def begin(engine: Engine, run_id: RunId, workflow_name: str, ended: Tracer, end: Trace) -> Life:
@@ -93,19 +96,32 @@ def begin(engine: Engine, run_id: RunId, workflow_name: str, ended: Tracer, end:
             lambda tx: nodes.with_parts(tx, run_id, nodes.load_life(tx, run_id, number).get())
         )
     )
-    tracer = Tracer(
-        run_id, make_body(workflow, end.end.next_life), workflow=workflow_name, started_at=at, known=known, secret=secret,
-        life=number,
-    )  # fmt: skip
+    next_life = end.end.next_life
+
+    def body() -> Tracer:
+        return Tracer(
+            run_id, make_body(workflow, next_life), workflow=workflow_name, started_at=at, known=known, secret=secret,
+            life=number,
+        )  # fmt: skip
+
     try:
-        trace = known_here(engine.budget.run(tracer, workflow_name, tracer.resume))
-    except BaseException:
-        tracer.close()
-        raise
+        strict, tracer = 0, body()
+        trace = _first_trace(engine, workflow_name, tracer)
+    except ReplayNeededError as error:  # a task of the body cancels the body, which has run ahead of it
+        strict, tracer = error.strict, body()
+        trace = _first_trace(engine, workflow_name, tracer, strict=strict)
     if trace.begins_life:
         tracer.close()
         raise idle_life()
-    return Life(number, end.end.next_life, at, workflow.source_hash, secret, tracer, trace)
+    return Life(number, next_life, at, workflow.source_hash, secret, tracer, trace, strict)
+
+
+def _first_trace(engine: Engine, workflow: str, tracer: Tracer, *, strict: int = 0) -> Trace:
+    try:
+        return known_here(engine.budget.run(tracer, workflow, partial(tracer.resume, strict=strict)))
+    except BaseException:
+        tracer.close()
+        raise
 
 
 def write(
@@ -145,7 +161,7 @@ def write(
     large.keep(tx, run.run_id, [input_], life=life.number)
     values |= {
         "life": life.number, "life_began_at": life.began_at, "input": input_, "source_hash": life.source_hash,
-        "plan": None, "delivered": 0, "told_at": life.began_at, "last_surprise": None, "spins": 0, "spins_since": None,
+        "plan": None, "delivered": 0, "told_at": life.began_at, "last_surprise": life.strict or None, "spins": 0, "spins_since": None,
     }  # fmt: skip
     is_told_later = run.cancel_requested_at is not None and trace.end.leaves_request
     if is_told_later:

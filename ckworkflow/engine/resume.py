@@ -40,7 +40,7 @@ class Room(NamedTuple):
 
     Attributes:
         payloads: How many.
-        size: Their bytes, together.
+        size: Their bytes, together, if they are more than one.
         words: Both, for a person.
     """
 
@@ -175,7 +175,8 @@ def _send(
     if repeated is not None and repeated.get():
         return Answer()
     own = codec.size_of(body)
-    if count >= room.payloads or size + own > room.size:
+    # One that is larger by itself is not refused where nothing is left: to send it again would never help.
+    if count >= room.payloads or (count and size + own > room.size):
         raise HookFullError(run.run_id, room.words)
     hooks.add_payload(
         tx, run, key, number=run.signals + 1, body=body, size=own, dedup_key=dedup_key,

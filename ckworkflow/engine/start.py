@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from ckworkflow.model import Ending, NodeKind, RunId, RunStatus
 from ckworkflow.plan import build_plan
 from ckworkflow.store import hooks, plans, runs
 from ckworkflow.store.transaction import Transaction
-from ckworkflow.tracing import Trace, Tracer
+from ckworkflow.tracing import ReplayNeededError, Trace, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,9 +70,18 @@ def start_run(
     engine.ensure_schema()
     run_id = run_id or RunId(uuid.uuid4().hex)
     started_at = engine.database.about_now()
-    tracer = Tracer(run_id, make_body(workflow, tree), workflow=workflow.name, started_at=started_at)
-    beginning = _Beginning(run_id, workflow, tree, tracer, started_at)
-    return _commit_run(engine, beginning, _first_trace(engine, beginning, lost))
+
+    def body() -> Tracer:
+        return Tracer(run_id, make_body(workflow, tree), workflow=workflow.name, started_at=started_at)
+
+    beginning = _Beginning(run_id, workflow, tree, body(), started_at)
+    try:
+        trace = _first_trace(engine, beginning, lost)
+    except ReplayNeededError as error:  # a task of the body cancels the body, which has run ahead of it
+        beginning.tracer.close()
+        beginning = replace(beginning, tracer=body(), strict=error.strict)
+        trace = _first_trace(engine, beginning, lost)
+    return _commit_run(engine, beginning, trace)
 
 
 def encode_input(workflow: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +113,7 @@ class _Beginning:
         tree: Its arguments, encoded.
         tracer: Its body.
         started_at: When it was started.
+        strict: So many events are to be told strictly; 1: the body does not run ahead before it is told anything.
     """
 
     run_id: RunId
@@ -111,6 +121,7 @@ class _Beginning:
     tree: Any
     tracer: Tracer
     started_at: datetime
+    strict: int = 0
 
 
 def _commit_run(engine: Engine, beginning: _Beginning, trace: Trace | Exception | None) -> RunId:
@@ -172,16 +183,18 @@ def _first_trace(
     Raises:
         MainModuleError: It calls a step that no worker would find. The body is closed.
         LostThreadError: It took this thread; `lost` is told.
+        ReplayNeededError: It has to be run once more, strictly.
     """
     run_id, tracer, name = beginning.run_id, beginning.tracer, beginning.workflow.name
+    resume = partial(tracer.resume, strict=beginning.strict)
     try:
         if lost is None:
-            trace = engine.budget.run(tracer, name, tracer.resume, budget.START)
+            trace = engine.budget.run(tracer, name, resume, budget.START)
         else:
             rest = partial(_commit_untraced, engine, beginning)
-            trace = engine.budget.run_here(
-                tracer, name, tracer.resume, partial(lost, rest), budget.START
-            )
+            trace = engine.budget.run_here(tracer, name, resume, partial(lost, rest), budget.START)
+    except ReplayNeededError:
+        raise
     except BodyTimeoutError as error:
         logger.warning("run %s: %s A worker tries it again.", run_id, error, extra={"run_id": run_id})
         return None
@@ -303,6 +316,8 @@ def _commit(
         engine.owes_notes(run_id)
     pieces, carried = engine.cut(tx, run, followup, plan.of_generation(1))
     has_news = followup.wakes_body or followup.ends_run
+    if beginning.strict:
+        values["last_surprise"] = beginning.strict  # each replay begins so
     if not followup.ready:
         values.update(status=RunStatus.RUNNING, started_at=now)  # it sleeps, or its first step has begun
     if has_news:

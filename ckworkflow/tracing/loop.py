@@ -63,8 +63,9 @@ class TraceTask(asyncio.Task[Any]):
 
     def cancel(self, msg: object = None) -> bool:
         """As of any task, unless it has run ahead: then the body is replayed, so that it stands where it really is."""
-        if not self.done():
-            cast("TraceLoop", self.get_loop()).tracer.before_cancel(self.state)
+        tracer = cast("TraceLoop", self.get_loop()).tracer
+        if not self.done() or tracer.is_root(self):  # the root may have run ahead to its end
+            tracer.before_cancel(self.state)
         return super().cancel(msg)
 
     def __hash__(self) -> int:

@@ -130,6 +130,8 @@ class Tracer:
         self._is_strict = False
         self._telling: int | None = None
         """The number, in this `resume`, of the outcome that is told; `None` of one that is told strictly."""
+        self._told = 0
+        """How many outcomes were told in this `resume`, or are being told."""
         self._standing: dict[Callable[[], None], None] = {}
         """What lets the tasks that stand at lazy awaits pass them."""
         self._let_go: set[NodeId] = set()
@@ -179,6 +181,7 @@ class Tracer:
         self._stoppable.update(running)
         self._is_strict = self._is_strict or strict > 0
         self._has_surprises = self._has_surprises or strict > 0
+        self._told = 0
         if self._root is None:
             self._history.note(outcomes)
             with self.loop.entered():
@@ -188,7 +191,7 @@ class Tracer:
         self._run()
         self._settle_end()
         for number, outcome in enumerate(outcomes, 1):
-            self._telling = number if number > strict else None
+            self._told, self._telling = number, number if number > strict else None
             self._deliver(outcome)
             self._run()
             self._settle_end()  # at each: what comes after the end finds its task cancelled
@@ -285,11 +288,17 @@ class Tracer:
 
     def before_cancel(self, state: TaskState) -> None:
         """Note that a task is about to be cancelled: if it has run ahead, what is told is a surprise."""
-        if self._telling is None or self._is_cut or state.is_stepwise:
+        if self._is_cut or state.is_stepwise:
             return
         own = (f"{state.path}:", f"{state.path}.")
         if any(node.passed and node.node_id.startswith(own) for node in self.live.values()):
-            self.interrupt(ReplayNeededError(self._telling))
+            # Where nothing is told, or a surprise: not even by what is told next may it run ahead.
+            strict = self._told + 1 if self._telling is None else self._telling
+            self.interrupt(ReplayNeededError(strict))
+
+    def is_root(self, task: object) -> bool:
+        """Whether a task is that of the body itself."""
+        return task is self._root
 
     def _run(self) -> None:
         self.loop.run_until_idle()
@@ -638,11 +647,11 @@ class Tracer:
         """Whether a lazy await of a task may go on without the outcome.
 
         Not when it is at hand, not while a surprise is to be told, and not in a task that can be cancelled, for then it
-        matters which await it stands at: one that the body has made itself.
+        matters which await it stands at: one that the body has made itself; nor in one that is about to be, at this await.
         """
         if self._is_strict or node.outcome is not None or node.node_id in self._coming:
             return False
-        return not state.is_stepwise
+        return not state.is_stepwise and not getattr(self._root, "_must_cancel", False)
 
     async def pass_node(self, node: TracedNode) -> None:
         """Go on without the outcome, or wait for its turn."""

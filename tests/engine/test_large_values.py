@@ -238,6 +238,14 @@ def test_the_room_of_a_hook_counts_them(desk: Desk) -> None:
         send(desk, "x" * 3_000_000)
 
 
+def test_one_that_is_larger_than_the_room_has_room_where_nothing_is_left(desk: Desk) -> None:
+    run_id = desk.start(takes_none)
+    send(desk, "x" * 17_000_000)
+    assert parts(desk, run_id) == [17_000_002]
+    with pytest.raises(HookFullError):
+        send(desk, "y")
+
+
 def test_they_go_with_their_run(desk: Desk) -> None:
     run_id = desk.start(passes_on, SIZE)
     work(desk, run_id)
