@@ -159,17 +159,22 @@ async def waiters(count: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
+async def _end(run: Run[Any]) -> float:
+    """Cancel a run; seconds until its status says so."""
+    began = time.perf_counter()
+    await run.cancel()
+    while await run.status() != "cancelled":  # noqa: ASYNC110  # what is measured is what a caller sees
+        await asyncio.sleep(0.001)
+    return time.perf_counter() - began
+
+
 async def cancel(times: int, pause: float) -> dict[str, list[float]]:
     """From the request to cancel a run that sleeps until its status says so."""
     taken = []
     for _ in range(times):
         run = await start(flows.sleeper, 86_400.0)
         await asyncio.sleep(pause)
-        began = time.perf_counter()
-        await run.cancel()
-        while await run.status() != "cancelled":  # noqa: ASYNC110  # what is measured is what a caller sees
-            await asyncio.sleep(0.001)
-        taken.append(time.perf_counter() - began)
+        taken.append(await _end(run))
     return {"seconds": taken}
 
 
@@ -181,11 +186,7 @@ async def stop(times: int, pause: float) -> dict[str, list[float]]:
         while not any(step.status == "running" for step in await run.steps()):  # noqa: ASYNC110  # as a caller sees it
             await asyncio.sleep(0.01)
         await asyncio.sleep(pause)
-        began = time.perf_counter()
-        await run.cancel()
-        while await run.status() != "cancelled":  # noqa: ASYNC110  # what is measured is what a caller sees
-            await asyncio.sleep(0.001)
-        taken.append(time.perf_counter() - began)
+        taken.append(await _end(run))
     return {"seconds": taken}
 
 
