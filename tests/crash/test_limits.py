@@ -69,7 +69,9 @@ def begun(home: WorkerHome, place: str) -> list[int]:
 def test_a_soft_time_limit_ends_an_attempt_however_its_step_is_carried(
     make_home: Callable[..., WorkerHome],
 ) -> None:
-    home = make_home(task_soft_time_limit=2)  # four steps of 0.7 s take longer, and one does not on a slow machine either
+    home = make_home(
+        task_soft_time_limit=2
+    )  # four steps of 0.7 s take longer, and one does not on a slow machine either
     program = home.start_program()
 
     runs = {name: program.start(f"crashing.limited:{name}", name) for name in CARRIED}
